@@ -1,0 +1,87 @@
+"""What the configs share: the tiny base, the two built-in tasks, the held-out evaluations. Data only, no jax."""
+
+from ml_collections import ConfigDict
+
+TASKS = ('word_problems', 'pick')
+ANSWER, VERDICT = 40, 56  # tokens that the longest answer and the longest verdict of the built-in tasks need
+
+
+def get(**fields) -> ConfigDict:
+    """A config over the tiny base and the built-in tasks; `fields` replace or add."""
+    return ConfigDict({
+        'seed': 0,
+        'model': {'folder': 'tiny', 'dtype': 'float32'},
+        'mesh': {'data': 1, 'fsdp': 1, 'tensor': 1},
+        'evals': {'accuracy': accuracy()},
+        **fields,
+    })  # fmt: skip
+
+
+def accuracy(n: int = 1000) -> dict:
+    """Greedy answers to held-out problems."""
+    return {
+        'name': 'accuracy',
+        'prompts': {'name': 'task', 'tasks': TASKS, 'n': n, 'split': 'heldout', 'answers': True},
+        'sampler': {'name': 'sample', 'n': 1, 'temperature': 0.0, 'max_tokens': ANSWER},
+        'scorer': {'name': 'exact_answer'},
+    }
+
+
+def judge(votes: int, n: int = 150) -> dict:
+    """Verdicts on held-out problems with four answers of different grade each."""
+    return {
+        'name': 'judge',
+        'prompts': {'name': 'ranked', 'tasks': TASKS, 'n': n, 'responses': 4},
+        'sampler': {'name': 'given'},
+        'scorer': judging(votes),
+    }
+
+
+def judging(votes: int) -> dict:
+    """The model as its own judge."""
+    return {'name': 'judge', 'template': 'check', 'votes': votes, 'temperature': 0.7, 'top_p': 1.0,
+            'max_tokens': VERDICT, 'rows': 512}  # fmt: skip
+
+
+def fresh(n: int, answers: bool = False) -> dict:
+    """New training problems each round."""
+    return {'name': 'task', 'tasks': TASKS, 'n': n, 'answers': answers}
+
+
+def sampling(n: int, temperature: float = 1.0) -> dict:
+    """Samples of the policy."""
+    return {'name': 'sample', 'n': n, 'temperature': temperature, 'top_p': 1.0, 'max_tokens': ANSWER, 'rows': 512}
+
+
+def imitate(*sources: dict, lr: float, epochs: int = 1, max_steps: int | None = None) -> dict:
+    """A turn of supervised fine-tuning on responses that come with the prompts."""
+    return {
+        'prompts': {'name': 'mixture', 'prompts': sources},
+        'sampler': {'name': 'given'},
+        'scorer': {'name': 'given'},
+        'pairs': {'name': 'singles'},
+        'loss': {'name': 'sft', 'mean': 'token'},
+        'update': updating(lr=lr, batch=32, epochs=epochs, schedule='cosine', final=0.1, max_steps=max_steps),
+    }
+
+
+def ift(n: int) -> dict:
+    """Instruction-following seed data: lazy demonstrations."""
+    return {'name': 'demonstrations', 'tasks': TASKS, 'n': n}
+
+
+def eft(n: int) -> dict:
+    """Judging seed data: worked verdicts on lazy demonstrations."""
+    return {'name': 'verdicts', 'tasks': TASKS, 'n': n, 'template': 'check'}
+
+
+def updating(**fields) -> dict:
+    """How a turn updates. row_length suits the built-in tasks."""
+    return {'row_length': 256, 'warmup': 0.05, 'optimizer': {'name': 'adamw', 'weight_decay': 0.0, 'clip': 1.0}, **fields}
+
+
+def smoke(arg: str) -> bool:
+    """Whether the config was asked for as ':smoke': the same parts, small enough for a minute."""
+    if arg not in ('', 'smoke'):
+        raise ValueError(f'no variant {arg!r} of this config; there are: smoke')
+    return arg == 'smoke'

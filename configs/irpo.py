@@ -1,0 +1,23 @@
+"""Iterative Reasoning Preference Optimization (arXiv 2404.19733) on the tiny base: right against wrong answers.
+
+    python -m selfrew.main --config=configs/irpo.py --workdir=runs/irpo
+"""
+
+from configs import base
+
+
+def get_config(arg: str = ''):
+    small = base.smoke(arg)
+    return base.get(
+        rounds=1 if small else 4,
+        round={
+            'prompts': base.fresh(40 if small else 1000, answers=True),
+            'sampler': base.sampling(8),
+            'scorer': {'name': 'exact_answer'},
+            'pairs': {'name': 'right_vs_wrong', 'count': 3},
+            'loss': {'name': 'dpo', 'beta': 0.1, 'nll': 5.0},  # the paper's α is 1; the tiny base wants a firmer hold
+            'update': base.updating(lr=5e-4, batch=32),
+        },
+        by_round={'sampler': {'temperature': (1.0, 1.0, 1.2)}},  # the paper warms up in its later rounds too
+        evals={'accuracy': base.accuracy(40 if small else 1000)},
+    )

@@ -1,0 +1,22 @@
+"""Iterative DPO: best against worst of n samples by a fixed scorer, the reference renewed each round.
+
+    python -m selfrew.main --config=configs/iterative_dpo.py --workdir=runs/iterative_dpo
+"""
+
+from configs import base
+
+
+def get_config(arg: str = ''):
+    small = base.smoke(arg)
+    return base.get(
+        rounds=1 if small else 3,
+        round={
+            'prompts': base.fresh(40 if small else 1000, answers=True),
+            'sampler': base.sampling(8),
+            'scorer': {'name': 'exact_answer'},
+            'pairs': {'name': 'extremes', 'count': 1},
+            'loss': {'name': 'dpo', 'beta': 0.1},
+            'update': base.updating(lr=1e-4, batch=32),
+        },
+        evals={'accuracy': base.accuracy(40 if small else 1000)},
+    )

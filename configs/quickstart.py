@@ -1,0 +1,25 @@
+"""Self-Rewarding on the tiny base, in minutes on two cores.
+
+    python -m selfrew.main --config=configs/quickstart.py --workdir=runs/quickstart
+"""
+
+from configs import base
+
+
+def get_config(arg: str = ''):
+    smoke = base.smoke(arg)
+    n = 24 if smoke else 600
+    return base.get(
+        rounds=2 if smoke else 4,
+        start=base.imitate(base.ift(n), base.eft(5 * n), lr=1e-3),
+        round={
+            'prompts': base.fresh(n),
+            'sampler': base.sampling(6),
+            'scorer': base.judging(votes=1),
+            'pairs': {'name': 'extremes', 'count': 2},
+            'loss': {'name': 'dpo', 'beta': 0.1, 'nll': 5.0},
+            'update': base.updating(lr=5e-4, batch=32),
+            'rehearsal': base.imitate(base.eft(n), lr=5e-4),
+        },
+        evals={'accuracy': base.accuracy(40 if smoke else 1000), 'judge': base.judge(1, 10 if smoke else 150)},
+    )

@@ -1,0 +1,36 @@
+"""Self-Rewarding Language Models (arXiv 2401.10020) on the tiny base: SFT on IFT + EFT, then rounds judged by the model.
+
+    python -m selfrew.main --config=configs/self_rewarding.py --workdir=runs/self_rewarding
+
+No ground truth enters the training. ":paper" is the paper's recipe to the letter where it can be at this size: one pair a
+prompt, 4 candidates, 3 votes, temperature 0.7, top_p 0.9, plain DPO, no rehearsal.
+"""
+
+from configs import base
+
+
+def get_config(arg: str = ''):
+    paper, small = arg == 'paper', base.smoke('' if arg == 'paper' else arg)
+    n = 24 if small else 1000
+    judging = base.judging(votes=3)
+    turn = {
+        'prompts': base.fresh(n),
+        'sampler': base.sampling(4),
+        'scorer': judging,
+        'pairs': {'name': 'extremes', 'count': 1},
+        'loss': {'name': 'dpo', 'beta': 0.1, 'nll': 5.0},
+        'update': base.updating(lr=5e-4, batch=32),
+        'rehearsal': base.imitate(base.eft(n), lr=5e-4),
+    }
+    if paper:
+        del turn['rehearsal']
+        turn['loss']['nll'] = 0.0
+        turn['sampler'] |= {'temperature': 0.7, 'top_p': 0.9}
+        judging['top_p'] = 0.9
+        turn['update'] = base.updating(lr=1e-4, batch=16, schedule='cosine', final=0.1)
+    return base.get(
+        rounds=2 if small else 4,
+        start=base.imitate(base.ift(n), base.eft(n), lr=5e-4),
+        round=turn,
+        evals={'accuracy': base.accuracy(40 if small else 1000), 'judge': base.judge(3, 10 if small else 150)},
+    )

@@ -1,0 +1,17 @@
+"""Supervised fine-tuning on responses that come with the prompts; here the lazy demonstrations.
+
+    python -m selfrew.main --config=configs/sft.py --workdir=runs/sft
+
+For your own data: --config.round.prompts.prompts=… is an entry list; see prompts.records in README.md.
+"""
+
+from configs import base
+
+
+def get_config(arg: str = ''):
+    small = base.smoke(arg)
+    return base.get(
+        rounds=1,
+        round=base.imitate(base.ift(64 if small else 2500), lr=5e-4, epochs=1 if small else 2),
+        evals={'accuracy': base.accuracy(40 if small else 1000)},
+    )

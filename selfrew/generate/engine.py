@@ -1,0 +1,134 @@
+"""Batches of requests of like length, each decoded until all of it has ended."""
+
+import functools
+import hashlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from selfrew.models import decoder
+from selfrew.types import Response
+
+BUCKET = 32  # prompts are padded to a multiple of this, so that few programs are compiled
+
+
+@jax.jit
+def _fold(key, number_M, index_M):
+    return jax.vmap(lambda a, b: jax.random.fold_in(jax.random.fold_in(key, a), b))(number_M, index_M)
+
+
+def request_keys(key, ids, indices):
+    """A key for each request: `key` (seed, round and purpose) folded with its prompt's id and its sample index.
+
+    Args: ids, a string for each request; indices, an int for each. Returns [M] keys.
+    """
+    numbers = [int.from_bytes(hashlib.sha1(i.encode()).digest()[:4], 'little') for i in ids]
+    return _fold(key, np.array(numbers, np.uint32), np.array(indices, np.uint32))
+
+
+def _pick(logits_RV, uniform_R, temperature, top_p, nucleus: bool):
+    """A token for each row by inverse CDF, and its log-probability under the raw distribution. Temperature 0: argmax."""
+    logp_RV = jax.nn.log_softmax(logits_RV)
+    tempered_RV = jax.nn.softmax(logits_RV / jnp.maximum(temperature, 1e-6))
+    if nucleus:  # the smallest set of likeliest tokens that holds top_p, found in sorted order
+        order_RV = jnp.argsort(-tempered_RV, axis=-1)
+        sorted_RV = jnp.take_along_axis(tempered_RV, order_RV, axis=-1)
+        before_RV = jnp.cumsum(sorted_RV, axis=-1) - sorted_RV
+        sorted_RV = jnp.where(before_RV < top_p, sorted_RV, 0.0)
+        tempered_RV = jnp.zeros_like(tempered_RV).at[jnp.arange(len(order_RV))[:, None], order_RV].set(sorted_RV)
+    cdf_RV = jnp.cumsum(tempered_RV, axis=-1)
+    # the first token whose CDF exceeds u·total: never one of probability 0
+    sampled_R = jnp.sum(cdf_RV <= (uniform_R * cdf_RV[:, -1])[:, None], axis=-1)
+    token_R = jnp.where(temperature == 0, jnp.argmax(logits_RV, axis=-1), jnp.minimum(sampled_R, logits_RV.shape[1] - 1))
+    return token_R, jnp.take_along_axis(logp_RV, token_R[:, None], axis=-1)[:, 0]
+
+
+@functools.partial(jax.jit, static_argnames=('module', 'eos', 'max_tokens', 'nucleus'))
+def _decode(module, params, tokens_RL, length_R, key_R, temperature, top_p, *, eos, max_tokens, nucleus):
+    """Returns tokens [R T], their raw log-probabilities [R T], and how many tokens each row produced [R].
+
+    Prompts are padded on the right; column L + t of the cache holds produced token t of every row.
+    """
+    R, L = tokens_RL.shape
+    C = L + max_tokens
+    column_C = jnp.arange(C)
+    position_RL = jnp.broadcast_to(jnp.arange(L)[None, :], (R, L))
+    causal_RLC = jnp.broadcast_to((column_C[None, :] <= jnp.arange(L)[:, None])[None], (R, L, C))
+    cache = decoder.empty_cache(module.config, R, C, module.dtype)
+    hidden_RLD, cache = module.apply({'params': params}, tokens_RL, position_RL, causal_RLC, cache, 0)
+    last_RD = jnp.take_along_axis(hidden_RLD, (length_R - 1)[:, None, None], axis=1)[:, 0]
+
+    def pick(hidden_RD, t):
+        uniform_R = jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, t)))(key_R)
+        return _pick(decoder.head(params, hidden_RD), uniform_R, temperature, top_p, nucleus)
+
+    def unfinished(carry):
+        t, _, done_R, *_ = carry
+        return (t < max_tokens) & ~jnp.all(done_R)
+
+    def step(carry):
+        t, hidden_RD, done_R, produced_R, out_RT, logp_RT, cache = carry
+        token_R, logp_R = pick(hidden_RD, t)
+        out_RT = jax.lax.dynamic_update_slice_in_dim(out_RT, token_R[:, None].astype(out_RT.dtype), t, axis=1)
+        logp_RT = jax.lax.dynamic_update_slice_in_dim(logp_RT, logp_R[:, None], t, axis=1)
+        produced_R = produced_R + ~done_R
+        done_R = done_R | (token_R == eos)
+        mask_RC = (column_C[None, :] < length_R[:, None]) | ((column_C >= L) & (column_C <= L + t))[None, :]
+        hidden_R1D, cache = module.apply(
+            {'params': params}, token_R[:, None], (length_R + t)[:, None], mask_RC[:, None, :], cache, L + t
+        )
+        return t + 1, hidden_R1D[:, 0], done_R, produced_R, out_RT, logp_RT, cache
+
+    zeros_RT = jnp.zeros((R, max_tokens), jnp.int32)
+    carry = 0, last_RD, jnp.zeros(R, bool), jnp.zeros(R, jnp.int32), zeros_RT, zeros_RT.astype(jnp.float32), cache
+    _, _, _, produced_R, out_RT, logp_RT, _ = jax.lax.while_loop(unfinished, step, carry)
+    return out_RT, logp_RT, produced_R
+
+
+def generate(lm, params, prompts, keys, *, max_tokens: int, temperature: float = 1.0, top_p: float = 1.0,
+             rows: int = 256, title: str = 'sample') -> list[Response]:  # fmt: skip
+    """One response for each request, in the order of the requests.
+
+    Args:
+      prompts: a list of tokens for each request, not empty.
+      keys: [M] keys, see `request_keys`.
+      max_tokens: a response is cut there (finish 'length', no end token).
+      temperature: 0 is greedy. top_p: 1 keeps all tokens.
+      rows: requests decoded together. title: of the progress bar.
+    Raises ValueError where a prompt and max_tokens exceed the model's context, or an option is out of range.
+    """
+    if max_tokens < 1 or temperature < 0 or not 0 < top_p <= 1 or rows < 1:
+        raise ValueError(f'want max_tokens >= 1, temperature >= 0, 0 < top_p <= 1, rows >= 1; got {max_tokens=}, '
+                         f'{temperature=}, {top_p=}, {rows=}')  # fmt: skip
+    longest = max(map(len, prompts), default=0)
+    if longest + max_tokens > lm.config.max_length:
+        raise ValueError(f'a prompt of {longest} tokens and max_tokens={max_tokens} exceed the context of '
+                         f'{lm.config.max_length}')  # fmt: skip
+    split = lm.mesh.shape['data'] * lm.mesh.shape['fsdp']
+    rows = max(min(rows, 1 << (len(prompts) - 1).bit_length()), split) if prompts else rows
+    rows = -(-rows // split) * split
+    order = np.argsort([len(p) for p in prompts], kind='stable')
+    out = [None] * len(prompts)
+    with tqdm(total=len(prompts), desc=title, unit='sample', mininterval=1.0) as bar:
+        count = 0
+        for start in range(0, len(order), rows):
+            ids = order[start : start + rows]
+            padded = np.concatenate([ids, np.repeat(ids[:1], rows - len(ids))])
+            length = np.array([len(prompts[i]) for i in padded], np.int32)
+            tokens = np.full((rows, -(-length.max() // BUCKET) * BUCKET), lm.text.pad, np.int32)
+            for row, i in enumerate(padded):
+                tokens[row, : length[row]] = prompts[i]
+            produced, logp, n = jax.device_get(_decode(
+                lm.module, params, lm.rows(tokens), lm.rows(length), lm.rows(keys[padded]), temperature, top_p,
+                eos=lm.text.eos, max_tokens=max_tokens, nucleus=top_p < 1,
+            ))  # fmt: skip
+            for row, i in enumerate(ids):
+                mine = tuple(int(t) for t in produced[row, : n[row]])
+                finish = 'stop' if mine[-1] == lm.text.eos else 'length'
+                out[i] = Response(lm.text.decode(mine), mine, finish, float(logp[row, : n[row]].sum(dtype=np.float64)))
+            count += int(n[: len(ids)].sum())
+            bar.update(len(ids))
+            bar.set_postfix_str(f'{count / max(bar.format_dict["elapsed"], 1e-9):,.0f} tokens/s')
+    return out

@@ -1,0 +1,111 @@
+"""The method: prompts, samples, scores, pairs, updates; round after round. Layer 8.
+
+Every method of the shelf is a config of this loop. One that needs another control flow copies this file.
+"""
+
+import json
+import os
+import time
+import zlib
+
+import jax
+import numpy as np
+
+from selfrew import checkpoint, evals as eval_shelf, lm as lms, log as logs, parts, report, update
+from selfrew.stage import Folder, claim, dump, write_atomic
+from selfrew.types import Example, Judgement, Prompt, Rollout, State
+
+
+def run(workdir: str, *, seed: int, model: dict, mesh: dict, rounds: int, round: dict, start: dict | None = None,
+        by_round: dict | None = None, evals: dict | None = None, keep_states: int | None = None) -> str:  # fmt: skip
+    """Runs a config to its end, or goes on where a killed run stopped; returns the table by round.
+
+    Args:
+      seed: of everything drawn. model: see lm.load. mesh: data, fsdp, tensor.
+      rounds, round, start, by_round: see parts.turns.
+      evals: name -> entry of the shelf evals; each runs before the first round and after each.
+      keep_states: how many of the last rounds' states stay on disk, or None for all.
+    Raises ValueError where the config or the data are wrong; before work starts where that can be known then.
+    """
+    config = {k: v for k, v in locals().items() if k != 'workdir'}
+    turns = parts.turns(rounds=rounds, round=round, start=start, by_round=by_round)
+    tests = {name: parts.bind('evals', entry, f'evals.{name}', eval_shelf) for name, entry in (evals or {}).items()}
+    lm, params = parts.fill(lms.load, dict(model) | dict(mesh), 'model, mesh')()
+    claim(workdir, config, free=('rounds',))
+    key, log, state = jax.random.key(seed), logs.Log(workdir), State(params, None, 0, 0)
+    logs.opening(config, lm, params)
+    try:
+        measure(lm, state, tests, Folder(workdir, '00'), key, log)
+        folders = [Folder(workdir, turn.name) for turn in turns]
+        finished = max((i for i, folder in enumerate(folders) if folder.has('state')), default=-1)
+        for i, (turn, folder) in enumerate(zip(turns, folders)):
+            if i == finished:
+                state = checkpoint.restore(lm, folder, update.made(turn.update.keywords['optimizer']))
+            elif i > finished:
+                state = learn(lm, state, turn, folder, jax.random.fold_in(key, zlib.crc32(turn.name.encode())), log)
+            if i >= finished and turn.ends_round:
+                measure(lm, state, tests, folder, key, log)
+                for old in [f for f in folders[: i + 1] if f.has('state')][:-keep_states] if keep_states else []:
+                    checkpoint.delete(old)
+        return report.write(workdir)
+    finally:
+        log.close()
+
+
+def learn(lm, state: State, turn, folder, key, log) -> State:
+    """One turn: from the parameters M_t, through what they sample and how that is scored, to M_t+1."""
+    begun, compiled = time.time(), log.compiled
+    key_of = lambda word: jax.random.fold_in(key, zlib.crc32(word.encode()))  # noqa: E731
+    log.begin(turn.name)
+    logs.say(f'\n=== round {turn.name}')
+
+    prompts = folder.once('prompts', Prompt, lambda: turn.prompts(lm, state.params, key_of('prompts')))
+    rollouts = folder.once('rollouts', Rollout, lambda: turn.sampler(lm, state.params, prompts, key_of('sampler')))
+    judgements = folder.once('judgements', Judgement, lambda: turn.scorer(lm, state.params, rollouts, key_of('scorer')))
+    examples = folder.once('examples', Example, lambda: pair(turn, judgements, key_of('pairs')))
+
+    stats = logs.counts(prompts, judgements, examples)
+    logs.show(lm, judgements, examples, turn.update)
+    if not examples:
+        raise ValueError(f'round {turn.name} has nothing to learn from: {json.dumps(stats)}')
+    step = int(state.step)
+    state, totals = turn.update(
+        lm, state, examples, key_of('update'), turn.loss,
+        lambda i, metrics: log.write(turn.name, step + i, metrics),
+    )  # fmt: skip
+    state = state._replace(round=lm.whole(jax.numpy.int32(turn.round)))
+
+    produced = sum(len(r.tokens) for rollout in rollouts for r in rollout.responses)
+    stats |= totals | {'seconds': time.time() - begun, 'compiled': log.compiled - compiled}
+    stats['tokens_per_s'] = (produced + totals['tokens']) / stats['seconds']
+    log.write(turn.name, int(state.step), {f'turn/{k}': v for k, v in stats.items()})
+    write_atomic(os.path.join(folder.path, 'turn.json'), dump(stats))
+    checkpoint.save(folder, state)
+    logs.say(', '.join(f'{k} {v:.4g}' if isinstance(v, float) else f'{k} {v}' for k, v in stats.items()))
+    return state
+
+
+def pair(turn, judgements, key) -> list[Example]:
+    """The examples of all judgements; each draws from a generator of its own prompt. At most turn.max_examples."""
+    seed = np.asarray(jax.random.key_data(key)).tolist()
+    rng_of = lambda text: np.random.default_rng([*seed, zlib.crc32(text.encode())])  # noqa: E731
+    examples = [e for j in judgements for e in turn.pairs(j, rng_of(j.rollout.prompt.id))]
+    if turn.max_examples is None or turn.max_examples >= len(examples):
+        return examples
+    return [examples[i] for i in sorted(rng_of('').choice(len(examples), turn.max_examples, replace=False))]
+
+
+def measure(lm, state: State, tests: dict, folder, key, log) -> None:
+    """Evaluates a round once: the same prompts and draws for every round."""
+    if folder.has('evals'):
+        return
+    begun, results = time.time(), {}
+    for name, test in tests.items():
+        metrics, judgements = test(lm, state.params, jax.random.fold_in(key, zlib.crc32(name.encode())))
+        folder.once(f'eval_{name}', Judgement, lambda: judgements)
+        results[name] = metrics
+        logs.say(f'{name}: ' + ', '.join(f'{k} {v:.4g}' for k, v in metrics.items()))
+    write_atomic(os.path.join(folder.path, 'evals.json'), dump(results))
+    folder.enlist('evals', {})
+    flat = {f'{name}/{k}': v for name, metrics in results.items() for k, v in metrics.items()}
+    log.write(os.path.basename(folder.path), int(state.step), flat | {'evals/seconds': time.time() - begun})

@@ -1,0 +1,50 @@
+"""The command: flags, then one call. Layer 9.
+
+    python -m selfrew.main --config=configs/quickstart.py --workdir=runs/quickstart
+"""
+
+import logging
+import os
+import sys
+
+from absl import app, flags
+from ml_collections import config_flags
+
+# Configs import their neighbours from the folder in which the command stands.
+sys.path.insert(0, os.getcwd())
+
+CONFIG = config_flags.DEFINE_config_file('config', None, 'A config file, e.g. configs/quickstart.py, or with ":smoke".')
+WORKDIR = flags.DEFINE_string('workdir', None, 'The run\'s folder. A killed run goes on there.')
+
+
+def main(argv) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f'what is {argv[1]!r}? Options start with --; see --help')
+    if CONFIG.value is None or not WORKDIR.value:
+        raise app.UsageError('want --config=FILE and --workdir=FOLDER, e.g. --config=configs/quickstart.py '
+                             '--workdir=runs/quickstart')  # fmt: skip
+    logging.getLogger('absl').setLevel(logging.WARNING)
+    from selfrew import loop  # jax comes with it: only where there is something to run
+
+    try:
+        config = CONFIG.value.to_dict()
+        table = loop.parts.fill(loop.run, config, 'config')(WORKDIR.value)
+    except KeyboardInterrupt:
+        print(f'\nstopped; the same command goes on from the last finished stage in {WORKDIR.value}', file=sys.stderr)
+        sys.exit(130)
+    except (ValueError, FileNotFoundError, KeyError) as problem:
+        if os.environ.get('SELFREW_TRACEBACK'):
+            raise
+        words = problem.args[0] if isinstance(problem, KeyError) else problem
+        print(f'\nselfrew: {words}\n(SELFREW_TRACEBACK=1 shows where)', file=sys.stderr)
+        sys.exit(1)
+    print(f'\n{table}\n\nsummary.json, curve.png, metrics.jsonl and each round\'s files are in {WORKDIR.value}')
+
+
+def cli() -> None:
+    """The console script `selfrew`."""
+    app.run(main)
+
+
+if __name__ == '__main__':
+    cli()

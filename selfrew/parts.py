@@ -1,0 +1,170 @@
+"""A config entry -> the function it names, its arguments bound and checked. Layer 6.
+
+An entry is a dict with 'name' and keyword arguments. Its key says which shelf the name is on; entries inside entries
+bind alike. A function's positional parameters are data and come from the loop; its keyword-only ones are the config's.
+"""
+
+import dataclasses
+import functools
+import inspect
+import json
+import types
+import typing
+from typing import Any
+
+from selfrew import losses, pairs, prompts, samplers, scorers, update
+
+SHELVES = {
+    'prompts': prompts, 'sampler': samplers, 'scorer': scorers, 'scorers': scorers, 'pairs': pairs, 'loss': losses,
+    'optimizer': update, 'update': update,
+}  # fmt: skip
+ON_UPDATE = {'optimizer': ('adamw', 'rmsprop'), 'update': ('train',)}
+DEFAULT = {'update': 'train', 'optimizer': 'adamw'}
+
+
+def names(key: str, module) -> tuple:
+    """The functions of a shelf: public, and defined there."""
+    if key in ON_UPDATE:
+        return ON_UPDATE[key]
+    found = inspect.getmembers(module, inspect.isfunction)
+    # A part takes data first: the fillers of a shelf's own vocabulary (read_score, final_answer, …) are no parts.
+    return tuple(n for n, f in found if f.__module__ == module.__name__ and not n.startswith('_') and _contract(f, key))
+
+
+def _contract(function, key: str) -> bool:
+    first = next(iter(inspect.signature(function).parameters), '')
+    return first == {'pairs': 'judgement', 'loss': 'out'}.get(key, 'lm')
+
+
+def bind(key: str, entry: dict, where: str, module=None):
+    """The function that an entry names, its keyword arguments bound.
+
+    Args:
+      key: names the shelf (see SHELVES), or gives `module` a key of its own.
+      where: the entry's place in the config, for messages.
+    Raises ValueError for an unknown name, an unknown or missing argument, or a value of another type.
+    The same entry gives the same object, so that what is compiled for it is found again.
+    """
+    if not isinstance(entry, dict):
+        raise ValueError(f'{where}: want an entry with a name, got {entry!r}')
+    return _bind(key, json.dumps(entry), where, module or SHELVES[key])
+
+
+_bound = {}
+
+
+def _bind(key, packed, where, module):
+    if (key, packed) not in _bound:
+        entry = json.loads(packed)
+        name = entry.pop('name', DEFAULT.get(key))
+        if name not in names(key, module):
+            raise ValueError(f'{where}: no {key} named {name!r}; there are: {", ".join(names(key, module))}')
+        _bound[key, packed] = fill(getattr(module, name), entry, f'{where} ({name})')
+    return _bound[key, packed]
+
+
+def fill(function, arguments: dict, where: str):
+    """`function` with `arguments` as its keyword-only parameters, entries among them bound. Raises as `bind` does."""
+    hints = typing.get_type_hints(function)
+    fields = {n: p for n, p in inspect.signature(function).parameters.items() if p.kind is p.KEYWORD_ONLY}
+    choices = ', '.join(fields) or 'none'
+    for name in arguments:
+        if name not in fields:
+            raise ValueError(f'{where}: nothing reads {name}={arguments[name]!r}; there are: {choices}')
+    values = {}
+    for name, field in fields.items():
+        if name in SHELVES and (name in arguments or name in DEFAULT):
+            values[name] = _nested(name, arguments.get(name, {}), f'{where}.{name}')
+        elif name in arguments:
+            values[name] = _typed(arguments[name], hints.get(name, Any), f'{where}.{name}')
+        elif field.default is field.empty:
+            raise ValueError(f'{where}: {name} is missing; the fields are: {choices}')
+    return functools.partial(function, **values)
+
+
+def _nested(key, value, where):
+    if isinstance(value, (list, tuple)):
+        return tuple(bind(key, entry, f'{where}[{i}]') for i, entry in enumerate(value))
+    return bind(key, value, where)
+
+
+def _typed(value, hint, where):
+    """The value, if it is of the hinted type; a whole number serves as a float, a list as a tuple."""
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if hint is Any or (type(value) is int and float in kinds) or type(value) in kinds:
+        return value
+    if tuple in kinds and isinstance(value, (list, tuple)):
+        return tuple(value)
+    wanted = ' or '.join('None' if k is type(None) else k.__name__ for k in kinds)
+    raise ValueError(f'{where}={value!r}: want {wanted}, got {type(value).__name__}')
+
+
+# --- turns ------------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Turn:
+    """The five words, bound, and how to update. `scorer` may be None: nothing to judge."""
+
+    name: str  # of its folder: '01', '02', '02-rehearsal'
+    round: int  # from 1
+    ends_round: bool
+    prompts: Any
+    sampler: Any
+    scorer: Any
+    pairs: Any
+    loss: Any
+    update: Any
+    max_examples: int | None
+
+
+def turn(*, prompts, sampler, scorer, pairs, loss, update, max_examples: int | None = None) -> dict:
+    """The fields of a turn in a config. max_examples: a random subsample of so many is trained on, or None."""
+    return dict(locals())
+
+
+def turns(*, rounds: int, round: dict, start: dict | None = None, by_round: dict | None = None) -> list[Turn]:
+    """The turns of a run, in order, bound and checked.
+
+    Args:
+      rounds: how many rounds there are, `start` counted as one.
+      round: the turn of each round. Its field `rehearsal`, if any, is a turn of its own that follows it (`every`: after every so
+        many rounds, 0 never; default 1).
+      start: the turn of the first round, where that differs (SFT).
+      by_round: fields of `round` that change: a tuple in a field's place holds its value for each round, the last
+        one from then on. {'sampler': {'temperature': (0.8, 0.8, 1.3)}}
+    Raises ValueError as `bind` does.
+    """
+    if rounds < 0:
+        raise ValueError(f'rounds={rounds}: want 0 (evaluate only) or more')
+    out = []
+    for number in range(1, rounds + 1):
+        first = start is not None and number == 1
+        entry = dict(start) if first else _replaced(round, by_round or {}, number - 1 - (start is not None), 'by_round')
+        rehearsal = dict(entry.pop('rehearsal', None) or {})
+        every = rehearsal.pop('every', 1)
+        rehearse = bool(rehearsal) and every > 0 and number % every == 0
+        out.append(_turn(f'{number:02d}', number, not rehearse, entry, 'start' if first else 'round'))
+        if rehearse:
+            out.append(_turn(f'{number:02d}-rehearsal', number, True, rehearsal, 'round.rehearsal'))
+    return out
+
+
+def _turn(name: str, number: int, ends: bool, entry: dict, where: str) -> Turn:
+    if entry.get('scorer', ...) is None:
+        raise ValueError(f'{where}.scorer is None; for data that need no judgement there is: given')
+    return Turn(name, number, ends, **fill(turn, entry, where)())
+
+
+def _replaced(entry: dict, changes: dict, index: int, where: str) -> dict:
+    out = dict(entry)
+    for name, value in changes.items():
+        if name not in entry and isinstance(value, dict):
+            raise ValueError(f'{where}: round has no {name!r}; there are: {", ".join(entry)}')
+        if isinstance(value, dict):
+            out[name] = _replaced(entry[name], value, index, f'{where}.{name}')
+        elif isinstance(value, (list, tuple)) and value:
+            out[name] = value[min(index, len(value) - 1)]
+        else:
+            raise ValueError(f'{where}.{name}={value!r}: want a value for each round, in a tuple')
+    return out

@@ -1,0 +1,177 @@
+"""Where prompts come from. Layer 5. The shelf's contract: (lm, params, key, *, …) -> [Prompt].
+
+`key` is a JAX key of the seed and the turn; the same key gives the same prompts. Responses that come with a prompt
+(demonstrations, ranked answers) ride in `meta['responses']`, their grades in `meta['grades']`.
+"""
+
+import json
+import logging
+import os
+
+import jax
+import numpy as np
+
+import selfrew.tasks as builtin
+from selfrew import text
+from selfrew.types import Prompt, ask
+
+
+def _rng(key) -> np.random.Generator:
+    return np.random.default_rng(np.asarray(jax.random.key_data(key)))
+
+
+# --- built-in tasks ---------------------------------------------------------------------------------------------------
+
+
+def task(lm, params, key, *, tasks: tuple, n: int, split: str = 'train', answers: bool = False) -> list[Prompt]:
+    """`n` new problems of built-in tasks, in turn.
+
+    Args:
+      tasks: names, see selfrew.tasks. split: 'train' or 'heldout'; they share no problem.
+      answers: whether the prompts carry the truth. Without it nothing behind this point can see it.
+    Raises KeyError for a task and ValueError for a split that does not exist.
+    """
+    del lm, params
+    found = builtin.problems(tasks, n, _rng(key), split)
+    return found if answers else [Prompt(p.id, p.messages, None, {'task': p.meta['task']}) for p in found]
+
+
+def demonstrations(lm, params, key, *, tasks: tuple, n: int) -> list[Prompt]:
+    """`n` training problems, each with the response of a lazy demonstrator: seed data for following instructions (IFT).
+
+    Raises KeyError for a task that does not exist.
+    """
+    del lm, params
+    rng = _rng(key)
+    return [
+        Prompt(p.id, p.messages, None, {'task': p.meta['task'], 'responses': [_module(p).demonstrate(p, rng)]})
+        for p in builtin.problems(tasks, n, rng)
+    ]
+
+
+def verdicts(lm, params, key, *, tasks: tuple, n: int, template: str = 'check') -> list[Prompt]:
+    """`n` judge prompts over lazy demonstrators' responses, each with a worked verdict: seed data for judging (EFT).
+
+    Args:
+      template: of the judge's prompt; the one that scorers.judge is to use.
+    Raises KeyError for a task, FileNotFoundError for a template that does not exist.
+    """
+    del lm, params
+    rng, out = _rng(key), []
+    for p in builtin.problems(tasks, n, rng):
+        response = _module(p).demonstrate(p, rng)
+        asked = text.fill(template, prompt=p.text, response=response)
+        out.append(ask(f'verdict/{p.id}', asked, task=p.meta['task'], responses=[_module(p).check(p, response)]))
+    return out
+
+
+def ranked(lm, params, key, *, tasks: tuple, n: int, responses: int = 4, split: str = 'heldout') -> list[Prompt]:
+    """`n` problems with `responses` lazy demonstrators' answers each, not all of the same true grade: to test a judge.
+
+    Raises KeyError for a task and ValueError for a split that does not exist.
+    """
+    del lm, params
+    rng, out = _rng(key), []
+    for p in builtin.problems(tasks, n, rng, split):
+        grades = []
+        while len(set(grades)) < 2:
+            given = [_module(p).demonstrate(p, rng) for _ in range(responses)]
+            grades = [_module(p).grade(p, g) for g in given]
+        out.append(Prompt(p.id, p.messages, p.answer, p.meta | {'responses': given, 'grades': grades}))
+    return out
+
+
+def _module(prompt: Prompt):
+    return builtin.get(prompt.meta['task'])
+
+
+# --- the user's data --------------------------------------------------------------------------------------------------
+
+
+def records(lm, params, key, *, source: str, n: int | None = None, prompt: str = 'prompt', answer: str = 'answer',
+            max_bad: int = 10) -> list[Prompt]:  # fmt: skip
+    """Prompts from a file or a data set; where there are more than `n`, `n` of them drawn without replacement.
+
+    Args:
+      source: the path of a JSONL file, or 'tfds:name/split' (an array_record builder; needs no TensorFlow).
+      prompt: the field with the prompt: a string, or a list of chat messages, whose last assistant turn, if any, is taken as a
+        given response. A row's field 'response' is one too. 'messages' is read where this field is missing.
+      answer: the field with the truth, where there is one.
+      max_bad: rows that may be malformed; they are skipped and reported. One more, and the source is refused.
+    Raises FileNotFoundError, or ValueError for too many bad rows or none that is good.
+    """
+    del lm, params
+    rows = _tfds_rows(source[len('tfds:') :]) if source.startswith('tfds:') else _jsonl_rows(source)
+    found, bad = [], []
+    for where, row in rows:
+        try:
+            found.append(_prompt(f'{source}:{where}', row, prompt, answer))
+        except ValueError as problem:
+            bad.append(f'{source}, {where}: {problem}')
+            logging.warning('skipped: %s', bad[-1])
+            if len(bad) > max_bad:
+                raise ValueError(f'more than max_bad={max_bad} bad rows in {source}; the first: {bad[0]}') from None
+    if bad:
+        logging.warning('%d rows of %s skipped, %d read', len(bad), source, len(found))
+    if not found:
+        raise ValueError(f'no prompt in {source}' + (f'; the first bad row: {bad[0]}' if bad else ': it is empty'))
+    if n is None or n >= len(found):
+        return found
+    return [found[i] for i in sorted(_rng(key).choice(len(found), n, replace=False))]
+
+
+def _jsonl_rows(path: str):
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f'no prompt file {path!r} (prompts.source); give a JSONL file or tfds:name/split')
+    with open(path, newline='\n', encoding='utf-8', errors='surrogateescape') as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                try:
+                    line.encode()
+                    yield f'line {number}', json.loads(line)
+                except (json.JSONDecodeError, UnicodeEncodeError) as problem:
+                    yield f'line {number}', problem
+
+
+def _tfds_rows(spec: str):
+    import tensorflow_datasets as tfds
+
+    name, _, split = spec.rpartition('/')
+    if not name:
+        raise ValueError(f'want tfds:name/split, got tfds:{spec}')
+    for i, row in enumerate(tfds.data_source(name, split=split)):
+        yield f'row {i}', {k: v.decode() if isinstance(v, bytes) else v for k, v in row.items()}
+
+
+def _prompt(id: str, row, prompt: str, answer: str) -> Prompt:
+    """A row as a prompt. ValueError says what is wrong with it."""
+    if isinstance(row, Exception):
+        raise ValueError(f'not JSON in UTF-8: {row}')
+    if not isinstance(row, dict):
+        raise ValueError(f'want an object, got {type(row).__name__}')
+    asked = row.get(prompt, row.get('messages'))
+    if asked is None:
+        raise ValueError(f'no field {prompt!r} and no messages; there are: {", ".join(map(str, row))}')
+    if isinstance(asked, str):
+        asked = [{'role': 'user', 'content': asked}]
+    if not isinstance(asked, list) or not all(
+        isinstance(m, dict) and isinstance(m.get('content'), str) and m.get('role') in ('system', 'user', 'assistant')
+        for m in asked
+    ):
+        raise ValueError(f'{prompt!r} is neither a string nor a list of messages with role and content')
+    messages = [{'role': m['role'], 'content': m['content']} for m in asked]
+    given = [row['response']] if 'response' in row else []
+    if messages and messages[-1]['role'] == 'assistant':
+        given = [messages.pop()['content']]
+    if not all(isinstance(g, str) and g.strip() for g in given):
+        raise ValueError('the given response is not a text')
+    if not messages or messages[-1]['role'] != 'user' or not messages[-1]['content'].strip():
+        raise ValueError('no user turn to answer, or an empty one')
+    truth = row.get(answer)
+    truth = truth.item() if isinstance(truth, np.generic) else truth
+    return Prompt(str(row.get('id', id)), tuple(messages), truth, {'responses': given} if given else {})
+
+
+def mixture(lm, params, key, *, prompts: tuple) -> list[Prompt]:
+    """All prompts of several sources, one after the other. Each is an entry of this shelf."""
+    return [p for i, part in enumerate(prompts) for p in part(lm, params, jax.random.fold_in(key, i))]

@@ -1,0 +1,44 @@
+"""How responses are made. Layer 5. The shelf's contract: (lm, params, prompts, key, *, …) -> [Rollout].
+
+A prompt that does not fit into the context is left out of the rollouts; the loop counts what is missing.
+"""
+
+from selfrew import generate
+from selfrew.types import Response, Rollout
+
+
+def sample(lm, params, prompts, key, *, n: int = 4, temperature: float = 1.0, top_p: float = 1.0,
+           max_tokens: int = 256, rows: int = 256) -> list[Rollout]:  # fmt: skip
+    """`n` samples of the model for each prompt.
+
+    Args:
+      temperature, top_p: 0 is greedy; 1.0 keeps all tokens. max_tokens: of a response.
+      rows: requests decoded together; changes the speed and the memory, not the samples.
+    Raises ValueError for an option out of range.
+    """
+    if n < 1:
+        raise ValueError(f'sampler.n={n}: want at least 1')
+    fitting = [(p, tokens) for p in prompts if len(tokens := lm.text.prompt(p)) + max_tokens <= lm.config.max_length]
+    ids, index = [p.id for p, _ in fitting for _ in range(n)], [i for _ in fitting for i in range(n)]
+    responses = generate.generate(
+        lm, params, [tokens for _, tokens in fitting for _ in range(n)], generate.request_keys(key, ids, index),
+        max_tokens=max_tokens, temperature=temperature, top_p=top_p, rows=rows,
+    )  # fmt: skip
+    return [Rollout(p, tuple(responses[i * n : (i + 1) * n])) for i, (p, _) in enumerate(fitting)]
+
+
+def with_greedy(lm, params, prompts, key, *, sampler) -> list[Rollout]:
+    """Another sampler's rollouts, each with the greedy response of the model behind them (SELM, arXiv 2405.19332, §4)."""
+    max_tokens = sampler.keywords.get('max_tokens', sample.__kwdefaults__['max_tokens'])
+    greedy = sample(lm, params, prompts, key, n=1, temperature=0.0, max_tokens=max_tokens)
+    drawn = sampler(lm, params, prompts, key)  # leaves out the same prompts: the limit is the same
+    return [Rollout(d.prompt, d.responses + g.responses) for d, g in zip(drawn, greedy, strict=True)]
+
+
+def given(lm, params, prompts, key) -> list[Rollout]:
+    """The responses that came with the prompts (`meta['responses']`). ValueError where one has none."""
+    del lm, params, key
+    for p in prompts:
+        if not p.meta.get('responses'):
+            raise ValueError(f'prompt {p.id!r} came without a response; samplers.given takes only prompts that have one')
+    return [Rollout(p, tuple(Response(text) for text in p.meta['responses'])) for p in prompts]

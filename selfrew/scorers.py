@@ -1,0 +1,150 @@
+"""How responses are scored. Layer 5. The shelf's contract: (lm, params, rollouts, key, *, …) -> [Judgement].
+
+A higher score is better; nan is 'no verdict'. One judgement for each rollout, in order.
+"""
+
+import math
+import re
+
+import selfrew.tasks as builtin
+from selfrew import generate, text
+from selfrew.types import Judgement, ask
+
+
+def _each(rollouts, score) -> list[Judgement]:
+    """Judgements of score(prompt, response) -> float."""
+    return [Judgement(r, tuple(float(score(r.prompt, a)) for a in r.responses)) for r in rollouts]
+
+
+def given(lm, params, rollouts, key) -> list[Judgement]:
+    """The grades that came with the data (`meta['grades']`); without them 1 for each: demonstrations are trusted."""
+    del lm, params, key
+    return [Judgement(r, tuple(map(float, r.prompt.meta.get('grades', [1.0] * len(r.responses))))) for r in rollouts]
+
+
+def exact_answer(lm, params, rollouts, key) -> list[Judgement]:
+    """1 where a response is right, 0 where it is wrong, nan where the prompt has no answer.
+
+    A built-in task judges its own responses. Otherwise the final answer (after the last 'Final answer:' or '####', or in
+    the last \\boxed{}) is compared with the prompt's, as numbers where both are, else as text without case.
+    """
+    del lm, params, key
+    return _each(rollouts, lambda prompt, response: right(prompt, response.text))
+
+
+def right(prompt, response: str) -> float:
+    """1, 0 or nan: see `exact_answer`."""
+    if prompt.answer is None:
+        return math.nan
+    if 'task' in prompt.meta:
+        return float(builtin.right(prompt, response))
+    return float(_normal(final_answer(response)) == _normal(final_answer(str(prompt.answer)) or str(prompt.answer)))
+
+
+def final_answer(response: str) -> str | None:
+    """What a response concludes with, or None: the last 'Final answer: …', '#### …' or \\boxed{…} in it."""
+    found = list(re.finditer(r'(?:Final answer:|####)[ \t]*(.+)|\\boxed\{((?:[^{}]|\{[^{}]*\})*)\}', response))
+    return (found[-1][1] or found[-1][2]).strip() if found else None
+
+
+def _normal(answer: str | None):
+    if answer is None:
+        return None
+    boxed = re.fullmatch(r'.*\\boxed\{(.*)\}.*', answer)
+    answer = (boxed[1] if boxed else answer).strip().strip('$').rstrip('.').strip()
+    try:
+        return float(answer.replace(',', '').replace('$', '').replace('%', ''))
+    except ValueError:
+        return answer.strip('()').casefold()
+
+
+def length(lm, params, rollouts, key, *, target: int | None = None) -> list[Judgement]:
+    """The response's length in tokens; with a `target`, minus the distance to it."""
+    del params, key
+
+    def score(prompt, response):
+        tokens = len(response.tokens) or len(lm.text.encode(response.text))
+        return tokens if target is None else -abs(tokens - target)
+
+    return _each(rollouts, score)
+
+
+def composite(lm, params, rollouts, key, *, scorers: tuple, weights: tuple) -> list[Judgement]:
+    """The weighted sum of other scorers' scores; nan where one of them has no verdict. Keeps the first one's verdicts.
+
+    Raises ValueError where there are not as many weights as scorers.
+    """
+    if len(scorers) != len(weights) or not scorers:
+        raise ValueError(f'{len(scorers)} scorers and {len(weights)} weights: want as many, and at least one')
+    columns = [scorer(lm, params, rollouts, key) for scorer in scorers]
+    return [
+        Judgement(js[0].rollout, tuple(sum(w * s for w, s in zip(weights, row)) for row in zip(*(j.scores for j in js))),
+                  js[0].verdicts, js[0].votes)
+        for js in zip(*columns)
+    ]  # fmt: skip
+
+
+# --- LLM as a judge ---------------------------------------------------------------------------------------------------
+
+
+def judge(lm, params, rollouts, key, *, template: str = 'additive', votes: int = 3, temperature: float = 0.7,
+          top_p: float = 0.9, max_tokens: int = 256, low: float = 0.0, high: float = 5.0,
+          rows: int = 256) -> list[Judgement]:  # fmt: skip
+    """The model judges responses with its own parameters: the mean of the valid votes (arXiv 2401.10020, §2.2).
+
+    Args:
+      template: a jinja file with {{ prompt }} and {{ response }}, or one that ships; it must ask for 'Score: N' at the end.
+      votes: verdicts sampled for each response. temperature, top_p, max_tokens: of a verdict.
+      low, high: the range of a score; outside of it there is no verdict.
+      rows: see samplers.sample.
+    A response whose judge prompt does not fit into the context, or none of whose votes can be read, scores nan.
+    Raises FileNotFoundError without the template, ValueError for an option out of range.
+    """
+    if votes < 1 or not low < high:
+        raise ValueError(f'want votes >= 1 and low < high; got {votes=}, {low=}, {high=}')
+    asked = [
+        lm.text.prompt(ask('', text.fill(template, prompt=r.prompt.text, response=a.text)))
+        for r in rollouts for a in r.responses
+    ]  # fmt: skip
+    names = [f'{r.prompt.id}/{i}' for r in rollouts for i in range(len(r.responses))]
+    fitting = [i for i, tokens in enumerate(asked) if len(tokens) + max_tokens <= lm.config.max_length]
+    requests = [(i, vote) for i in fitting for vote in range(votes)]
+    keys = generate.request_keys(key, [f'judge/{names[i]}' for i, _ in requests], [vote for _, vote in requests])
+    written = generate.generate(
+        lm, params, [asked[i] for i, _ in requests], keys, max_tokens=max_tokens, temperature=temperature,
+        top_p=top_p, rows=rows, title='judge',
+    )  # fmt: skip
+    verdicts = [[] for _ in asked]
+    for (i, _), verdict in zip(requests, written):
+        verdicts[i].append(verdict)
+    cast = [tuple(read_score(v, low=low, high=high) for v in mine) for mine in verdicts]
+    out, at = [], 0
+    for r in rollouts:
+        mine = slice(at, at := at + len(r.responses))
+        words = tuple(tuple(v.text for v in vs) for vs in verdicts[mine])
+        out.append(Judgement(r, tuple(map(_mean_of_valid, cast[mine])), words, tuple(cast[mine])))
+    return out
+
+
+SCORE = re.compile(r'[*_]*score[*_]*\s*:[*_\s]*', re.IGNORECASE)
+NUMBER = re.compile(r'(-?\d+(?:\.\d+)?)(?:\s*(?:/|(?:out )?of)\s*(\d+))?(?![\d/])')
+
+
+def read_score(verdict, *, low: float, high: float) -> float:
+    """The score that a verdict (a Response of the judge) concludes with, or nan.
+
+    Strict: after the last 'Score:' there must stand a number within [low, high], 'of' or '/' nothing but `high`; a
+    verdict cut by the length limit has not concluded.
+    """
+    marks = list(SCORE.finditer(verdict.text))
+    if verdict.finish != 'stop' or not marks:
+        return math.nan
+    number = NUMBER.match(verdict.text, marks[-1].end())
+    if not number or (number[2] and float(number[2]) != high) or not low <= float(number[1]) <= high:
+        return math.nan
+    return float(number[1])
+
+
+def _mean_of_valid(votes) -> float:
+    valid = [v for v in votes if not math.isnan(v)]
+    return sum(valid) / len(valid) if valid else math.nan

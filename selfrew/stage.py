@@ -1,0 +1,93 @@
+"""The files of a run: each is written once, by an atomic rename, under its folder's manifest. Layer 7."""
+
+import hashlib
+import json
+import os
+
+from selfrew.types import from_json, to_json
+
+
+def write_atomic(path: str, data: bytes) -> None:
+    """The whole file, or none of it."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(f'{path}.partial', 'wb') as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(f'{path}.partial', path)
+
+
+def dump(value) -> bytes:
+    """Readable JSON, the same bytes for the same value; nan becomes null."""
+    return (json.dumps(to_json(value), indent=2) + '\n').encode()
+
+
+class Folder:
+    """A turn's folder. What its manifest lists is finished; anything else there is a killed run's, and is made again."""
+
+    def __init__(self, workdir: str, name: str):
+        self.path = os.path.join(workdir, 'rounds', name)
+        self._manifest = os.path.join(self.path, 'manifest.json')
+        try:
+            with open(self._manifest) as file:
+                self.listed = json.load(file)
+        except FileNotFoundError:
+            self.listed = {}
+
+    def has(self, name: str) -> bool:
+        return name in self.listed
+
+    def enlist(self, name: str, entry: dict) -> None:
+        """Says that `name` is finished."""
+        self.listed[name] = entry
+        write_atomic(self._manifest, dump(self.listed))
+
+    def drop(self, name: str) -> None:
+        """Takes `name` off the manifest."""
+        del self.listed[name]
+        write_atomic(self._manifest, dump(self.listed))
+
+    def once(self, name: str, kind: type, make) -> list:
+        """The nouns of `name`.jsonl; made by `make()` and written the first time, read afterwards.
+
+        Raises ValueError where the file is not the one that was written.
+        """
+        path = os.path.join(self.path, f'{name}.jsonl')
+        if not self.has(name):
+            nouns = list(make())
+            data = ''.join(json.dumps(to_json(noun), ensure_ascii=False) + '\n' for noun in nouns).encode()
+            write_atomic(path, data)
+            self.enlist(name, {'lines': len(nouns), 'sha256': hashlib.sha256(data).hexdigest()})
+            # What goes on is what a resumed run would read.
+        with open(path, 'rb') as file:
+            data = file.read()
+        if hashlib.sha256(data).hexdigest() != self.listed[name]['sha256']:
+            raise ValueError(f'{path} was changed after it was written; delete the folder {self.path} to make it again')
+        return [from_json(kind, json.loads(line)) for line in data.decode().split('\n') if line]
+
+
+def claim(workdir: str, config: dict, free: tuple) -> None:
+    """Makes a workdir this config's own, or checks that it already is; fields named in `free` may differ.
+
+    Raises ValueError with the differences where another config made it.
+    """
+    path = os.path.join(workdir, 'config.json')
+    config = json.loads(json.dumps(config))
+    if os.path.exists(path):
+        with open(path) as file:
+            theirs = json.load(file)
+        found = [d for d in _differences(theirs, config, '') if d.split(':')[0] not in free]
+        if found:
+            shown = '\n  '.join(found)
+            raise ValueError(f'{workdir} was made by another config; choose another workdir, or undo:\n  {shown}')
+    elif os.path.isdir(workdir) and os.listdir(workdir):
+        raise ValueError(f'{workdir} is not empty and no run made it (there is no config.json); choose another workdir')
+    write_atomic(path, dump(config))
+
+
+def _differences(old, new, where: str):
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in sorted(set(old) | set(new)):
+            yield from _differences(old.get(name), new.get(name), f'{where}.{name}' if where else name)
+    elif old != new:
+        yield f'{where}: there {old!r}, here {new!r}'

@@ -1,0 +1,52 @@
+"""Built-in tasks: endless prompts whose truth can be computed. Layer 1.
+
+Contract of a task module: NAME, and
+  make(rng) -> Prompt                   a new problem, its `answer` and what else `check` needs in `meta`; id is NAME
+  demonstrate(prompt, rng) -> str       a worked response by a *lazy demonstrator*: flawed at known rates
+  grade(prompt, response) -> float      the truth, 0 to 5; RIGHT is right
+  check(prompt, response) -> str        a worked verdict that ends with 'Score: <grade>'
+
+The demonstrators' flaws are there on purpose: they are the gap in behaviour that the methods close.
+"""
+
+import dataclasses
+import hashlib
+
+from selfrew.tasks import pick, word_problems
+from selfrew.types import Prompt
+
+TASKS = {task.NAME: task for task in (word_problems, pick)}
+RIGHT = 5.0
+
+
+def get(name: str):
+    """The task module of that name. KeyError names the choices."""
+    if name not in TASKS:
+        raise KeyError(f'no task named {name!r}; there are: {", ".join(TASKS)}')
+    return TASKS[name]
+
+
+def held_out(text: str) -> bool:
+    """Whether a problem is for evaluation: one in ten, by a hash of its text, so that the splits never overlap."""
+    return hashlib.sha1(text.encode()).digest()[0] % 10 == 0
+
+
+def problems(names, n: int, rng, split: str = 'train') -> list[Prompt]:
+    """`n` different problems, the tasks in turn. `split` is 'train' or 'heldout'; they share no text."""
+    if split not in ('train', 'heldout'):
+        raise ValueError(f'no split {split!r}; there are: train, heldout')
+    makers, found, seen = [get(name) for name in names], [], set()
+    if not makers:
+        raise ValueError(f'no tasks to draw from; there are: {", ".join(TASKS)}')
+    while len(found) < n:
+        prompt = makers[len(found) % len(makers)].make(rng)
+        if held_out(prompt.text) == (split == 'heldout') and prompt.text not in seen:
+            seen.add(prompt.text)
+            digest = hashlib.sha1(prompt.text.encode()).hexdigest()[:12]
+            found.append(dataclasses.replace(prompt, id=f'{prompt.id}/{digest}'))
+    return found
+
+
+def right(prompt: Prompt, response: str) -> bool:
+    """Whether a response meets the truth of its built-in task."""
+    return get(prompt.meta['task']).grade(prompt, response) == RIGHT

@@ -1,0 +1,19 @@
+"""What all tests share: eight fake devices, strict ranks, the tiny base, one small round of training."""
+
+import os
+
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_force_host_platform_device_count=8'.strip()
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+from selfrew import lm as lms  # noqa: E402
+
+jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+
+@pytest.fixture(scope='session')
+def tiny():
+    """(lm, params) of the base that ships, on one device."""
+    return lms.load(folder='tiny')
