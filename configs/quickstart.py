@@ -10,8 +10,7 @@ def get_config(arg: str = ''):
     smoke = base.smoke(arg)
     n = 24 if smoke else 600
     return base.get(
-        rounds=2 if smoke else 4,
-        start=base.imitate(base.ift(n), base.eft(5 * n), lr=1e-3),
+        rounds=1 if smoke else 4,
         round={
             'prompts': base.fresh(n),
             'sampler': base.sampling(6),

@@ -2,7 +2,7 @@
 
     python -m selfrew.main --config=configs/sft.py --workdir=runs/sft
 
-For your own data: --config.round.prompts.prompts=… is an entry list; see prompts.records in README.md.
+README.md shows how a config of your own reads a JSONL file instead.
 """
 
 from configs import base

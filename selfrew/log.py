@@ -95,11 +95,11 @@ def counts(prompts, judgements, examples) -> dict:
     """What became of a turn's prompts: how many fell out, and why; shares are of judgements or of votes.
 
     ties: all verdicts of a judgement equal. no_verdict: fewer than two responses have one (fewer than one where there is one response).
-    parse_failures: votes that could not be read. full_scores: scores of 5. cut: responses that hit the length limit.
+    unasked: responses whose judge prompt did not fit into the context. parse_failures: votes that could not be read. full_scores: scores of 5. cut: responses that hit the length limit.
     """
     heard = [[s for s in j.scores if not math.isnan(s)] for j in judgements]
     wanted = [min(2, len(j.scores)) for j in judgements]
-    votes = [v for j in judgements for mine in j.votes for v in (mine or (math.nan,))]
+    votes = [v for j in judgements for mine in j.votes for v in mine]
     scores = [s for mine in heard for s in mine]
     responses = [r for j in judgements for r in j.rollout.responses]
 
@@ -114,6 +114,8 @@ def counts(prompts, judgements, examples) -> dict:
     }  # fmt: skip
     several = [h for h in heard if len(h) > 1]
     out['ties'] = share([min(h) == max(h) for h in several], several)
+    asked = [bool(mine) for j in judgements for mine in j.votes]
+    out['unasked'] = share([not a for a in asked], asked)
     out['parse_failures'] = share([math.isnan(v) for v in votes], votes)
     out['score'] = share(scores, scores)
     out['full_scores'] = share([s == 5.0 for s in scores], scores) if votes else None

@@ -60,6 +60,8 @@ def learn(lm, state: State, turn, folder, key, log) -> State:
     logs.say(f'\n=== round {turn.name}')
 
     prompts = folder.once('prompts', Prompt, lambda: turn.prompts(lm, state.params, key_of('prompts')))
+    if not prompts:
+        raise ValueError(f'round {turn.name}: no prompts came from {turn.prompts.func.__name__}')
     rollouts = folder.once('rollouts', Rollout, lambda: turn.sampler(lm, state.params, prompts, key_of('sampler')))
     judgements = folder.once('judgements', Judgement, lambda: turn.scorer(lm, state.params, rollouts, key_of('scorer')))
     examples = folder.once('examples', Example, lambda: pair(turn, judgements, key_of('pairs')))

@@ -1,6 +1,8 @@
-"""The command: flags, then one call. Layer 9.
+"""Runs a config; see configs/ and README.md.
 
     python -m selfrew.main --config=configs/quickstart.py --workdir=runs/quickstart
+
+--config=FILE:smoke runs a small version in a minute; --config.FIELD=VALUE sets a field.
 """
 
 import logging

@@ -32,7 +32,8 @@ def extremes(judgement, rng, *, count: int = 1, keep_last: bool = False):
 
     Args:
       count: up to so many pairs of *different* best and worst responses; ties among the best and the worst are drawn.
-      keep_last: the rollout's last response follows as a third (SELM's explored one; see samplers.with_greedy).
+      keep_last: the rollout's last response follows as a third, whatever its score (SELM's explored one; see
+        samplers.with_greedy).
     """
     found = _valid(judgement)
     best, worst = max((s for s, _ in found), default=0.0), min((s for s, _ in found), default=0.0)
@@ -41,7 +42,8 @@ def extremes(judgement, rng, *, count: int = 1, keep_last: bool = False):
     top = _shuffled([r for s, r in found if s == best], rng)
     bottom = _shuffled([r for s, r in found if s == worst], rng)
     third = judgement.rollout.responses[-1:] if keep_last else ()
-    for winner, loser in list(zip(top, bottom))[:count]:
+    different = [(w, l) for w, l in zip(top, bottom) if w.text != l.text]  # a wavering judge can tell twins apart
+    for winner, loser in different[:count]:
         scores = (best, worst) + judgement.scores[-1:] * keep_last
         yield Example(judgement.rollout.prompt, (winner, loser) + third, scores)
 
@@ -50,7 +52,7 @@ def right_vs_wrong(judgement, rng, *, count: int = 10, threshold: float = 0.5, g
     """Right against wrong responses, walked together (arXiv 2404.19733, §2): the shorter list starts again at its end.
 
     Args:
-      count: K, pairs of this prompt. Fewer come where there are not so many different ones.
+      count: K, pairs of this prompt; fewer where the walk comes back to its first pair before.
       threshold: a score of at least this is right.
       gold: the responses that came with the prompt (`meta['responses']`) join the right ones (GSM8K's gold solutions).
     """
@@ -62,7 +64,6 @@ def right_vs_wrong(judgement, rng, *, count: int = 10, threshold: float = 0.5, g
         right += [(1.0, Response(text)) for text in prompt.meta.get('responses', ())]
     if not right or not wrong:
         return
-    # after lcm steps the walk repeats itself
     for i in range(min(count, math.lcm(len(right), len(wrong)))):
         (high, winner), (low, loser) = right[i % len(right)], wrong[i % len(wrong)]
         yield Example(prompt, (winner, loser), (high, low))

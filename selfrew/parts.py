@@ -12,7 +12,7 @@ import types
 import typing
 from typing import Any
 
-from selfrew import losses, pairs, prompts, samplers, scorers, update
+from selfrew import losses, pairs, prompts, samplers, scorers, tasks, text, update
 
 SHELVES = {
     'prompts': prompts, 'sampler': samplers, 'scorer': scorers, 'scorers': scorers, 'pairs': pairs, 'loss': losses,
@@ -20,6 +20,8 @@ SHELVES = {
 }  # fmt: skip
 ON_UPDATE = {'optimizer': ('adamw', 'rmsprop'), 'update': ('train',)}
 DEFAULT = {'update': 'train', 'optimizer': 'adamw'}
+# Fields that name something outside the config: looked up when the config is bound, hours before they are used.
+LOOKED_UP = {'template': text.template, 'source': prompts.check_source, 'tasks': tasks.get_all, 'split': tasks.check_split}
 
 
 def names(key: str, module) -> tuple:
@@ -47,7 +49,7 @@ def bind(key: str, entry: dict, where: str, module=None):
     """
     if not isinstance(entry, dict):
         raise ValueError(f'{where}: want an entry with a name, got {entry!r}')
-    return _bind(key, json.dumps(entry), where, module or SHELVES[key])
+    return _bind(key, json.dumps(entry, sort_keys=True), where, module or SHELVES[key])
 
 
 _bound = {}
@@ -74,16 +76,27 @@ def fill(function, arguments: dict, where: str):
     values = {}
     for name, field in fields.items():
         if name in SHELVES and (name in arguments or name in DEFAULT):
-            values[name] = _nested(name, arguments.get(name, {}), f'{where}.{name}')
+            values[name] = _nested(name, arguments.get(name, {}), f'{where}.{name}', hints.get(name) is tuple)
         elif name in arguments:
             values[name] = _typed(arguments[name], hints.get(name, Any), f'{where}.{name}')
+            if name in LOOKED_UP:
+                _look_up(name, values[name], where)
         elif field.default is field.empty:
             raise ValueError(f'{where}: {name} is missing; the fields are: {choices}')
     return functools.partial(function, **values)
 
 
-def _nested(key, value, where):
-    if isinstance(value, (list, tuple)):
+def _look_up(name, value, where):
+    try:
+        LOOKED_UP[name](value)
+    except (KeyError, ValueError, FileNotFoundError) as problem:
+        raise ValueError(f'{where}.{name}: {problem.args[0]}') from None
+
+
+def _nested(key, value, where, several: bool):
+    if several != isinstance(value, (list, tuple)):
+        raise ValueError(f'{where}: want {"a list of entries" if several else "one entry"}, got {value!r}')
+    if several:
         return tuple(bind(key, entry, f'{where}[{i}]') for i, entry in enumerate(value))
     return bind(key, value, where)
 
@@ -104,7 +117,7 @@ def _typed(value, hint, where):
 
 @dataclasses.dataclass(frozen=True)
 class Turn:
-    """The five words, bound, and how to update. `scorer` may be None: nothing to judge."""
+    """The five words, bound, and how to update."""
 
     name: str  # of its folder: '01', '02', '02-rehearsal'
     round: int  # from 1
@@ -142,7 +155,7 @@ def turns(*, rounds: int, round: dict, start: dict | None = None, by_round: dict
         first = start is not None and number == 1
         entry = dict(start) if first else _replaced(round, by_round or {}, number - 1 - (start is not None), 'by_round')
         rehearsal = dict(entry.pop('rehearsal', None) or {})
-        every = rehearsal.pop('every', 1)
+        every = _typed(rehearsal.pop('every', 1), int, 'round.rehearsal.every')
         rehearse = bool(rehearsal) and every > 0 and number % every == 0
         out.append(_turn(f'{number:02d}', number, not rehearse, entry, 'start' if first else 'round'))
         if rehearse:

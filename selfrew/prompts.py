@@ -4,6 +4,7 @@
 (demonstrations, ranked answers) ride in `meta['responses']`, their grades in `meta['grades']`.
 """
 
+import dataclasses
 import json
 import logging
 import os
@@ -44,13 +45,13 @@ def demonstrations(lm, params, key, *, tasks: tuple, n: int) -> list[Prompt]:
     del lm, params
     rng = _rng(key)
     return [
-        Prompt(p.id, p.messages, None, {'task': p.meta['task'], 'responses': [_module(p).demonstrate(p, rng)]})
+        Prompt(p.id, p.messages, None, {'task': p.meta['task'], 'responses': [builtin.demonstrate(p, rng)]})
         for p in builtin.problems(tasks, n, rng)
     ]
 
 
 def verdicts(lm, params, key, *, tasks: tuple, n: int, template: str = 'check') -> list[Prompt]:
-    """`n` judge prompts over lazy demonstrators' responses, each with a worked verdict: seed data for judging (EFT).
+    """`n` judge prompts over responses flawed in all ways, each with a worked verdict: seed data for judging (EFT).
 
     Args:
       template: of the judge's prompt; the one that scorers.judge is to use.
@@ -59,7 +60,7 @@ def verdicts(lm, params, key, *, tasks: tuple, n: int, template: str = 'check') 
     del lm, params
     rng, out = _rng(key), []
     for p in builtin.problems(tasks, n, rng):
-        response = _module(p).demonstrate(p, rng)
+        response = builtin.demonstrate(p, rng, evenly=True)
         asked = text.fill(template, prompt=p.text, response=response)
         out.append(ask(f'verdict/{p.id}', asked, task=p.meta['task'], responses=[_module(p).check(p, response)]))
     return out
@@ -68,14 +69,16 @@ def verdicts(lm, params, key, *, tasks: tuple, n: int, template: str = 'check') 
 def ranked(lm, params, key, *, tasks: tuple, n: int, responses: int = 4, split: str = 'heldout') -> list[Prompt]:
     """`n` problems with `responses` lazy demonstrators' answers each, not all of the same true grade: to test a judge.
 
-    Raises KeyError for a task and ValueError for a split that does not exist.
+    Raises KeyError for a task, ValueError for a split that does not exist or fewer than two responses.
     """
     del lm, params
+    if responses < 2:
+        raise ValueError(f'responses={responses}: want at least 2, to be ranked')
     rng, out = _rng(key), []
     for p in builtin.problems(tasks, n, rng, split):
         grades = []
         while len(set(grades)) < 2:
-            given = [_module(p).demonstrate(p, rng) for _ in range(responses)]
+            given = [builtin.demonstrate(p, rng) for _ in range(responses)]
             grades = [_module(p).grade(p, g) for g in given]
         out.append(Prompt(p.id, p.messages, p.answer, p.meta | {'responses': given, 'grades': grades}))
     return out
@@ -93,7 +96,8 @@ def records(lm, params, key, *, source: str, n: int | None = None, prompt: str =
     """Prompts from a file or a data set; where there are more than `n`, `n` of them drawn without replacement.
 
     Args:
-      source: the path of a JSONL file, or 'tfds:name/split' (an array_record builder; needs no TensorFlow).
+      source: the path of a JSONL file, or 'tfds:name/split' (an array_record builder, in TFDS_DATA_DIR or
+        ~/tensorflow_datasets; needs no TensorFlow).
       prompt: the field with the prompt: a string, or a list of chat messages, whose last assistant turn, if any, is taken as a
         given response. A row's field 'response' is one too. 'messages' is read where this field is missing.
       answer: the field with the truth, where there is one.
@@ -101,11 +105,18 @@ def records(lm, params, key, *, source: str, n: int | None = None, prompt: str =
     Raises FileNotFoundError, or ValueError for too many bad rows or none that is good.
     """
     del lm, params
+    check_source(source)
+    if n is not None and n < 1:
+        raise ValueError(f'n={n} prompts of {source}: want at least 1, or None for all')
     rows = _tfds_rows(source[len('tfds:') :]) if source.startswith('tfds:') else _jsonl_rows(source)
-    found, bad = [], []
+    found, bad, ids = [], [], set()
     for where, row in rows:
         try:
-            found.append(_prompt(f'{source}:{where}', row, prompt, answer))
+            read = _prompt(f'{source}:{where}', row, prompt, answer)
+            if read.id in ids:  # what is drawn for a prompt hangs on its id
+                read = dataclasses.replace(read, id=f'{read.id} ({where})')
+            ids.add(read.id)
+            found.append(read)
         except ValueError as problem:
             bad.append(f'{source}, {where}: {problem}')
             logging.warning('skipped: %s', bad[-1])
@@ -120,16 +131,22 @@ def records(lm, params, key, *, source: str, n: int | None = None, prompt: str =
     return [found[i] for i in sorted(_rng(key).choice(len(found), n, replace=False))]
 
 
+def check_source(source: str) -> None:
+    """FileNotFoundError or ValueError where `records` could not even open that source."""
+    if source.startswith('tfds:'):
+        if '/' not in source:
+            raise ValueError(f'want tfds:name/split, got {source!r}')
+    elif not os.path.isfile(source):
+        raise FileNotFoundError(f'no prompt file {source!r}; give a JSONL file or tfds:name/split')
+
+
 def _jsonl_rows(path: str):
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f'no prompt file {path!r} (prompts.source); give a JSONL file or tfds:name/split')
-    with open(path, newline='\n', encoding='utf-8', errors='surrogateescape') as file:
+    with open(path, 'rb') as file:
         for number, line in enumerate(file, 1):
             if line.strip():
                 try:
-                    line.encode()
-                    yield f'line {number}', json.loads(line)
-                except (json.JSONDecodeError, UnicodeEncodeError) as problem:
+                    yield f'line {number}', json.loads(line.decode('utf-8-sig'))
+                except (ValueError, RecursionError) as problem:
                     yield f'line {number}', problem
 
 
@@ -137,10 +154,22 @@ def _tfds_rows(spec: str):
     import tensorflow_datasets as tfds
 
     name, _, split = spec.rpartition('/')
-    if not name:
-        raise ValueError(f'want tfds:name/split, got tfds:{spec}')
     for i, row in enumerate(tfds.data_source(name, split=split)):
-        yield f'row {i}', {k: v.decode() if isinstance(v, bytes) else v for k, v in row.items()}
+        yield f'row {i}', _plain(row)
+
+
+def _plain(value):
+    """What tfds yields, as JSON has it; a sequence of features arrives as a dict of columns, a chat among them."""
+    if isinstance(value, dict):
+        value = {k: _plain(v) for k, v in value.items()}
+        columns = value.values()
+        if set(value) >= {'role', 'content'} and all(isinstance(c, list) for c in columns):
+            return [dict(zip(value, cells)) for cells in zip(*columns)]
+        return value
+    if isinstance(value, np.ndarray) and value.ndim or isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    value = value.item() if isinstance(value, (np.generic, np.ndarray)) else value
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def _prompt(id: str, row, prompt: str, answer: str) -> Prompt:
@@ -165,11 +194,11 @@ def _prompt(id: str, row, prompt: str, answer: str) -> Prompt:
         given = [messages.pop()['content']]
     if not all(isinstance(g, str) and g.strip() for g in given):
         raise ValueError('the given response is not a text')
+    for text in [m['content'] for m in messages] + given:
+        text.encode()  # half a surrogate pair is a UnicodeEncodeError, which is a ValueError
     if not messages or messages[-1]['role'] != 'user' or not messages[-1]['content'].strip():
         raise ValueError('no user turn to answer, or an empty one')
-    truth = row.get(answer)
-    truth = truth.item() if isinstance(truth, np.generic) else truth
-    return Prompt(str(row.get('id', id)), tuple(messages), truth, {'responses': given} if given else {})
+    return Prompt(str(row.get('id', id)), tuple(messages), row.get(answer), {'responses': given} if given else {})
 
 
 def mixture(lm, params, key, *, prompts: tuple) -> list[Prompt]:

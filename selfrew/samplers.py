@@ -28,7 +28,12 @@ def sample(lm, params, prompts, key, *, n: int = 4, temperature: float = 1.0, to
 
 
 def with_greedy(lm, params, prompts, key, *, sampler) -> list[Rollout]:
-    """Another sampler's rollouts, each with the greedy response of the model behind them (SELM, arXiv 2405.19332, §4)."""
+    """The rollouts of `sample`, each with the model's greedy response behind its samples (SELM, arXiv 2405.19332, §4).
+
+    Raises ValueError for another sampler inside.
+    """
+    if sampler.func is not sample:
+        raise ValueError(f'with_greedy wants the sampler named sample, got {sampler.func.__name__}')
     max_tokens = sampler.keywords.get('max_tokens', sample.__kwdefaults__['max_tokens'])
     greedy = sample(lm, params, prompts, key, n=1, temperature=0.0, max_tokens=max_tokens)
     drawn = sampler(lm, params, prompts, key)  # leaves out the same prompts: the limit is the same

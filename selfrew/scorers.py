@@ -17,9 +17,18 @@ def _each(rollouts, score) -> list[Judgement]:
 
 
 def given(lm, params, rollouts, key) -> list[Judgement]:
-    """The grades that came with the data (`meta['grades']`); without them 1 for each: demonstrations are trusted."""
+    """The grades that came with the data (`meta['grades']`); without them 1 for each: demonstrations are trusted.
+
+    Raises ValueError where a prompt has not as many grades as responses.
+    """
     del lm, params, key
-    return [Judgement(r, tuple(map(float, r.prompt.meta.get('grades', [1.0] * len(r.responses))))) for r in rollouts]
+    out = []
+    for r in rollouts:
+        grades = r.prompt.meta.get('grades', [1.0] * len(r.responses))
+        if len(grades) != len(r.responses):
+            raise ValueError(f'prompt {r.prompt.id!r} has {len(grades)} grades and {len(r.responses)} responses')
+        out.append(Judgement(r, tuple(map(float, grades))))
+    return out
 
 
 def exact_answer(lm, params, rollouts, key) -> list[Judgement]:
@@ -41,21 +50,26 @@ def right(prompt, response: str) -> float:
     return float(_normal(final_answer(response)) == _normal(final_answer(str(prompt.answer)) or str(prompt.answer)))
 
 
+CONCLUSION = re.compile(
+    r'(?:final answer[*_]*\s*:|####)[*_\s]*([^\n]+)|\\boxed\{((?:[^{}]|\{[^{}]*\})*)\}', re.IGNORECASE
+)
+QUANTITY = re.compile(r'\$?(-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|-?\.\d+)\s*(?:%|[a-z ]*)', re.IGNORECASE)
+
+
 def final_answer(response: str) -> str | None:
     """What a response concludes with, or None: the last 'Final answer: …', '#### …' or \\boxed{…} in it."""
-    found = list(re.finditer(r'(?:Final answer:|####)[ \t]*(.+)|\\boxed\{((?:[^{}]|\{[^{}]*\})*)\}', response))
+    found = list(CONCLUSION.finditer(response))
     return (found[-1][1] or found[-1][2]).strip() if found else None
 
 
 def _normal(answer: str | None):
+    """A number, of a quantity with its unit; else the text without case, mark-up and brackets around it."""
     if answer is None:
         return None
-    boxed = re.fullmatch(r'.*\\boxed\{(.*)\}.*', answer)
-    answer = (boxed[1] if boxed else answer).strip().strip('$').rstrip('.').strip()
-    try:
-        return float(answer.replace(',', '').replace('$', '').replace('%', ''))
-    except ValueError:
-        return answer.strip('()').casefold()
+    answer = re.sub(r'\\boxed\{(.*)\}|\\text\{([^{}]*)\}', lambda m: m[1] or m[2] or '', answer)
+    answer = answer.replace('\\%', '%').replace('\\$', '$').strip('*_$ ').rstrip('.').strip('*_$()[] ')
+    number = QUANTITY.fullmatch(answer)
+    return float(number[1].replace(',', '')) if number else answer.casefold()
 
 
 def length(lm, params, rollouts, key, *, target: int | None = None) -> list[Judgement]:
@@ -126,15 +140,18 @@ def judge(lm, params, rollouts, key, *, template: str = 'additive', votes: int =
     return out
 
 
-SCORE = re.compile(r'[*_]*score[*_]*\s*:[*_\s]*', re.IGNORECASE)
-NUMBER = re.compile(r'(-?\d+(?:\.\d+)?)(?:\s*(?:/|(?:out )?of)\s*(\d+))?(?![\d/])')
+SCORE = re.compile(r'(?<![a-z])score[*_]*\s*:[*_ \t]*', re.IGNORECASE)
+NUMBER = re.compile(
+    r'(-?\d+(?:\.\d+)?)(?: ?(?:/|(?:out )?of) ?(\d+))?(?: ?points?)?[*_]*[ \t]*(?:[.;)](?!\S).*)?$',
+    re.IGNORECASE | re.MULTILINE,
+)
 
 
 def read_score(verdict, *, low: float, high: float) -> float:
     """The score that a verdict (a Response of the judge) concludes with, or nan.
 
-    Strict: after the last 'Score:' there must stand a number within [low, high], 'of' or '/' nothing but `high`; a
-    verdict cut by the length limit has not concluded.
+    Strict: after the last 'Score:', closing its sentence, there must stand a number within [low, high], 'of' or '/'
+    nothing but `high`; a verdict cut by the length limit has not concluded.
     """
     marks = list(SCORE.finditer(verdict.text))
     if verdict.finish != 'stop' or not marks:

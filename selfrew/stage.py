@@ -1,5 +1,6 @@
 """The files of a run: each is written once, by an atomic rename, under its folder's manifest. Layer 7."""
 
+import glob
 import hashlib
 import json
 import os
@@ -48,7 +49,7 @@ class Folder:
         write_atomic(self._manifest, dump(self.listed))
 
     def once(self, name: str, kind: type, make) -> list:
-        """The nouns of `name`.jsonl; made by `make()` and written the first time, read afterwards.
+        """The nouns of `name`.jsonl; made by `make()` and written the first time, and always read: as a resumed run would.
 
         Raises ValueError where the file is not the one that was written.
         """
@@ -58,9 +59,10 @@ class Folder:
             data = ''.join(json.dumps(to_json(noun), ensure_ascii=False) + '\n' for noun in nouns).encode()
             write_atomic(path, data)
             self.enlist(name, {'lines': len(nouns), 'sha256': hashlib.sha256(data).hexdigest()})
-            # What goes on is what a resumed run would read.
-        with open(path, 'rb') as file:
-            data = file.read()
+        data = b''
+        if os.path.exists(path):
+            with open(path, 'rb') as file:
+                data = file.read()
         if hashlib.sha256(data).hexdigest() != self.listed[name]['sha256']:
             raise ValueError(f'{path} was changed after it was written; delete the folder {self.path} to make it again')
         return [from_json(kind, json.loads(line)) for line in data.decode().split('\n') if line]
@@ -69,18 +71,19 @@ class Folder:
 def claim(workdir: str, config: dict, free: tuple) -> None:
     """Makes a workdir this config's own, or checks that it already is; fields named in `free` may differ.
 
-    Raises ValueError with the differences where another config made it.
+    A workdir in which no stage has been finished yet belongs to nobody. Raises ValueError with the differences where
+    another config made it.
     """
     path = os.path.join(workdir, 'config.json')
     config = json.loads(json.dumps(config))
-    if os.path.exists(path):
+    if os.path.exists(path) and glob.glob(os.path.join(workdir, 'rounds', '*', 'manifest.json')):
         with open(path) as file:
             theirs = json.load(file)
         found = [d for d in _differences(theirs, config, '') if d.split(':')[0] not in free]
         if found:
             shown = '\n  '.join(found)
             raise ValueError(f'{workdir} was made by another config; choose another workdir, or undo:\n  {shown}')
-    elif os.path.isdir(workdir) and os.listdir(workdir):
+    elif not os.path.exists(path) and os.path.isdir(workdir) and set(os.listdir(workdir)) - {'config.json.partial'}:
         raise ValueError(f'{workdir} is not empty and no run made it (there is no config.json); choose another workdir')
     write_atomic(path, dump(config))
 

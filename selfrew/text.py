@@ -26,8 +26,14 @@ class Text:
 
     def rendered(self, prompt: Prompt) -> str:
         """The text of `prompt(...)`, special tokens spelt out as the chat template has them."""
-        messages = [dict(m) for m in prompt.messages]
+        messages = [m | {'content': self._tame(m['content'])} for m in prompt.messages]
         return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+    def _tame(self, text: str) -> str:
+        """The text without spelt-out special tokens: what a user or a judged response writes must not end a turn."""
+        for token in self.tokenizer.all_special_tokens:
+            text = text.replace(token, '')
+        return text
 
     def encode(self, text: str) -> list[int]:
         """Tokens of bare text: no BOS, no EOS."""
@@ -35,7 +41,7 @@ class Text:
 
     def response(self, text: str, finish: str) -> list[int]:
         """Tokens of a response given as text: EOS once, and only where it ended by itself."""
-        return self.encode(text) + ([self.eos] if finish == 'stop' else [])
+        return self.encode(self._tame(text)) + ([self.eos] if finish == 'stop' else [])
 
     def decode(self, tokens) -> str:
         """Text without special tokens."""
@@ -47,6 +53,7 @@ def load(folder: str) -> Text:
 
     Raises ValueError without a chat template or an end token. Without a pad token, 0 fills; masks come from lengths.
     """
+    os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')  # "PyTorch was not found": nor is it wanted
     from transformers import AutoTokenizer  # slow to import
 
     tokenizer = AutoTokenizer.from_pretrained(folder)

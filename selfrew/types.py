@@ -27,8 +27,10 @@ class Prompt:
 
     @property
     def text(self) -> str:
-        """The last user turn."""
-        return self.messages[-1]['content']
+        """What a judge is shown: the user's turn, or, of a longer chat, all turns with their roles."""
+        if len(self.messages) == 1:
+            return self.messages[0]['content']
+        return '\n\n'.join(f'{m["role"]}: {m["content"]}' for m in self.messages)
 
 
 def ask(id: str, text: str, answer: Any = None, **meta) -> Prompt:

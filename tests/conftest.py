@@ -17,3 +17,7 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 def tiny():
     """(lm, params) of the base that ships, on one device."""
     return lms.load(folder='tiny')
+
+
+def pytest_configure(config):
+    config.addinivalue_line('markers', 'slow: takes more than ten seconds; runs all the same (-m "not slow" leaves it out)')

@@ -22,7 +22,7 @@ from selfrew.models import decoder, hf
 from selfrew.types import Example, Response, State, ask
 
 FOLDER = flags.DEFINE_string('folder', None, 'Where the Hugging Face folder goes.', required=True)
-DOCUMENTS = flags.DEFINE_integer('documents', 240_000, 'Texts to train on, each seen once.')
+DOCUMENTS = flags.DEFINE_integer('documents', 120_000, 'Texts to train on, each seen once.')
 SEED = flags.DEFINE_integer('seed', 0, 'Of the text and of the weights.')
 
 BOS, USER, ASSISTANT, END, PAD = '<|bos|>', '<|user|>', '<|assistant|>', '<|end|>', '<|pad|>'
@@ -38,8 +38,9 @@ def documents(n: int, rng) -> list[Example]:
     out = []
     for i, prompt in enumerate(tasks.problems(list(tasks.TASKS), n, rng)):
         task = tasks.get(prompt.meta['task'])
-        response = task.demonstrate(prompt, rng)
-        if i // len(tasks.TASKS) % 2:
+        judged = i // len(tasks.TASKS) % 2
+        response = tasks.demonstrate(prompt, rng, evenly=judged)
+        if judged:
             asked = lms.text.fill('check', prompt=prompt.text, response=response)
             prompt, response = ask(f'verdict/{prompt.id}', asked), task.check(prompt, response)
         out.append(Example(prompt, (Response(response),)))
@@ -54,7 +55,7 @@ def write_tokenizer(folder: str, rng) -> int:
         texts = [file.read()]
     for prompt in tasks.problems(list(tasks.TASKS), 8000, rng):
         task = tasks.get(prompt.meta['task'])
-        response = task.demonstrate(prompt, rng)
+        response = tasks.demonstrate(prompt, rng)
         texts += [prompt.text, response, task.check(prompt, response)]
     texts += [f'{n} {n}' for n in range(tasks.word_problems.LARGEST + 1)]
     texts += [f'{word} {word}' for kind in tasks.pick.KINDS.values() for word in kind]

@@ -33,8 +33,12 @@ def accuracy(lm, params, key, *, prompts, sampler, scorer):
     """The share of prompts whose response is right (score at least 0.5), Wilson's interval, and the share by task.
 
     A prompt that the sampler left out counts as wrong; of several responses, the share that is right counts.
+    Raises ValueError where a response has no verdict: its prompt came without an answer.
     """
     asked, judgements = _judged(lm, params, key, prompts, sampler, scorer)
+    for j in judgements:
+        if any(math.isnan(s) for s in j.scores):
+            raise ValueError(f'accuracy: prompt {j.rollout.prompt.id!r} cannot be verified; has it an answer?')
     right = {p.id: 0.0 for p in asked}
     for j in judgements:
         right[j.rollout.prompt.id] = float(np.mean([s >= 0.5 for s in j.scores]))

@@ -39,9 +39,10 @@ def _pick(logits_RV, uniform_R, temperature, top_p, nucleus: bool):
         sorted_RV = jnp.where(before_RV < top_p, sorted_RV, 0.0)
         tempered_RV = jnp.zeros_like(tempered_RV).at[jnp.arange(len(order_RV))[:, None], order_RV].set(sorted_RV)
     cdf_RV = jnp.cumsum(tempered_RV, axis=-1)
-    # the first token whose CDF exceeds u·total: never one of probability 0
-    sampled_R = jnp.sum(cdf_RV <= (uniform_R * cdf_RV[:, -1])[:, None], axis=-1)
-    token_R = jnp.where(temperature == 0, jnp.argmax(logits_RV, axis=-1), jnp.minimum(sampled_R, logits_RV.shape[1] - 1))
+    # The first token whose CDF exceeds u·total. Summed in parallel, a CDF can creep over a token of probability 0.
+    hit_RV = (cdf_RV > (uniform_R * cdf_RV[:, -1])[:, None]) & (tempered_RV > 0)
+    sampled_R = jnp.where(jnp.any(hit_RV, axis=-1), jnp.argmax(hit_RV, axis=-1), jnp.argmax(tempered_RV, axis=-1))
+    token_R = jnp.where(temperature == 0, jnp.argmax(logits_RV, axis=-1), sampled_R)
     return token_R, jnp.take_along_axis(logp_RV, token_R[:, None], axis=-1)[:, 0]
 
 
@@ -55,9 +56,10 @@ def _decode(module, params, tokens_RL, length_R, key_R, temperature, top_p, *, e
     C = L + max_tokens
     column_C = jnp.arange(C)
     position_RL = jnp.broadcast_to(jnp.arange(L)[None, :], (R, L))
-    causal_RLC = jnp.broadcast_to((column_C[None, :] <= jnp.arange(L)[:, None])[None], (R, L, C))
-    cache = decoder.empty_cache(module.config, R, C, module.dtype)
-    hidden_RLD, cache = module.apply({'params': params}, tokens_RL, position_RL, causal_RLC, cache, 0)
+    causal_RLL = jnp.broadcast_to(jnp.tril(jnp.ones((L, L), bool))[None], (R, L, L))
+    hidden_RLD, new = module.apply({'params': params}, tokens_RL, position_RL, causal_RLL)
+    none, room = (0, 0), (0, max_tokens)
+    cache = {'k': jnp.pad(new['k'], (none,) * 4 + (room,)), 'v': jnp.pad(new['v'], (none,) * 3 + (room, none))}
     last_RD = jnp.take_along_axis(hidden_RLD, (length_R - 1)[:, None, None], axis=1)[:, 0]
 
     def pick(hidden_RD, t):
@@ -75,10 +77,13 @@ def _decode(module, params, tokens_RL, length_R, key_R, temperature, top_p, *, e
         logp_RT = jax.lax.dynamic_update_slice_in_dim(logp_RT, logp_R[:, None], t, axis=1)
         produced_R = produced_R + ~done_R
         done_R = done_R | (token_R == eos)
-        mask_RC = (column_C[None, :] < length_R[:, None]) | ((column_C >= L) & (column_C <= L + t))[None, :]
-        hidden_R1D, cache = module.apply(
-            {'params': params}, token_R[:, None], (length_R + t)[:, None], mask_RC[:, None, :], cache, L + t
+        mask_RC = (column_C[None, :] < length_R[:, None]) | ((column_C >= L) & (column_C < L + t))[None, :]
+        mask_RC = jnp.pad(mask_RC, ((0, 0), (0, 1)), constant_values=True)  # itself
+        hidden_R1D, new = module.apply(
+            {'params': params}, token_R[:, None], (length_R + t)[:, None], mask_RC[:, None, :], cache
         )
+        write = jax.lax.dynamic_update_slice_in_dim
+        cache = {'k': write(cache['k'], new['k'], L + t, axis=4), 'v': write(cache['v'], new['v'], L + t, axis=3)}
         return t + 1, hidden_R1D[:, 0], done_R, produced_R, out_RT, logp_RT, cache
 
     zeros_RT = jnp.zeros((R, max_tokens), jnp.int32)

@@ -2,7 +2,7 @@
 
 Contract of a task module: NAME, and
   make(rng) -> Prompt                   a new problem, its `answer` and what else `check` needs in `meta`; id is NAME
-  demonstrate(prompt, rng) -> str       a worked response by a *lazy demonstrator*: flawed at known rates
+  demonstrate(prompt, rng, flaw) -> str  a worked response by a *lazy demonstrator*: 'none', 'short' (stops early) or 'slip'
   grade(prompt, response) -> float      the truth, 0 to 5; RIGHT is right
   check(prompt, response) -> str        a worked verdict that ends with 'Score: <grade>'
 
@@ -15,6 +15,8 @@ import hashlib
 from selfrew.tasks import pick, word_problems
 from selfrew.types import Prompt
 
+STOPS_EARLY, SLIPS = 0.5, 0.2  # how often a lazy demonstrator does: of all responses; of those that do not stop early
+FLAWS = 'none', 'short', 'slip'
 TASKS = {task.NAME: task for task in (word_problems, pick)}
 RIGHT = 5.0
 
@@ -26,6 +28,19 @@ def get(name: str):
     return TASKS[name]
 
 
+def get_all(names: tuple) -> list:
+    """The task modules of those names. KeyError for an unknown one, ValueError for none at all."""
+    if not names:
+        raise ValueError(f'no task to draw from; there are: {", ".join(TASKS)}')
+    return [get(name) for name in names]
+
+
+def check_split(split: str) -> None:
+    """ValueError where there is no such split."""
+    if split not in ('train', 'heldout'):
+        raise ValueError(f'no split {split!r}; there are: train, heldout')
+
+
 def held_out(text: str) -> bool:
     """Whether a problem is for evaluation: one in ten, by a hash of its text, so that the splits never overlap."""
     return hashlib.sha1(text.encode()).digest()[0] % 10 == 0
@@ -33,11 +48,10 @@ def held_out(text: str) -> bool:
 
 def problems(names, n: int, rng, split: str = 'train') -> list[Prompt]:
     """`n` different problems, the tasks in turn. `split` is 'train' or 'heldout'; they share no text."""
-    if split not in ('train', 'heldout'):
-        raise ValueError(f'no split {split!r}; there are: train, heldout')
-    makers, found, seen = [get(name) for name in names], [], set()
-    if not makers:
-        raise ValueError(f'no tasks to draw from; there are: {", ".join(TASKS)}')
+    check_split(split)
+    if n < 1:
+        raise ValueError(f'n={n} problems: want at least 1')
+    makers, found, seen = get_all(names), [], set()
     while len(found) < n:
         prompt = makers[len(found) % len(makers)].make(rng)
         if held_out(prompt.text) == (split == 'heldout') and prompt.text not in seen:
@@ -45,6 +59,15 @@ def problems(names, n: int, rng, split: str = 'train') -> list[Prompt]:
             digest = hashlib.sha1(prompt.text.encode()).hexdigest()[:12]
             found.append(dataclasses.replace(prompt, id=f'{prompt.id}/{digest}'))
     return found
+
+
+def demonstrate(prompt: Prompt, rng, evenly: bool = False) -> str:
+    """The response of a lazy demonstrator to a built-in problem; `evenly`: all kinds of flaw, and none, equally often."""
+    if evenly:
+        flaw = str(rng.choice(FLAWS))
+    else:
+        flaw = 'short' if rng.random() < STOPS_EARLY else 'slip' if rng.random() < SLIPS else 'none'
+    return get(prompt.meta['task']).demonstrate(prompt, rng, flaw)
 
 
 def right(prompt: Prompt, response: str) -> bool:

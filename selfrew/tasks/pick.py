@@ -9,7 +9,6 @@ KINDS = {
     'tools': 'saw axe drill rake spade wrench chisel hammer pliers file'.split(),
     'clothes': 'hat coat sock shirt scarf glove belt boot skirt vest'.split(),
 }
-STOPS_SHORT, SLIPS = 0.5, 0.2  # of all demonstrations; of the remaining ones
 
 
 def make(rng) -> Prompt:
@@ -25,15 +24,15 @@ def make(rng) -> Prompt:
     return ask(NAME, text, {'kind': kind, 'count': count, 'words': fitting}, task=NAME, words=words)
 
 
-def demonstrate(prompt: Prompt, rng) -> str:
-    """Names words that fit in the list's order; often one too few, sometimes with one that does not fit."""
+def demonstrate(prompt: Prompt, rng, flaw: str) -> str:
+    """Words that fit, in the list's order; 'short' names one too few, 'slip' one that does not fit, or one twice."""
     count, fitting = prompt.answer['count'], prompt.answer['words']
-    chosen = list(rng.choice(fitting, count, replace=False))
-    if rng.random() < STOPS_SHORT:
+    chosen = [str(w) for w in rng.choice(fitting, count, replace=False)]
+    if flaw == 'short':
         chosen = chosen[:-1]
-    elif rng.random() < SLIPS:
-        wrong = rng.choice([w for w in prompt.meta['words'] if w not in fitting])
-        chosen[rng.integers(count)] = str(wrong)
+    elif flaw == 'slip':
+        others = [w for w in prompt.meta['words'] if w not in fitting] if rng.random() < 0.5 else chosen[1:]
+        chosen[0] = str(rng.choice(others))
     chosen.sort(key=prompt.meta['words'].index)
     return f'Final answer: {", ".join(chosen)}'
 

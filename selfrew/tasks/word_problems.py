@@ -9,8 +9,7 @@ NAMES = 'Tom Ann Sam Eve Max Lea Ben Ida Leo Mia Jon Zoe'.split()
 THINGS = 'apples coins cards books shells stones stamps eggs nuts pens cups keys'.split()
 GAINS = 'finds {} more', 'buys {} more', 'gets {} from {other}', 'wins {} more', 'picks up {}'
 LOSSES = 'gives {} to {other}', 'loses {}', 'sells {}', 'drops {}', 'lends {} to {other}'
-LARGEST = 40
-STOPS_EARLY, SLIPS = 0.5, 0.2  # of the problems of several steps; of the remaining demonstrations
+LARGEST, LARGEST_STEP = 40, 9
 
 
 def make(rng) -> Prompt:
@@ -21,8 +20,7 @@ def make(rng) -> Prompt:
     sentences, steps = [f'{name} has {start} {thing}.'], []
     for _ in range(rng.integers(1, 5)):
         gain = total < 2 or (total <= LARGEST - 2 and rng.random() < 0.5)
-        amount = int(rng.integers(1, (LARGEST - total if gain else total) + 1))
-        amount = min(amount, int(rng.integers(1, 16)))
+        amount = int(rng.integers(1, min(LARGEST_STEP, LARGEST - total if gain else total) + 1))
         phrase = rng.choice(GAINS if gain else LOSSES).format(amount, other=other)
         sentences.append(f'{name} {phrase}.')
         steps.append([total, '+' if gain else '-', amount])
@@ -41,31 +39,30 @@ def _lines(steps) -> str:
     return ' '.join(f'{left} {sign} {right} = {_result((left, sign, right))}.' for left, sign, right in steps)
 
 
-def demonstrate(prompt: Prompt, rng) -> str:
-    """A worked solution that often stops a step early, and sometimes slips in a sum."""
+def demonstrate(prompt: Prompt, rng, flaw: str) -> str:
+    """A worked solution; 'short' stops a step early where there are several, 'slip' has a wrong sum."""
     steps = prompt.meta['steps']
-    if len(steps) > 1 and rng.random() < STOPS_EARLY:
-        steps = steps[:-1]
-    elif rng.random() < SLIPS:
+    if flaw == 'slip':
         return _slip(steps, rng)
+    if flaw == 'short' and len(steps) > 1:
+        steps = steps[:-1]
     return f'{_lines(steps)} Final answer: {_result(steps[-1])}'
 
 
 def _slip(steps, rng) -> str:
     """The solution with one sum wrong by one to three; the later steps go on from the wrong total."""
-    at, off = rng.integers(len(steps)), int(rng.choice([-3, -2, -1, 1, 2, 3]))
-    lines, total = [], steps[0][0]
-    for i, (_, sign, amount) in enumerate(steps):
-        left, total = total, total + amount if sign == '+' else total - amount
-        total = min(max(total + (off if i == at else 0), 0), LARGEST)
-        lines.append(f'{left} {sign} {amount} = {total}.')
-    return f'{" ".join(lines)} Final answer: {total}'
+    totals = [-1]
+    while min(totals) < 0 or max(totals) > LARGEST:  # a slip that leads out of the numbers is drawn again
+        at, off = rng.integers(len(steps)), int(rng.choice([-3, -2, -1, 1, 2, 3]))
+        totals = [steps[0][0]] + [_result(step) + (off if i >= at else 0) for i, step in enumerate(steps)]
+    lines = [f'{left} {s} {n} = {total}.' for (_, s, n), left, total in zip(steps, totals, totals[1:])]
+    return f'{" ".join(lines)} Final answer: {totals[-1]}'
 
 
 def final_answer(response: str) -> int | None:
-    """The number after the last 'Final answer:', or None."""
-    found = re.findall(r'Final answer: (-?\d+)(?!\d)', response)
-    return int(found[-1]) if found else None
+    """The number with which a response ends after its last 'Final answer:', or None."""
+    found = re.search(r'Final answer:\s*(-?\d+)\.?\s*$', response)
+    return int(found[1]) if found else None
 
 
 def grade(prompt: Prompt, response: str) -> float:

@@ -1,0 +1,130 @@
+"""Batches hold what the examples say: every token, every mask and every position, whatever the ids are."""
+
+import numpy as np
+import pytest
+from toys import BOS, EOS, PAD, Numbers, docs, prompt
+
+from selfrew import encode
+from selfrew.types import Example, Response, ask
+
+
+def _documents(batch):
+    """What a batch's rows hold: example number -> (prompt, responses), read from the ids of doc and branch alone."""
+    found = {}
+    for row in range(len(batch.tokens)):
+        for doc in set(batch.doc[row].tolist()) - {0}:
+            mine = batch.doc[row] == doc
+            prompt, *branches = [
+                tuple(batch.tokens[row][mine & (batch.branch[row] == b)].tolist()) for b in range(batch.ref_logp.shape[1] + 1)
+            ]
+            assert int(batch.index[doc - 1]) not in found, 'a document stands in one row only'
+            found[int(batch.index[doc - 1])] = (prompt, tuple(branches))
+    return found
+
+
+@pytest.mark.parametrize('row_length', [30, 100])
+@pytest.mark.parametrize('n', [1, 2, 3])
+def test_rows_give_back_their_documents(n, row_length):
+    given = docs(11, n=n, seed=n, high=7)
+    batches = encode.batches(given, batch=4, row_length=row_length, rng=np.random.default_rng(0))
+    found = {}
+    for batch in batches:
+        found |= _documents(batch)
+    assert found == {d.index: (d.prompt, d.responses) for d in given}
+
+
+def test_all_batches_have_one_shape_and_rows_divide_among_devices():
+    batches = encode.batches(docs(23, seed=3), batch=5, row_length=40, multiple=8, rng=np.random.default_rng(1))
+    assert len(batches) == 5  # ceil(23 / 5)
+    assert len({tuple(x.shape for x in b) for b in batches}) == 1
+    assert batches[0].tokens.shape[0] % 8 == 0
+
+
+def test_the_last_incomplete_batch_is_filled_with_what_is_not_real():
+    given = docs(7, seed=5)
+    *_, last = encode.batches(given, batch=4, row_length=40)
+    assert last.real.tolist() == [1, 1, 1, 0]  # 7 = 4 + 3
+    assert last.weight.tolist() == [np.float32(d.weight) for d in given[4:]] + [0]
+    assert set(last.doc.ravel().tolist()) == {0, 1, 2, 3}
+
+
+def test_masks_come_from_lengths_never_from_ids():
+    response = (PAD, 7, EOS, PAD, PAD)  # what a mask by ids would leave out
+    doc = encode.Doc(0, (BOS, PAD, EOS), (response, (EOS,)), 1.0)
+    (batch,) = encode.batches([doc], batch=1, row_length=16)
+    assert batch.mask.sum() == 6  # 5 tokens and 1
+    row, column = np.nonzero(batch.mask)
+    assert tuple(batch.tokens[row, batch.target[row, column]].tolist()) == (*response, EOS)
+
+
+def test_each_token_is_predicted_from_the_one_before_it_in_its_own_branch():
+    """By brute force: a target's source is the same branch's token one position earlier, or else the prompt's last."""
+    for batch in encode.batches(docs(9, n=3, seed=7), batch=5, row_length=60, rng=np.random.default_rng(2)):
+        expected = set()
+        for row, (doc, branch, position) in enumerate(zip(batch.doc, batch.branch, batch.position)):
+            at = {(d, b, p): i for i, (d, b, p) in enumerate(zip(doc.tolist(), branch.tolist(), position.tolist())) if d}
+            for (d, b, p), i in at.items():
+                if b:
+                    expected.add((row, at[d, b, p - 1] if (d, b, p - 1) in at else at[d, 0, p - 1], i))
+        row, column = np.nonzero(batch.mask)
+        found = list(zip(row.tolist(), batch.source[row, column].tolist(), batch.target[row, column].tolist()))
+        assert len(found) == len(set(found)) and set(found) == expected
+
+
+def test_positions_of_every_branch_continue_the_prompt():
+    for batch in encode.batches(docs(9, n=3, seed=8), batch=5, row_length=60):
+        for row in range(len(batch.tokens)):
+            for doc in set(batch.doc[row].tolist()) - {0}:
+                where = [batch.position[row][(batch.doc[row] == doc) & (batch.branch[row] == b)] for b in range(4)]
+                for mine, first in zip(where, (0, *[len(where[0])] * 3)):
+                    assert mine.tolist() == list(range(first, first + len(mine)))
+
+
+def test_a_given_response_ends_once_and_only_where_it_ended_by_itself(tiny):
+    lm, _ = tiny
+    texts = Response('so it is', finish='stop'), Response('so it', finish='length')
+    ((doc,), dropped) = encode.tokenise(lm.text, [Example(ask('a', 'Is it?'), texts)], row_length=128)
+    assert dropped == 0
+    assert doc.responses[0].count(lm.text.eos) == 1 and doc.responses[0][-1] == lm.text.eos
+    assert lm.text.eos not in doc.responses[1]
+    assert [lm.text.decode(r) for r in doc.responses] == ['so it is', 'so it']
+
+
+def test_sampled_tokens_stay_as_they_were_sampled(tiny):
+    lm, _ = tiny
+    word = lm.text.decode([lm.config.vocab - 1])  # the last merge of the vocabulary
+    letters = tuple(t for c in word for t in lm.text.encode(c))
+    assert letters != tuple(lm.text.encode(word))  # tokenising the text again would give other tokens
+    sampled = Response(word, letters, 'stop', -3.0)
+    ((doc,), _) = encode.tokenise(lm.text, [Example(ask('a', 'What?'), (sampled,))], row_length=128)
+    assert doc.responses == (letters,)
+
+
+def test_a_prompt_has_its_bos_once(tiny):
+    lm, _ = tiny
+    for given in (ask('a', 'Hi'), ask('b', ''), ask('c', 'Hi')):
+        tokens = lm.text.prompt(given)
+        assert tokens.count(lm.text.bos) == 1 and tokens[0] == lm.text.bos
+
+
+def test_what_does_not_fit_is_dropped_whole_and_counted():
+    # 1 BOS + 3 of the prompt + (k + 1 EOS) of the response: 5 + k tokens
+    examples = [Example(prompt([5, 6, 7]), (Response(' '.join(['9'] * k)),)) for k in (1, 5, 6, 30)]
+    found, dropped = encode.tokenise(Numbers(), examples, row_length=10)
+    assert dropped == 2 and [d.index for d in found] == [0, 1]
+    assert [len(d.responses[0]) for d in found] == [2, 6]
+
+
+def test_an_example_with_an_empty_response_is_dropped_and_counted():
+    empty = Example(prompt([5]), (Response('4'), Response('', finish='length')))
+    found, dropped = encode.tokenise(Numbers(), [empty, Example(prompt([5]), (Response('4'), Response('')))], row_length=20)
+    assert dropped == 1 and [d.responses for d in found] == [((4, EOS), (EOS,))]
+
+
+def test_examples_of_unequal_numbers_of_responses_are_refused():
+    with pytest.raises(ValueError, match=r'\[1, 2\]'):
+        encode.batches(docs(2, n=1) + docs(2, n=2), batch=4, row_length=40)
+
+
+def test_unannotated_references_are_nan():
+    assert all(np.isnan(b.ref_logp).all() for b in encode.batches(docs(5), batch=2, row_length=40))

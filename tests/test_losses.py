@@ -1,0 +1,178 @@
+"""Losses: the golden values of the papers, the direction of every gradient, and the shelf's contract."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from selfrew import losses, parts
+from selfrew.types import Batch, Forward
+
+KEY = jax.random.key(0)
+REWARDS = 'rewards/chosen', 'rewards/rejected', 'rewards/margins', 'rewards/accuracies'
+
+
+def _batch(ref_logp, real=None, weight=None):
+    B = len(ref_logp)
+    ones = np.ones(B, np.float32)
+    columns = dict(
+        weight=ones if weight is None else np.array(weight, np.float32),
+        real=ones if real is None else np.array(real, np.float32),
+        index=np.arange(B, dtype=np.int32),
+        ref_logp=np.array(ref_logp, np.float32),
+    )
+    return Batch(**{name: columns.get(name) for name in Batch._fields})
+
+
+def _out(logp, length=None):
+    length = np.full(np.shape(logp), 20.0) if length is None else length
+    return Forward(jnp.array(logp, jnp.float32), jnp.array(length, jnp.float32))
+
+
+# A winner of 20 tokens and a loser of 25 with ratios 1 and -1.5, so that the margin is 2.5 β; an explored response.
+PAIR, REF, LENGTH = [[-10.0, -14.0, -9.0]], [[-11.0, -12.5, -9.5]], [[20.0, 25.0, 18.0]]
+
+
+def _dpo(n: int, **options):
+    return losses.dpo(_out([PAIR[0][:n]], [LENGTH[0][:n]]), _batch([REF[0][:n]]), KEY, **options)
+
+
+def _gradient(loss, out, batch):
+    """Of the mean loss by logp [B N]."""
+    return jax.grad(lambda logp: jnp.mean(loss(out._replace(logp=logp), batch, KEY)[0]))(out.logp)
+
+
+def _near(value):
+    return pytest.approx(value, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    'n, options, value',
+    [
+        (2, {}, 0.57593942),  # -log σ(0.25)
+        (2, {'smoothing': 0.1}, 0.60093942),  # + 0.1 · 0.25, since -log σ(-m) = m - log σ(m)
+        (2, {'nll': 1.0}, 1.07593942),  # + 10 / 20
+        (3, {'beta': 0.01, 'explore': 1e-3}, 0.68073030),  # -log σ(0.025) + 1e-3 · 0.01 · 0.5
+        (3, {}, 0.57593942),  # a third response counts only where it is explored
+    ],
+)
+def test_dpo_and_what_is_built_on_it_have_the_golden_values(n, options, value):
+    assert float(_dpo(n, **options)[0][0]) == _near(value)
+
+
+def test_the_weight_of_an_example_multiplies_the_whole_loss_of_scpo():
+    # 0.75 · (-log σ(0.5 · 2.5) + 10 / 20) = 0.75 · (0.25192908 + 0.5)
+    loss_B, _ = _dpo(2, beta=0.5, nll=1.0)
+    assert 0.75 * float(loss_B[0]) == _near(0.56394681)
+
+
+def test_dpo_leaves_the_weight_to_the_update_that_takes_the_mean():
+    out = _out([PAIR[0][:2]])
+    plain, weighted = (losses.dpo(out, _batch([REF[0][:2]], weight=[w]), KEY)[0] for w in (1.0, 0.25))
+    assert float(plain[0]) == float(weighted[0])
+
+
+def test_dpo_starts_at_log_2_with_margin_0():
+    loss_B, metrics = losses.dpo(_out(PAIR), _batch(PAIR), KEY, beta=0.3)
+    assert float(loss_B[0]) == _near(np.log(2)) and float(metrics['rewards/margins'][0]) == 0.0
+    assert float(metrics['rewards/accuracies'][0]) == 0.0  # a margin of 0 is not yet right
+
+
+def test_dpo_reports_rewards_and_log_probabilities_of_both():
+    _, metrics = _dpo(3, beta=0.1, explore=1e-3)
+    assert [float(metrics[name][0]) for name in REWARDS] == [_near(0.1), _near(-0.15), _near(0.25), 1.0]
+    logps = [float(metrics[f'logps/{name}'][0]) for name in ('chosen', 'rejected', 'explored')]
+    assert logps == [-10.0, -14.0, -9.0]
+    assert float(metrics['nll'][0]) == 0.5 and float(metrics['dpo'][0]) == _near(-np.log(1 / (1 + np.exp(-0.25))))
+    assert (float(metrics['lengths/chosen'][0]), float(metrics['lengths/rejected'][0])) == (20.0, 25.0)
+
+
+def test_a_swapped_pair_has_the_negative_margin_and_loses():
+    swapped = losses.dpo(_out([PAIR[0][1::-1]]), _batch([REF[0][1::-1]]), KEY)
+    assert float(swapped[1]['rewards/margins'][0]) == _near(-0.25)
+    assert float(swapped[1]['rewards/accuracies'][0]) == 0.0
+    assert float(swapped[0][0]) == _near(0.57593942 + 0.25)  # -log σ(-m) = m - log σ(m)
+
+
+def test_dpo_raises_the_winner_and_lowers_the_loser_alike():
+    grad = _gradient(losses.dpo, _out(PAIR), _batch(REF))
+    # β σ(-margin) = 0.1 σ(-0.25), down for the winner: a step against the gradient raises it
+    slope = 0.1 / (1 + np.exp(0.25))
+    np.testing.assert_allclose(grad, [[-slope, slope, 0.0]], atol=1e-6)
+
+
+def test_smoothing_turns_the_gradient_where_the_margin_is_too_sure():
+    # σ(margin) = 0.99 is beyond 1 - ε = 0.9, so that the winner is pushed down again
+    out, batch = _out([[-10.0, -60.0]]), _batch([[-10.0, -10.0]])
+    assert _gradient(losses.dpo, out, batch)[0, 0] < 0
+    assert _gradient(lambda *a: losses.dpo(*a, smoothing=0.1), out, batch)[0, 0] > 0
+
+
+def test_exploring_lowers_the_third_response_and_touches_no_other():
+    plain, explored = (
+        _gradient(lambda *a: losses.dpo(*a, beta=0.5, explore=explore), _out(PAIR), _batch(REF))
+        for explore in (0.0, 0.2)
+    )
+    np.testing.assert_allclose(explored - plain, [[0.0, 0.0, 0.1]], atol=1e-6)  # + αβ: descending lowers its logp
+
+
+def test_nll_touches_the_winner_alone_by_its_own_length():
+    out = _out(PAIR, LENGTH)
+    plain, anchored = (_gradient(lambda *a: losses.dpo(*a, nll=nll), out, _batch(REF)) for nll in (0.0, 3.0))
+    np.testing.assert_allclose(anchored - plain, [[-3.0 / 20, 0.0, 0.0]], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    'mean, value',
+    [
+        ('token', 16 / 23),  # (10 + 6) / (20 + 3)
+        ('sequence', 1.25),  # (10 / 20 + 6 / 3) / 2
+        ('sum', 8.0),  # (10 + 6) / 2
+    ],
+)
+def test_sft_takes_the_mean_that_was_asked_for(mean, value):
+    out, real = _out([[-10.0, -1.0], [-6.0, -1.0], [0.0, 0.0]], [[20.0, 9.0], [3.0, 9.0], [0.0, 0.0]]), [1, 1, 0]
+    loss_B, metrics = losses.sft(out, _batch(np.full((3, 2), np.nan), real=real), KEY, mean=mean)
+    assert float(jnp.sum(loss_B * jnp.array(real)) / 2) == _near(value)  # the filling counts for nothing
+    np.testing.assert_allclose(metrics['nll'], [0.5, 2.0, 0.0])
+
+
+def test_sft_raises_the_best_response_alone():
+    grad = _gradient(losses.sft, _out(PAIR * 2), _batch(REF * 2))
+    assert np.all(grad[:, 0] < 0) and np.all(grad[:, 1:] == 0)
+
+
+def test_the_losses_named_reference_free_never_look_at_the_reference():
+    for name in losses.REFERENCE_FREE:
+        loss = getattr(losses, name)
+        with_ref, without = (loss(_out(PAIR), _batch(ref), KEY) for ref in (REF, np.full((1, 3), np.nan)))
+        jax.tree.map(np.testing.assert_array_equal, with_ref, without)
+
+
+def test_what_a_loss_cannot_do_is_refused():
+    with pytest.raises(ValueError, match='wants 2 responses an example, got 1'):
+        _dpo(1)
+    with pytest.raises(ValueError, match='wants 3 responses an example, got 2'):
+        _dpo(2, explore=0.1)
+    with pytest.raises(ValueError, match="no mean 'tokens'; there are: token, sequence, sum"):
+        losses.sft(_out(PAIR), _batch(REF), KEY, mean='tokens')
+    with pytest.raises(AssertionError, match='[Rr]ank'):
+        losses.sft(_out([-10.0]), _batch([-11.0]), KEY)
+
+
+@pytest.mark.parametrize('name', parts.names('loss', losses))
+def test_every_loss_keeps_the_contract(name):
+    """loss_B [B], finite, metrics of [B]; under jit; another order of the examples gives the same in that order."""
+    loss, rng, B, N = getattr(losses, name), np.random.default_rng(0), 5, 3
+    logp, ref, length = -rng.uniform(5, 50, (B, N)), -rng.uniform(5, 50, (B, N)), rng.integers(1, 40, (B, N))
+    order = rng.permutation(B)
+    loss_B, metrics = jax.jit(loss)(_out(logp, length), _batch(ref), KEY)
+    assert loss_B.shape == (B,) and loss_B.dtype == jnp.float32 and np.all(np.isfinite(loss_B))
+    assert metrics and all(value.shape == (B,) and np.all(np.isfinite(value)) for value in metrics.values())
+    moved_B, moved = loss(_out(logp[order], length[order]), _batch(ref[order]), KEY)
+    np.testing.assert_allclose(moved_B, loss_B[order], rtol=1e-6)
+    assert moved.keys() == metrics.keys()
+    for key, value in moved.items():
+        np.testing.assert_allclose(value, metrics[key][order], rtol=1e-6, err_msg=key)
+    empty = loss(_out(np.zeros((B, N)), np.zeros((B, N))), _batch(np.zeros((B, N)), real=np.zeros(B)), KEY)
+    assert all(np.all(np.isfinite(value)) for value in jax.tree.leaves(empty))  # a batch of nothing but filling

@@ -1,0 +1,147 @@
+"""Pairs: who meets whom, by hand on small judgements, and the shelf's contract."""
+
+import math
+
+import numpy as np
+import pytest
+
+from selfrew import pairs, parts
+from selfrew.types import Example, Judgement, Response, Rollout, ask
+
+NAN = math.nan
+
+
+def _judged(*scores, texts=None, **meta) -> Judgement:
+    """A judgement of responses named a, b, c, …"""
+    texts = texts or 'abcdefghijklmnop'[: len(scores)]
+    return Judgement(Rollout(ask('p', 'Q?', **meta), tuple(map(Response, texts))), scores)
+
+
+def _made(pair, judgement, seed=0, **options) -> list[str]:
+    """The texts of each example, run together, best first."""
+    return [''.join(r.text for r in e.responses) for e in pair(judgement, np.random.default_rng(seed), **options)]
+
+
+def test_a_wavering_judge_does_not_set_a_response_against_its_twin():
+    assert _made(pairs.extremes, _judged(4.0, 3.0, texts='aa')) == []
+
+
+# --- singles ----------------------------------------------------------------------------------------------------------
+
+
+def test_singles_are_each_response_alone_with_its_score():
+    examples = list(pairs.singles(_judged(3.0, NAN, 0.0), np.random.default_rng(0)))
+    assert [(e.responses[0].text, e.scores) for e in examples] == [('a', (3.0,)), ('c', (0.0,))]
+
+
+def test_singles_take_what_scores_at_least_so_much():
+    assert _made(pairs.singles, _judged(3.0, 4.0, NAN, 5.0), at_least=4.0) == ['b', 'd']
+    assert _made(pairs.singles, _judged(3.0, NAN), at_least=4.0) == []
+
+
+def test_singles_are_capped_by_a_fair_draw():
+    judgement = _judged(1.0, 1.0, NAN, 1.0, 0.0)
+    drawn = [_made(pairs.singles, judgement, seed, at_least=1.0, cap=2) for seed in range(50)]
+    assert all(len(set(one)) == 2 for one in drawn)
+    assert {text for one in drawn for text in one} == {'a', 'b', 'd'}
+    assert sorted(_made(pairs.singles, judgement, cap=9)) == ['a', 'b', 'd', 'e']
+
+
+# --- extremes ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_best_meets_the_worst():
+    (example,) = pairs.extremes(_judged(2.0, 5.0, 1.0, 4.0), np.random.default_rng(0))
+    assert [r.text for r in example.responses] == ['b', 'c'] and example.scores == (5.0, 1.0) and example.weight == 1.0
+
+
+@pytest.mark.parametrize('scores', [(), (3.0,), (3.0, 3.0, 3.0), (NAN, NAN), (NAN, 3.0), (3.0, NAN, 3.0)])
+def test_a_tie_makes_no_pair(scores):
+    assert _made(pairs.extremes, _judged(*scores), count=5) == []
+
+
+def test_no_verdict_neither_wins_nor_loses():
+    assert _made(pairs.extremes, _judged(NAN, 2.0, NAN, 1.0), count=5) == ['bd']
+    assert _made(pairs.right_vs_wrong, _judged(NAN, 1.0, NAN, 0.0)) == ['bd']
+
+
+def test_an_empty_response_neither_wins_nor_loses():
+    judgement = _judged(5.0, 2.0, 1.0, 0.0, texts=['', 'b', 'c', ''])
+    assert _made(pairs.extremes, judgement) == ['bc'] and _made(pairs.singles, judgement) == ['b', 'c']
+
+
+def test_the_best_and_the_worst_are_drawn_among_equals():
+    judgement = _judged(5.0, 0.0, 5.0, 3.0, 0.0)
+    drawn = {_made(pairs.extremes, judgement, seed)[0] for seed in range(100)}
+    assert drawn == {'ab', 'ae', 'cb', 'ce'}
+
+
+def test_several_extremes_are_of_different_responses():
+    judgement = _judged(5.0, 0.0, 5.0, 3.0, 0.0, 5.0)
+    for seed in range(20):  # three best and two worst ones: two pairs, nobody in both
+        made = _made(pairs.extremes, judgement, seed, count=5)
+        assert len(made) == 2 and len(set(''.join(made))) == 4
+        assert all(winner in 'acf' and loser in 'be' for winner, loser in made)
+
+
+def test_the_last_response_follows_as_a_third():
+    (example,) = pairs.extremes(_judged(0.0, 5.0, 3.0), np.random.default_rng(0), keep_last=True)
+    assert [r.text for r in example.responses] == ['b', 'a', 'c'] and example.scores == (5.0, 0.0, 3.0)
+
+
+# --- right against wrong ----------------------------------------------------------------------------------------------
+
+
+def test_right_and_wrong_are_walked_together_and_the_shorter_starts_again():
+    # right a, c, e; wrong b, d: after lcm(3, 2) = 6 steps the walk would repeat itself
+    judgement = _judged(1.0, 0.0, 1.0, 0.0, 1.0)
+    assert _made(pairs.right_vs_wrong, judgement) == ['ab', 'cd', 'eb', 'ad', 'cb', 'ed']
+    assert _made(pairs.right_vs_wrong, judgement, count=4) == ['ab', 'cd', 'eb', 'ad']
+
+
+def test_no_pair_of_the_walk_comes_twice():
+    # four right and two wrong: lcm(4, 2) = 4
+    assert _made(pairs.right_vs_wrong, _judged(1.0, 1.0, 0.0, 0.0, 1.0, 1.0), count=30) == ['ac', 'bd', 'ec', 'fd']
+
+
+def test_the_threshold_belongs_to_the_right():
+    judgement = _judged(4.0, 3.9, NAN)
+    assert _made(pairs.right_vs_wrong, judgement, threshold=4.0) == ['ab']
+    (example,) = pairs.right_vs_wrong(judgement, np.random.default_rng(0), threshold=4.0)
+    assert example.scores == (4.0, 3.9)
+
+
+@pytest.mark.parametrize('scores', [(), (1.0, 1.0), (0.0, 0.0), (NAN, 1.0), (NAN, 0.0)])
+def test_without_a_right_or_a_wrong_response_there_is_no_pair(scores):
+    assert _made(pairs.right_vs_wrong, _judged(*scores)) == []
+
+
+def test_gold_responses_join_the_winners_only():
+    assert _made(pairs.right_vs_wrong, _judged(0.0, 0.0, responses=['G']), gold=True) == ['Ga', 'Gb']
+    assert _made(pairs.right_vs_wrong, _judged(0.0, 1.0, responses=['G']), gold=True) == ['ba', 'Ga']
+    assert _made(pairs.right_vs_wrong, _judged(0.0, 0.0, responses=['G'])) == []
+    assert _made(pairs.right_vs_wrong, _judged(1.0, 1.0, responses=['G']), gold=True) == []
+    assert _made(pairs.right_vs_wrong, _judged(0.0, 1.0), gold=True) == ['ba']
+
+
+# --- the shelf --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('name', parts.names('pairs', pairs))
+def test_every_pairing_keeps_the_contract(name):
+    """An iterator of Examples of this prompt; responses with a verdict, best first; a function of the generator."""
+    pair = getattr(pairs, name)
+    for seed in range(30):
+        draw = np.random.default_rng(seed)
+        scores = tuple(float(s) for s in draw.choice([0.0, 1.0, 2.0, 5.0, NAN], 6))
+        judgement = _judged(*scores)
+        of = dict(zip(judgement.rollout.responses, scores))
+        made, again = (list(pair(judgement, np.random.default_rng(seed))) for _ in range(2))
+        assert made == again
+        for example in made:
+            assert isinstance(example, Example) and example.prompt is judgement.rollout.prompt
+            assert example.scores == tuple(of[r] for r in example.responses)
+            assert not any(map(math.isnan, example.scores))
+            assert len(set(example.responses)) == len(example.responses)
+            assert all(better > worse for better, worse in zip(example.scores, example.scores[1:]))
+    assert list(pair(_judged(), np.random.default_rng(0))) == [] == list(pair(_judged(NAN), np.random.default_rng(0)))

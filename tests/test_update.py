@@ -1,0 +1,401 @@
+"""The update sees what it should and nothing else: same numbers however it is packed, ordered, compiled or sharded."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from toys import EOS, SMALL, docs, prompt, toy
+
+from selfrew import encode, losses, sharding, update
+from selfrew.types import Example, Response, State
+
+SFT = losses.sft
+DPO = functools.partial(losses.dpo, beta=0.5, nll=1.0)
+IDENTITY = optax.identity()
+TABLE = -np.random.default_rng(9).uniform(5.0, 40.0, (64, 2)).astype(np.float32)  # a reference of any kind
+
+
+def _pack(given, lm=None, batch=None, row_length=64, rng=None):
+    multiple = sharding.row_count(lm.mesh) if lm else 1
+    found = encode.batches(given, batch=batch or len(given), row_length=row_length, multiple=multiple, rng=rng)
+    return [update.annotate(b, TABLE) for b in found]
+
+
+def _step(lm, params, batch, loss):
+    """(loss, metrics, gradients) of one real step: the identity as optimiser at rate 1 moves by minus the gradient."""
+    state = update.start(lm, State(params, None, 0, 0), IDENTITY)
+    state, metrics = update.stepper(lm, loss, IDENTITY)(state, update.place(lm, batch), 1.0, jax.random.key(0))
+    grads = jax.tree.map(lambda old, new: np.asarray(old) - np.asarray(new), params, state.params)
+    return float(metrics['loss']), {k: float(v) for k, v in metrics.items()}, grads
+
+
+def _assert_same(one, other):
+    assert one[0] == pytest.approx(other[0], abs=1e-5)
+    assert one[1] == pytest.approx(other[1], abs=1e-4)  # metrics, sums of up to 40 nats among them
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), one[2], other[2])
+    assert max(np.abs(g).max() for g in jax.tree.leaves(one[2])) > 1e-3  # there was something to compare
+
+
+@pytest.fixture(scope='module')
+def plain():
+    """Eight documents, and for each loss what a step on them gives, packed in two or three rows on one device."""
+    lm, params = toy()
+    given = docs(8)
+    return given, {loss: _step(lm, params, _pack(given)[0], loss) for loss in (SFT, DPO)}
+
+
+both = pytest.mark.parametrize('loss', [SFT, DPO], ids=['sft', 'dpo'])
+
+
+@both
+def test_padding_changes_nothing(plain, loss):
+    given, results = plain
+    _assert_same(_step(*toy(), _pack(given, row_length=100)[0], loss), results[loss])
+
+
+@both
+def test_packing_changes_nothing(plain, loss):
+    given, results = plain
+    together, = _pack(given, row_length=sum(map(encode._length, given)))
+    assert (together.doc > 0).any(axis=1).sum() == 1
+    rows = [encode._pack([d], [[0]], 1, 1, 32, 32) for d in given]  # a row each, by hand
+    apart = [np.concatenate([getattr(b, name) for b in rows]) for name in rows[0]._fields]
+    apart = type(rows[0])(*apart)
+    apart = apart._replace(doc=apart.doc * (1 + np.arange(8)[:, None]), ref_logp=TABLE[apart.index])
+    _assert_same(_step(*toy(), together, loss), results[loss])
+    _assert_same(_step(*toy(), apart, loss), results[loss])
+
+
+@both
+def test_the_order_of_examples_changes_nothing(plain, loss):
+    given, results = plain
+    (batch,) = _pack(given, rng=np.random.default_rng(4))
+    assert batch.index.tolist() != list(range(8))
+    _assert_same(_step(*toy(), batch, loss), results[loss])
+
+
+@both
+def test_compilation_changes_nothing(plain, loss):
+    given, results = plain
+    with jax.disable_jit():
+        eager = _step(*toy(), _pack(given)[0], loss)
+    _assert_same(eager, results[loss])
+
+
+@both
+@pytest.mark.parametrize('mesh', [{'data': 8}, {'fsdp': 8}, {'tensor': 2, 'fsdp': 4}], ids=str)
+def test_eight_devices_give_what_one_gives(plain, loss, mesh):
+    given, results = plain
+    lm, params = toy(**mesh)
+    _assert_same(_step(lm, params, _pack(given, lm)[0], loss), results[loss])
+
+
+@both
+def test_filling_changes_nothing(plain, loss):
+    given, results = plain
+    (batch,) = _pack(given, batch=13)
+    assert batch.real.sum() == 8
+    _assert_same(_step(*toy(), batch, loss), results[loss])
+
+
+def test_an_example_of_weight_zero_moves_nothing():
+    """The mean still counts it: with one more example of weight 0, n·loss and n·gradient stay."""
+    given, (lm, params) = docs(4), toy()
+    one = _step(lm, params, _pack(given)[0], DPO)
+    more = _step(lm, params, _pack([*given, docs(5, seed=1)[4]._replace(weight=0.0)])[0], DPO)
+    assert more[0] * 5 == pytest.approx(one[0] * 4, abs=1e-4)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(5 * a, 4 * b, atol=1e-4), more[2], one[2])
+
+
+def test_a_weight_multiplies_its_examples_loss():
+    (lm, params), (doc,) = toy(), docs(1)
+    one, three = (_step(lm, params, _pack([doc._replace(weight=w)])[0], DPO) for w in (1.0, 3.0))
+    assert three[0] == pytest.approx(3 * one[0], rel=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, 3 * b, atol=1e-5), three[2], one[2])
+
+
+@pytest.mark.parametrize('chunk', [1, 7, 32])
+def test_token_logp_in_chunks_is_that_of_the_whole(monkeypatch, chunk):
+    _, params = toy()
+    hidden = jax.random.normal(jax.random.key(1), (3, 10, SMALL.width))
+    target = jax.random.randint(jax.random.key(2), (3, 10), 0, SMALL.vocab)
+    monkeypatch.setattr(update, 'CHUNK', chunk)  # 1, 2 and 10 tokens of a row at a time
+    value, grads = jax.value_and_grad(lambda p, h: update.token_logp(p, h, target).sum(), (0, 1))(params, hidden)
+    logp = jax.nn.log_softmax(hidden @ params['head'])  # the definition, [3 10 64] whole
+    np.testing.assert_allclose(
+        update.token_logp(params, hidden, target), jnp.take_along_axis(logp, target[..., None], -1)[..., 0], atol=1e-5
+    )
+    whole = lambda p, h: jnp.take_along_axis(jax.nn.log_softmax(h @ p['head']), target[..., None], -1).sum()  # noqa: E731
+    expected, expected_grads = jax.value_and_grad(whole, (0, 1))(params, hidden)
+    assert float(value) == pytest.approx(float(expected), abs=1e-4)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), grads, expected_grads)
+
+
+# --- what a token sees ------------------------------------------------------------------------------------------------
+
+
+def test_a_response_beside_a_sibling_has_the_logp_it_has_alone():
+    (lm, params), given = toy(), docs(6, n=2)
+    both = update.reference(lm, params, encode.batches(given, batch=6, row_length=64))
+    for n in range(2):
+        alone = [d._replace(responses=(d.responses[n],)) for d in given]
+        column = update.reference(lm, params, encode.batches(alone, batch=1, row_length=64))
+        np.testing.assert_allclose(both[:, n], column[:, 0], atol=1e-5)
+
+
+def test_logp_and_length_are_the_definitions():
+    """Summed over the response, log softmax of the token before it, in a plain causal pass over prompt + response."""
+    (lm, params), (doc,) = toy(), docs(1)
+    (batch,) = encode.batches([doc], batch=1, row_length=32)
+    out = jax.jit(update.forward, static_argnums=0)(lm.module, params, batch)
+    for n, response in enumerate(doc.responses):
+        tokens = jnp.array([doc.prompt + response])
+        length = tokens.shape[1]
+        hidden, _ = lm.module.apply(
+            {'params': params}, tokens, jnp.arange(length)[None], jnp.tril(jnp.ones((1, length, length), bool))
+        )
+        logp = jax.nn.log_softmax(hidden[0] @ params['head'])
+        first = len(doc.prompt)
+        expected = sum(logp[first - 1 + i, token] for i, token in enumerate(response))
+        assert out.logp[0, n] == pytest.approx(float(expected), abs=1e-4)
+        assert out.length[0, n] == len(response)
+
+
+def test_no_gradient_comes_from_the_future_a_sibling_or_another_document():
+    """All tokens of the row are different, so a row of the embedding's gradient is one token's share."""
+    lm, params = toy()
+    ids = iter(range(3, 64))
+    take = lambda k: tuple(next(ids) for _ in range(k))  # noqa: E731
+    given = [encode.Doc(i, take(4), (take(5), take(6)), 1.0) for i in range(3)]
+    (batch,) = encode.batches(given, batch=3, row_length=60)
+    assert (batch.doc > 0).any(axis=1).sum() == 1
+    logp_of = lambda embed: update.forward(lm.module, params | {'embed': embed}, batch).logp  # noqa: E731
+    grads = np.asarray(jax.jit(jax.jacrev(logp_of))(params['embed']))  # [B N V D]
+    for i, doc in enumerate(given):
+        for n, response in enumerate(doc.responses):
+            seen = set(np.flatnonzero(np.abs(grads[i, n]).max(axis=1)).tolist())
+            assert seen == {*doc.prompt, *response[:-1]}  # nothing follows a response's last token
+
+
+def test_a_tokens_logp_does_not_look_at_later_ones():
+    lm, params = toy()
+    response = (5, 6, 7, 8, 9)
+    (batch,) = encode.batches([encode.Doc(0, (1, 10, 11), (response,), 1.0)], batch=1, row_length=16)
+    logp = jax.jit(lambda b: update.forward(lm.module, params, b).logp[0, 0])
+    for cut in range(1, 5):
+        first = batch._replace(mask=batch.mask * (np.arange(32) < cut)[None, :].astype(np.float32))
+        later = first._replace(tokens=np.where(batch.position >= 3 + cut, 50, batch.tokens))
+        assert (later.tokens != first.tokens).sum() >= 5 - cut and float(logp(first)) == float(logp(later)) != 0.0
+
+
+def test_other_tokens_in_siblings_and_neighbours_leave_a_logp_bit_for_bit():
+    lm, params = toy()
+    (batch,) = encode.batches(docs(3), batch=3, row_length=64)
+    before = np.asarray(update._logp(lm.module, params, batch))
+    for doc, branch in ((1, 2), (2, 1), (3, 0)):
+        where = (batch.doc == doc) & (batch.branch == branch)
+        changed = batch._replace(tokens=np.where(where, (batch.tokens + 17) % SMALL.vocab, batch.tokens))
+        after = np.asarray(update._logp(lm.module, params, changed))
+        mine = np.zeros_like(before, bool)
+        mine[doc - 1, slice(None) if branch == 0 else branch - 1] = True
+        np.testing.assert_array_equal(after[~mine], before[~mine])
+        assert (after[mine] != before[mine]).all()
+
+
+def _leaves(tree):
+    return [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]]
+
+
+# --- a round of updates -----------------------------------------------------------------------------------------------
+
+
+def _examples(count=8):
+    """Pairs of one length, so that any order packs alike: the winner says 10, the loser 20."""
+    one = lambda i, word: Response(f'{word} {30 + i}')  # noqa: E731
+    return [Example(prompt([3, 4, 40 + i], f'p{i}'), (one(i, 10), one(i, 20)), (1.0, 0.0)) for i in range(count)]
+
+
+def _train(lm, params, examples, loss, *, key=0, **options):
+    rows = []
+    state, totals = update.train(
+        lm, State(params, None, 0, 0), examples, jax.random.key(key), loss, lambda i, m: rows.append((i, m)),
+        **({'optimizer': update.adamw, 'lr': 1e-2, 'batch': 4, 'row_length': 64} | options),
+    )  # fmt: skip
+    return state, totals, rows
+
+
+MESHES = {'one': {}, 'fsdp': {'fsdp': 8}, 'tensor': {'tensor': 2, 'fsdp': 4}}
+
+
+@pytest.fixture(scope='module', params=MESHES, ids=str)
+def two_rounds(request):
+    """(lm, first state, metrics, second state, names of what each round compiled) of two rounds of DPO on a mesh."""
+    lm, params = toy(**MESHES[request.param])
+    loss, compiled = functools.partial(losses.dpo, beta=0.1), ([], [])
+
+    def one(params, key, names):
+        watch = lambda event, _, **about: names.append(about['fun_name']) if 'backend_compile' in event else 0  # noqa: E731
+        jax.monitoring.register_event_duration_secs_listener(watch)
+        try:
+            return _train(lm, params, _examples(), loss, key=key)
+        finally:
+            jax.monitoring.unregister_event_duration_listener(watch)
+
+    first, _, rows = one(params, 0, compiled[0])
+    second, _, _ = one(first.params, 1, compiled[1])
+    return lm, first, rows, second, compiled
+
+
+def test_the_first_update_has_margin_zero_and_loss_ln_two(two_rounds):
+    _, _, rows, _, _ = two_rounds
+    assert rows[0][1]['rewards/margins'] == pytest.approx(0.0, abs=1e-5)
+    assert rows[0][1]['dpo'] == rows[0][1]['loss'] == pytest.approx(math.log(2), abs=1e-5)
+    assert rows[1][1]['rewards/margins'] != 0.0
+
+
+def test_two_rounds_compile_one_step(two_rounds):
+    _, _, _, _, (first, second) = two_rounds
+    assert sum('step' in name for name in first) == 1, first
+    assert not second
+
+
+def test_parameters_and_moments_stay_where_the_table_of_shardings_puts_them(two_rounds):
+    lm, first, _, second, _ = two_rounds
+    wanted = dict(_leaves(lm.shardings()))
+    for state in (first, second):
+        of_path, moments = dict(_leaves(state.params)), 0
+        for path, leaf in _leaves(state.opt):
+            for name, param in of_path.items():
+                if path.endswith(name):
+                    assert leaf.shape == param.shape and leaf.sharding.is_equivalent_to(wanted[name], leaf.ndim), path
+                    moments += 1
+        assert moments == 2 * len(of_path)  # Adam's two
+        for path, leaf in of_path.items():
+            assert leaf.sharding.is_equivalent_to(wanted[path], leaf.ndim), path
+
+
+def test_dpo_raises_the_winner_over_the_loser():
+    lm, params = toy()
+    _, totals, rows = _train(lm, params, _examples(), losses.dpo, epochs=8)
+    assert totals['steps'] == len(rows) == 16 and [i for i, _ in rows] == list(range(16))
+    first, last = rows[0][1], rows[-1][1]
+    assert last['rewards/margins'] > 0.5 and last['rewards/accuracies'] == 1.0 and last['dpo'] < first['dpo'] / 1.2
+    gap = lambda m: m['logps/chosen'] - m['logps/rejected']  # noqa: E731
+    assert gap(last) > gap(first)
+    # with the winner's likelihood held up (IRPO's NLL term), it rises in itself
+    _, _, rows = _train(lm, params, _examples(), functools.partial(losses.dpo, nll=1.0), epochs=8)
+    assert rows[-1][1]['logps/chosen'] > rows[0][1]['logps/chosen']
+
+
+def test_sft_learns_its_responses():
+    lm, params = toy()
+    examples = [Example(e.prompt, e.responses[:1]) for e in _examples()]
+    _, _, rows = _train(lm, params, examples, losses.sft, epochs=8)
+    assert rows[-1][1]['nll'] < rows[0][1]['nll'] - 0.5
+
+
+def test_training_leaves_the_parameters_it_was_given_alone():
+    lm, params = toy()
+    before = jax.tree.map(np.array, params)
+    state, _, _ = _train(lm, params, _examples(), losses.dpo)
+    jax.tree.map(np.testing.assert_array_equal, params, before)
+    assert int(state.step) == 2 and not np.array_equal(state.params['head'], before['head'])
+
+
+def test_training_again_gives_the_same_bits():
+    lm, params = toy()
+    one, other = (_train(lm, params, _examples(), losses.dpo)[0] for _ in range(2))
+    jax.tree.map(np.testing.assert_array_equal, one.params, other.params)
+
+
+def test_every_epoch_sees_every_example_once():
+    seen = []
+    lm, params = toy()
+    place = update.place
+
+    def watched(lm, batch):
+        seen.append(batch.index[batch.real > 0].tolist())
+        return place(lm, batch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(update, 'place', watched)
+        examples = [Example(e.prompt, e.responses[:1]) for e in _examples(6)]
+        _train(lm, params, examples, losses.sft, epochs=2)  # no reference pass: each call is an update
+    assert sorted(sum(seen[:2], [])) == sorted(sum(seen[2:], [])) == list(range(6))
+    assert seen[:2] != seen[2:]
+
+
+def test_the_gap_is_that_of_the_samplers_logp():
+    """Three tokens of logp −6 to the sampler; the trainer's own by a plain pass: the gap is their difference / 3."""
+    lm, params = toy()
+    sampled = Response('', (5, 6, EOS), 'stop', -6.0)
+    example = Example(prompt([7, 8]), (sampled,))
+    found, _ = encode.tokenise(lm.text, [example], row_length=64)
+    mine = update.reference(lm, params, encode.batches(found, batch=1, row_length=64))[0, 0]
+    _, totals, _ = _train(lm, params, [example], losses.sft)
+    assert totals['gap'] == totals['gap_max'] == pytest.approx(abs(mine + 6.0) / 3, abs=1e-5)
+    assert totals['tokens'] == 3 and totals['examples'] == 1 and totals['dropped'] == 0
+
+
+def test_train_says_what_is_wrong():
+    lm, params = toy()
+    with pytest.raises(ValueError, match=r"no schedule 'step'; there are: constant, linear, cosine"):
+        _train(lm, params, _examples(), losses.dpo, schedule='step')
+    with pytest.raises(ValueError, match=r'8 came, 8 of them empty or longer than row_length=5'):
+        _train(lm, params, _examples(), losses.dpo, row_length=5)
+    with pytest.raises(ValueError, match=r'0 came'):
+        _train(lm, params, [], losses.dpo)
+    with pytest.raises(ValueError, match=r'wants 2 responses an example, got 1'):
+        _train(lm, params, [Example(e.prompt, e.responses[:1]) for e in _examples()], losses.dpo)
+    with pytest.raises(ValueError, match=r'differ in responses: \[1, 2\]'):
+        _train(lm, params, [*_examples(), Example(prompt([5]), (Response('6'),))], losses.dpo)
+
+
+@pytest.mark.parametrize('options', [{'max_steps': 0}, {'epochs': 0}, {'batch': 0}], ids=str)
+def test_training_for_no_step_is_refused_by_name(options):
+    lm, params = toy()
+    with pytest.raises(ValueError, match=next(iter(options))):
+        _train(lm, params, _examples(), losses.dpo, **options)
+
+
+# --- optimisers -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('optimizer', [update.adamw, update.rmsprop])
+def test_moments_begin_where_their_parameters_lie(optimizer):
+    lm, params = toy(tensor=2, fsdp=4)
+    state, wanted = update.start(lm, State(params, None, 0, 0), update.made(optimizer)), dict(_leaves(lm.shardings()))
+    like = [name for path, leaf in _leaves(state.opt) for name, where in wanted.items()
+            if path.endswith(name) and leaf.sharding.is_equivalent_to(where, leaf.ndim)]  # fmt: skip
+    assert sorted(like) == sorted([*wanted] * {update.adamw: 2, update.rmsprop: 1}[optimizer])
+
+
+def test_nothing_larger_than_a_norm_is_whole_on_every_device():
+    lm, params = toy(fsdp=8)
+    for path, leaf in _leaves(params):
+        held = leaf.addressable_shards[0].data.size
+        if leaf.size > SMALL.layers * SMALL.width:  # the norms of all layers
+            assert held * 8 == leaf.size, path
+
+
+def test_learning_rates_by_hand():
+    rate = functools.partial(update.learning_rate, lr=1.0)
+    assert [rate(i, 5) for i in range(5)] == [1.0] * 5
+    # warmup 0.4 of 10 steps: 4 steps on the way to the 5th, 1/5 … 4/5
+    assert [rate(i, 10, warmup=0.4) for i in range(5)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert [rate(i, 4, schedule='linear') for i in range(4)] == pytest.approx([1.0, 0.75, 0.5, 0.25])
+    # halfway the cosine is 0: 0.2 + 0.8 · ½ = 0.6; a quarter: ½(1 + cos 45°) = 0.853553, 0.2 + 0.8 · 0.853553
+    assert rate(2, 4, schedule='cosine', final=0.2) == pytest.approx(0.6)
+    assert rate(1, 4, schedule='cosine', final=0.2) == pytest.approx(0.882843, abs=1e-6)
+
+
+def test_the_rate_multiplies_the_first_adam_step():
+    """Adam's first step is the gradient's sign: every parameter with a gradient moves by lr, up to eps."""
+    lm, params = toy()
+    state, _, rows = _train(lm, params, _examples(4), losses.dpo, lr=1e-3)
+    moved = np.abs(np.asarray(state.params['head']) - np.asarray(params['head']))
+    assert rows[0][1]['lr'] == 1e-3 and moved.max() == pytest.approx(1e-3, rel=1e-2)
