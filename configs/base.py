@@ -61,7 +61,7 @@ def imitate(*sources: dict, lr: float, epochs: int = 1, max_steps: int | None = 
         'scorer': {'name': 'given'},
         'pairs': {'name': 'singles'},
         'loss': {'name': 'sft', 'mean': 'token'},
-        'update': updating(lr=lr, batch=32, epochs=epochs, schedule='cosine', final=0.1, max_steps=max_steps),
+        'train': training(lr=lr, batch=32, epochs=epochs, schedule='cosine', final=0.1, max_steps=max_steps),
     }
 
 
@@ -75,8 +75,8 @@ def eft(n: int) -> dict:
     return {'name': 'verdicts', 'tasks': TASKS, 'n': n, 'template': 'check'}
 
 
-def updating(**fields) -> dict:
-    """How a turn updates. row_length suits the built-in tasks."""
+def training(**fields) -> dict:
+    """How a turn trains. row_length suits the built-in tasks."""
     return {'row_length': 256, 'warmup': 0.05, 'optimizer': {'name': 'adamw', 'weight_decay': 0.0, 'clip': 1.0}, **fields}
 
 

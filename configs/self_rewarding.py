@@ -19,7 +19,7 @@ def get_config(arg: str = ''):
         'scorer': judging,
         'pairs': {'name': 'extremes', 'count': 1},
         'loss': {'name': 'dpo', 'beta': 0.1, 'nll': 5.0},
-        'update': base.updating(lr=5e-4, batch=32),
+        'train': base.training(lr=5e-4, batch=32),
         'rehearsal': base.imitate(base.eft(n), lr=5e-4),
     }
     if paper:
@@ -27,7 +27,7 @@ def get_config(arg: str = ''):
         turn['loss']['nll'] = 0.0
         turn['sampler'] |= {'temperature': 0.7, 'top_p': 0.9}
         judging['top_p'] = 0.9
-        turn['update'] = base.updating(lr=1e-4, batch=16, schedule='cosine', final=0.1)
+        turn['train'] = base.training(lr=1e-4, batch=16, schedule='cosine', final=0.1)
     return base.get(
         rounds=2 if small else 4,
         start=base.imitate(base.ift(n), base.eft(n), lr=5e-4),

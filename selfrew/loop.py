@@ -40,7 +40,7 @@ def run(workdir: str, *, seed: int, model: dict, mesh: dict, rounds: int, round:
         finished = max((i for i, folder in enumerate(folders) if folder.has('state')), default=-1)
         for i, (turn, folder) in enumerate(zip(turns, folders)):
             if i == finished:
-                state = checkpoint.restore(lm, folder, update.made(turn.update.keywords['optimizer']))
+                state = checkpoint.restore(lm, folder, update.made(turn.train.keywords['optimizer']))
             elif i > finished:
                 state = learn(lm, state, turn, folder, jax.random.fold_in(key, zlib.crc32(turn.name.encode())), log)
             if i >= finished and turn.ends_round:
@@ -67,11 +67,11 @@ def learn(lm, state: State, turn, folder, key, log) -> State:
     examples = folder.once('examples', Example, lambda: pair(turn, judgements, key_of('pairs')))
 
     stats = logs.counts(prompts, judgements, examples)
-    logs.show(lm, judgements, examples, turn.update)
+    logs.show(lm, judgements, examples, turn.train)
     if not examples:
         raise ValueError(f'round {turn.name} has nothing to learn from: {json.dumps(stats)}')
     step = int(state.step)
-    state, totals = turn.update(
+    state, totals = turn.train(
         lm, state, examples, key_of('update'), turn.loss,
         lambda i, metrics: log.write(turn.name, step + i, metrics),
     )  # fmt: skip

@@ -16,10 +16,10 @@ from selfrew import losses, pairs, prompts, samplers, scorers, tasks, text, upda
 
 SHELVES = {
     'prompts': prompts, 'sampler': samplers, 'scorer': scorers, 'scorers': scorers, 'pairs': pairs, 'loss': losses,
-    'optimizer': update, 'update': update,
+    'optimizer': update, 'train': update,
 }  # fmt: skip
-ON_UPDATE = {'optimizer': ('adamw', 'rmsprop'), 'update': ('train',)}
-DEFAULT = {'update': 'train', 'optimizer': 'adamw'}
+ON_UPDATE = {'optimizer': ('adamw', 'rmsprop'), 'train': ('train',)}
+DEFAULT = {'train': 'train', 'optimizer': 'adamw'}
 # Fields that name something outside the config: looked up when the config is bound, hours before they are used.
 LOOKED_UP = {'template': text.template, 'source': prompts.check_source, 'tasks': tasks.get_all, 'split': tasks.check_split}
 
@@ -127,11 +127,11 @@ class Turn:
     scorer: Any
     pairs: Any
     loss: Any
-    update: Any
+    train: Any
     max_examples: int | None
 
 
-def turn(*, prompts, sampler, scorer, pairs, loss, update, max_examples: int | None = None) -> dict:
+def turn(*, prompts, sampler, scorer, pairs, loss, train, max_examples: int | None = None) -> dict:
     """The fields of a turn in a config. max_examples: a random subsample of so many is trained on, or None."""
     return dict(locals())
 

@@ -14,9 +14,8 @@ def _documents(batch):
     for row in range(len(batch.tokens)):
         for doc in set(batch.doc[row].tolist()) - {0}:
             mine = batch.doc[row] == doc
-            prompt, *branches = [
-                tuple(batch.tokens[row][mine & (batch.branch[row] == b)].tolist()) for b in range(batch.ref_logp.shape[1] + 1)
-            ]
+            parts = range(batch.ref_logp.shape[1] + 1)
+            prompt, *branches = [tuple(batch.tokens[row][mine & (batch.branch[row] == b)].tolist()) for b in parts]
             assert int(batch.index[doc - 1]) not in found, 'a document stands in one row only'
             found[int(batch.index[doc - 1])] = (prompt, tuple(branches))
     return found
@@ -62,7 +61,8 @@ def test_each_token_is_predicted_from_the_one_before_it_in_its_own_branch():
     for batch in encode.batches(docs(9, n=3, seed=7), batch=5, row_length=60, rng=np.random.default_rng(2)):
         expected = set()
         for row, (doc, branch, position) in enumerate(zip(batch.doc, batch.branch, batch.position)):
-            at = {(d, b, p): i for i, (d, b, p) in enumerate(zip(doc.tolist(), branch.tolist(), position.tolist())) if d}
+            columns = zip(doc.tolist(), branch.tolist(), position.tolist())
+            at = {(d, b, p): i for i, (d, b, p) in enumerate(columns) if d}
             for (d, b, p), i in at.items():
                 if b:
                     expected.add((row, at[d, b, p - 1] if (d, b, p - 1) in at else at[d, 0, p - 1], i))
@@ -117,7 +117,8 @@ def test_what_does_not_fit_is_dropped_whole_and_counted():
 
 def test_an_example_with_an_empty_response_is_dropped_and_counted():
     empty = Example(prompt([5]), (Response('4'), Response('', finish='length')))
-    found, dropped = encode.tokenise(Numbers(), [empty, Example(prompt([5]), (Response('4'), Response('')))], row_length=20)
+    ended = Example(prompt([5]), (Response('4'), Response('')))  # of its end token alone
+    found, dropped = encode.tokenise(Numbers(), [empty, ended], row_length=20)
     assert dropped == 1 and [d.responses for d in found] == [((4, EOS), (EOS,))]
 
 

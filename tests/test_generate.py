@@ -14,7 +14,8 @@ from selfrew import encode, generate, parts, samplers, update
 from selfrew.generate import engine
 from selfrew.types import Example, Rollout, ask
 
-ASKED = ['Tom has 3 eggs. How many eggs does Tom have?', 'Hi', 'Pick 2 fruits from this list: lime, bee, kiwi, saw, axe.', '?']
+PICK = 'Pick 2 fruits from this list: lime, bee, kiwi, saw, axe.'
+ASKED = ['Tom has 3 eggs. How many eggs does Tom have?', 'Hi', PICK, '?']
 KEY = jax.random.key(7)
 
 
@@ -113,7 +114,10 @@ def test_every_sample_of_a_prompt_is_drawn_anew():
 
 def test_other_keys_and_other_prompt_ids_give_other_samples():
     lm, params = toy()
-    draw = lambda name, key: samplers.sample(lm, params, [numbers([5, 6], name)], key, n=1, max_tokens=12)[0].responses  # noqa: E731
+
+    def draw(name, key):
+        return samplers.sample(lm, params, [numbers([5, 6], name)], key, n=1, max_tokens=12)[0].responses
+
     assert draw('a', KEY) == draw('a', KEY)
     assert len({draw('a', KEY)[0].tokens, draw('b', KEY)[0].tokens, draw('a', jax.random.key(8))[0].tokens}) == 3
 
@@ -145,7 +149,7 @@ def test_bad_options_and_too_long_prompts_are_refused():
         with pytest.raises(ValueError, match=f'{name}={value}'):
             _sample(lm, params, [[BOS]], **wrong)
     fits = SMALL.max_length - 12
-    with pytest.raises(ValueError, match=f'{fits + 1} tokens and max_tokens=12 exceed the context of {SMALL.max_length}'):
+    with pytest.raises(ValueError, match=f'{fits + 1} tokens and max_tokens=12 exceed the context of 128'):
         _sample(lm, params, [[BOS] * (fits + 1)])
     assert len(_sample(lm, params, [[BOS] * fits])) == 1
 
@@ -157,16 +161,16 @@ def test_no_request_gives_no_response():
 def test_temperature_nucleus_and_seed_are_not_compiled_in(twelve):
     lm, params, prompts, _ = twelve
     _sample(lm, params, prompts, top_p=0.9)  # one program without a nucleus, one with
-    before, compiled = engine._decode._cache_size(), []
+    before, compiled, keys = engine._decode._cache_size(), [], _keys(12, jax.random.key(3))
     watch = lambda event, *_, **__: compiled.append(event) if 'backend_compile' in event else None  # noqa: E731
     jax.monitoring.register_event_duration_secs_listener(watch)
     try:
         for options in ({'temperature': 0.3}, {'temperature': 0.0}, {'top_p': 0.5}, {'temperature': 2.0, 'top_p': 0.1}):
-            _sample(lm, params, prompts, _keys(12, jax.random.key(3)), **options)
+            _sample(lm, params, prompts, keys, **options)
     finally:
         jax.monitoring.unregister_event_duration_listener(watch)
     assert engine._decode._cache_size() == before
-    assert not [e for e in compiled if 'step' in e] and len(compiled) <= 1  # nothing but, at most, the new seed itself
+    assert not compiled
 
 
 # --- how one token is picked ------------------------------------------------------------------------------------------
@@ -232,9 +236,9 @@ def test_temperature_zero_is_argmax_whatever_the_draw():
 def test_a_prompt_that_does_not_fit_is_left_out():
     lm, params = toy()
     prompts = [numbers([5], 'short'), numbers([6] * 120, 'long'), numbers([7], 'other')]  # 1 BOS + 120 + 8 > 128
-    for sampler in (samplers.sample, functools.partial(samplers.with_greedy, sampler=functools.partial(samplers.sample, max_tokens=8))):
-        options = {} if isinstance(sampler, functools.partial) else {'max_tokens': 8}
-        assert [r.prompt.id for r in sampler(lm, params, prompts, KEY, **options)] == ['short', 'other']
+    plain = functools.partial(samplers.sample, max_tokens=8)
+    for sampler in (plain, functools.partial(samplers.with_greedy, sampler=plain)):
+        assert [r.prompt.id for r in sampler(lm, params, prompts, KEY)] == ['short', 'other']
 
 
 def test_with_greedy_ends_with_the_greedy_response():
@@ -261,7 +265,7 @@ def test_given_wants_a_response_with_every_prompt():
 
 @pytest.mark.parametrize('name', parts.names('sampler', samplers))
 def test_every_sampler_keeps_the_shelfs_contract(name):
-    """(lm, params, prompts, key, *, …) -> a Rollout for each prompt, in order, prompts untouched; the same key, the same."""
+    """(lm, params, prompts, key, *, …) -> a Rollout for each prompt, in order; the same key, the same."""
     function = getattr(samplers, name)
     parameters = inspect.signature(function).parameters
     assert list(parameters)[:4] == ['lm', 'params', 'prompts', 'key']

@@ -88,16 +88,16 @@ def test_entries_inside_entries_bind_alike():
 
 
 def test_an_update_is_train_and_its_optimiser_adamw_where_nothing_else_is_said():
-    update = parts.bind('update', {'lr': 1e-3}, 'round.update')
+    update = parts.bind('train', {'lr': 1e-3}, 'round.train')
     assert (update.func.__name__, update.keywords['optimizer'].func.__name__) == ('train', 'adamw')
-    other = parts.bind('update', {'lr': 1e-3, 'optimizer': {'name': 'rmsprop', 'decay': 0.5}}, 'round.update')
+    other = parts.bind('train', {'lr': 1e-3, 'optimizer': {'name': 'rmsprop', 'decay': 0.5}}, 'round.train')
     assert other.keywords['optimizer'].keywords == {'decay': 0.5}
-    _refused('update', {'lr': 1e-3, 'optimizer': {'name': 'learning_rate'}}, 'there are: adamw, rmsprop')
+    _refused('train', {'lr': 1e-3, 'optimizer': {'name': 'learning_rate'}}, 'there are: adamw, rmsprop')
 
 
 def test_the_same_entry_gives_the_same_object():
     """So that what is compiled for it is found again."""
-    for key, entry in (('loss', {'name': 'dpo', 'beta': 0.123}), ('scorer', COMPOSITE), ('update', {'lr': 0.123})):
+    for key, entry in (('loss', {'name': 'dpo', 'beta': 0.123}), ('scorer', COMPOSITE), ('train', {'lr': 0.123})):
         assert parts.bind(key, entry, 'here') is parts.bind(key, json.loads(json.dumps(entry)), 'there')
     one, other = (parts.bind('loss', {'name': 'dpo', 'beta': beta}, '') for beta in (0.123, 0.124))
     assert one is not other
@@ -114,7 +114,7 @@ def test_binding_leaves_the_config_as_it_is():
 
 ROUND = {
     'prompts': {'name': 'task', 'tasks': ('pick',), 'n': 4}, 'sampler': {'name': 'sample', 'n': 2},
-    'scorer': {'name': 'exact_answer'}, 'pairs': {'name': 'extremes'}, 'loss': {'name': 'dpo'}, 'update': {'lr': 1e-3},
+    'scorer': {'name': 'exact_answer'}, 'pairs': {'name': 'extremes'}, 'loss': {'name': 'dpo'}, 'train': {'lr': 1e-3},
 }  # fmt: skip
 START = ROUND | {'sampler': {'name': 'given'}, 'scorer': {'name': 'given'}, 'loss': {'name': 'sft'}}
 
@@ -176,7 +176,7 @@ def test_the_start_is_not_counted_by_round():
         ({'start': START | {'scorer': None}}, r'start\.scorer is None'),
         ({'round': ROUND | {'rehearsal': START | {'scorer': None}}}, r'round\.rehearsal\.scorer is None'),
         ({'round': {k: v for k, v in ROUND.items() if k != 'pairs'}}, 'round: pairs is missing; the fields are: pr'),
-        ({'round': {k: v for k, v in ROUND.items() if k != 'update'}}, r'round\.update \(train\): lr is missing'),
+        ({'round': {k: v for k, v in ROUND.items() if k != 'train'}}, r'round\.train \(train\): lr is missing'),
         ({'round': ROUND | {'judge': {}}}, 'round: nothing reads judge={}; there are: prompts, sampler, scorer'),
         ({'round': ROUND | {'max_examples': 1.5}}, 'max_examples=1.5: want int or None, got float'),
         ({'by_round': {'smapler': {'n': (1, 2)}}}, "by_round: round has no 'smapler'; there are: prompts, sampler"),

@@ -78,6 +78,7 @@ def test_the_order_of_examples_changes_nothing(plain, loss):
     _assert_same(_step(*toy(), batch, loss), results[loss])
 
 
+@pytest.mark.slow
 @both
 def test_compilation_changes_nothing(plain, loss):
     given, results = plain
@@ -129,7 +130,10 @@ def test_token_logp_in_chunks_is_that_of_the_whole(monkeypatch, chunk):
     np.testing.assert_allclose(
         update.token_logp(params, hidden, target), jnp.take_along_axis(logp, target[..., None], -1)[..., 0], atol=1e-5
     )
-    whole = lambda p, h: jnp.take_along_axis(jax.nn.log_softmax(h @ p['head']), target[..., None], -1).sum()  # noqa: E731
+
+    def whole(p, h):
+        return jnp.take_along_axis(jax.nn.log_softmax(h @ p['head']), target[..., None], -1).sum()
+
     expected, expected_grads = jax.value_and_grad(whole, (0, 1))(params, hidden)
     assert float(value) == pytest.approx(float(expected), abs=1e-4)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), grads, expected_grads)
@@ -238,7 +242,10 @@ def two_rounds(request):
     loss, compiled = functools.partial(losses.dpo, beta=0.1), ([], [])
 
     def one(params, key, names):
-        watch = lambda event, _, **about: names.append(about['fun_name']) if 'backend_compile' in event else 0  # noqa: E731
+        def watch(event, _, **about):
+            if 'backend_compile' in event:
+                names.append(about['fun_name'])
+
         jax.monitoring.register_event_duration_secs_listener(watch)
         try:
             return _train(lm, params, _examples(), loss, key=key)
@@ -250,6 +257,7 @@ def two_rounds(request):
     return lm, first, rows, second, compiled
 
 
+@pytest.mark.slow
 def test_the_first_update_has_margin_zero_and_loss_ln_two(two_rounds):
     _, _, rows, _, _ = two_rounds
     assert rows[0][1]['rewards/margins'] == pytest.approx(0.0, abs=1e-5)
@@ -257,12 +265,14 @@ def test_the_first_update_has_margin_zero_and_loss_ln_two(two_rounds):
     assert rows[1][1]['rewards/margins'] != 0.0
 
 
+@pytest.mark.slow
 def test_two_rounds_compile_one_step(two_rounds):
     _, _, _, _, (first, second) = two_rounds
     assert sum('step' in name for name in first) == 1, first
     assert not second
 
 
+@pytest.mark.slow
 def test_parameters_and_moments_stay_where_the_table_of_shardings_puts_them(two_rounds):
     lm, first, _, second, _ = two_rounds
     wanted = dict(_leaves(lm.shardings()))

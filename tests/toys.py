@@ -41,7 +41,7 @@ def _host(config, seed):
 
 @functools.cache
 def toy(config=SMALL, seed=0, **mesh):
-    """(lm, params) of a random model, the same for the same seed on any mesh; one object for one mesh, so that steps are compiled once."""
+    """(lm, params) of a random model, the same for the same seed on any mesh; made once, so that steps compile once."""
     lm = Lm(decoder.module_of(config), Numbers(), sharding.make(**mesh))
     return lm, jax.tree.map(jax.device_put, _host(config, seed), lm.shardings())
 

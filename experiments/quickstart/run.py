@@ -37,7 +37,7 @@ def config_of(arm: str, seed: int, lr: float | None) -> dict:
         turn['loss'] = {'name': 'sft'}
     elif arm != 'dpo_nll':
         raise app.UsageError(f'no arm {arm!r}; there are: {", ".join(RATE)}')
-    turn['update']['lr'] = lr or RATE[arm] or turn['update']['lr']
+    turn['train']['lr'] = lr or RATE[arm] or turn['train']['lr']
     return config
 
 
@@ -46,7 +46,7 @@ def main(_):
     for arm in ARMS.value:
         for seed in map(int, SEEDS.value):
             config = config_of(arm, seed, LR.value)
-            folder = os.path.join(FOLDER.value, f'{arm}-{config["round"]["update"]["lr"]:g}-{seed}')
+            folder = os.path.join(FOLDER.value, f'{arm}-{config["round"]["train"]["lr"]:g}-{seed}')
             print(f'##### {folder}')
             print(parts.fill(loop.run, config, 'config')(folder))
             with open(os.path.join(folder, 'summary.json')) as file:

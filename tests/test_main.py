@@ -1,0 +1,67 @@
+"""The command answers a mistake with what is wrong and what there is, and loads nothing heavy before it must."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+QUICK = '--config=configs/quickstart.py:smoke'
+
+
+def _python(*arguments):
+    environment = os.environ | {'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu'}
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
+    )
+
+
+def _main(*arguments):
+    return _python('-m', 'selfrew.main', *arguments)
+
+
+@pytest.mark.parametrize('module', ['selfrew', 'selfrew.main', 'configs.quickstart'])
+def test_nothing_heavy_is_loaded_before_there_is_something_to_run(module):
+    heavy = "{'jax', 'transformers', 'orbax', 'flax', 'optax', 'matplotlib', 'tensorflow', 'torch'}"
+    found = _python('-c', f'import sys, {module}; print(sorted({heavy} & set(sys.modules)))')
+    assert found.stdout.strip() == '[]', found.stderr
+
+
+def test_help_shows_the_flags():
+    found = _main('--help')
+    assert all(word in found.stdout for word in ('--config', '--workdir', '--config=configs/quickstart.py'))
+
+
+@pytest.mark.parametrize(('arguments', 'words'), [
+    (('--rounds=3',), ("Unknown command line flag 'rounds'",)),
+    ((QUICK,), ('want --config=FILE and --workdir=FOLDER',)),
+    (('--workdir=W',), ('want --config=FILE and --workdir=FOLDER',)),
+    ((QUICK, '--workdir=W', 'stray'), ("what is 'stray'?",)),
+    (('--config=configs/quickstart.py:tiny', '--workdir=W'), ("no variant 'tiny' of this config; there are: smoke",)),
+    (('--config=configs/nothing.py', '--workdir=W'), ('configs/nothing.py', 'No such file')),
+    ((QUICK, '--workdir=W', '--config.round.train.lrr=1'), ('lrr',)),
+    ((QUICK, '--workdir=W', '--config.round.sampler.n=many'), ('config.round.sampler.n=many', 'int')),
+    ((QUICK, '--workdir=W', '--config.round.train.lr=fast'), ('config.round.train.lr=fast', 'float')),
+], ids=['flag', 'workdir', 'config', 'argument', 'variant', 'file', 'field', 'whole', 'number'])  # fmt: skip
+def test_a_mistake_is_named_and_nothing_is_written(tmp_path, arguments, words):
+    found = _main(*(a.replace('=W', f'={tmp_path}/w') for a in arguments))
+    assert found.returncode != 0 and not os.path.exists(tmp_path / 'w')
+    said = found.stdout + found.stderr
+    assert all(word in said for word in words), said
+    assert 'selfrew/main.py", line' not in said, said  # no traceback of ours
+
+
+def test_every_field_of_a_config_can_be_set_from_the_command_line(tmp_path):
+    """`rounds=-1` is refused after the flags were read: all else must have been understood."""
+    fields = 'round.train.lr=1e-4', 'round.train.batch=8', 'round.loss.beta=0.2', 'round.sampler.temperature=0.5', 'seed=3'
+    found = _main(QUICK, f'--workdir={tmp_path}/w', *(f'--config.{f}' for f in fields), '--config.rounds=-1')
+    assert found.returncode == 1 and 'selfrew: ' in found.stderr and 'rounds=-1' in found.stderr, found.stderr
+    assert 'Traceback' not in found.stderr
+
+
+def test_an_unreadable_model_folder_is_named_without_a_traceback(tmp_path):
+    found = _main(QUICK, f'--workdir={tmp_path}/w', '--config.model.folder=no/such/folder')
+    assert found.returncode == 1 and "no model folder 'no/such/folder'" in found.stderr
+    assert 'Traceback' not in found.stderr and not os.path.exists(tmp_path / 'w')
