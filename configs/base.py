@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-TASKS = ('word_problems', 'pick')
+TASKS = ('word_problems', 'rising')
 ANSWER, VERDICT = 40, 56  # tokens that the longest answer and the longest verdict of the built-in tasks need
 
 

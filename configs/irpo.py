@@ -16,7 +16,7 @@ def get_config(arg: str = ''):
             'scorer': {'name': 'exact_answer'},
             'pairs': {'name': 'right_vs_wrong', 'count': 3},
             'loss': {'name': 'dpo', 'beta': 0.1, 'nll': 5.0},  # the paper's α is 1; the tiny base wants a firmer hold
-            'train': base.training(lr=5e-4, batch=32),
+            'train': base.training(lr=1e-4, batch=32),
         },
         by_round={'sampler': {'temperature': (1.0, 1.0, 1.2)}},  # the paper warms up in its later rounds too
         evals={'accuracy': base.accuracy(40 if small else 1000)},

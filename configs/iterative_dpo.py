@@ -16,7 +16,7 @@ def get_config(arg: str = ''):
             'scorer': {'name': 'exact_answer'},
             'pairs': {'name': 'extremes', 'count': 1},
             'loss': {'name': 'dpo', 'beta': 0.1},
-            'train': base.training(lr=1e-4, batch=32),
+            'train': base.training(lr=3e-5, batch=32),
         },
         evals={'accuracy': base.accuracy(40 if small else 1000)},
     )

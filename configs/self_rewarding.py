@@ -19,18 +19,18 @@ def get_config(arg: str = ''):
         'scorer': judging,
         'pairs': {'name': 'extremes', 'count': 1},
         'loss': {'name': 'dpo', 'beta': 0.1, 'nll': 5.0},
-        'train': base.training(lr=5e-4, batch=32),
-        'rehearsal': base.imitate(base.eft(n), lr=5e-4),
+        'train': base.training(lr=1e-4, batch=32),
+        'rehearsal': base.imitate(base.eft(n), lr=2e-4),
     }
     if paper:
         del turn['rehearsal']
         turn['loss']['nll'] = 0.0
         turn['sampler'] |= {'temperature': 0.7, 'top_p': 0.9}
         judging['top_p'] = 0.9
-        turn['train'] = base.training(lr=1e-4, batch=16, schedule='cosine', final=0.1)
+        turn['train'] = base.training(lr=3e-5, batch=16, schedule='cosine', final=0.1)
     return base.get(
         rounds=2 if small else 4,
-        start=base.imitate(base.ift(n), base.eft(n), lr=5e-4),
+        start=base.imitate(base.ift(n), base.eft(n), lr=2e-4),
         round=turn,
         evals={'accuracy': base.accuracy(40 if small else 1000), 'judge': base.judge(3, 10 if small else 150)},
     )

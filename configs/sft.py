@@ -12,6 +12,6 @@ def get_config(arg: str = ''):
     small = base.smoke(arg)
     return base.get(
         rounds=1,
-        round=base.imitate(base.ift(64 if small else 2500), lr=5e-4, epochs=1 if small else 2),
+        round=base.imitate(base.ift(64 if small else 2500), lr=2e-4, epochs=1 if small else 2),
         evals={'accuracy': base.accuracy(40 if small else 1000)},
     )

@@ -101,13 +101,14 @@ def measure(lm, state: State, tests: dict, folder, key, log) -> None:
     """Evaluates a round once: the same prompts and draws for every round."""
     if folder.has('evals'):
         return
-    begun, results = time.time(), {}
-    for name, test in tests.items():
-        metrics, judgements = test(lm, state.params, jax.random.fold_in(key, zlib.crc32(name.encode())))
-        folder.once(f'eval_{name}', Judgement, lambda: judgements)
-        results[name] = metrics
-        logs.say(f'{name}: ' + ', '.join(f'{k} {v:.4g}' for k, v in metrics.items()))
+    begun, results, name = time.time(), {}, f'{os.path.basename(folder.path)}~evals'
+    log.begin(name)
+    for kind, test in tests.items():
+        metrics, judgements = test(lm, state.params, jax.random.fold_in(key, zlib.crc32(kind.encode())))
+        folder.once(f'eval_{kind}', Judgement, lambda: judgements)
+        results[kind] = metrics
+        logs.say(f'{kind}: ' + ', '.join(f'{k} {v:.4g}' for k, v in metrics.items()))
     write_atomic(os.path.join(folder.path, 'evals.json'), dump(results))
+    flat = {f'{kind}/{k}': v for kind, metrics in results.items() for k, v in metrics.items()}
+    log.write(name, int(state.step), flat | {'evals/seconds': time.time() - begun})
     folder.enlist('evals', {})
-    flat = {f'{name}/{k}': v for name, metrics in results.items() for k, v in metrics.items()}
-    log.write(os.path.basename(folder.path), int(state.step), flat | {'evals/seconds': time.time() - begun})

@@ -34,18 +34,31 @@ def main(argv) -> None:
     except KeyboardInterrupt:
         print(f'\nstopped; the same command goes on from the last finished stage in {WORKDIR.value}', file=sys.stderr)
         sys.exit(130)
-    except (ValueError, FileNotFoundError, KeyError) as problem:
-        if os.environ.get('SELFREW_TRACEBACK'):
-            raise
-        words = problem.args[0] if isinstance(problem, KeyError) else problem
-        print(f'\nselfrew: {words}\n(SELFREW_TRACEBACK=1 shows where)', file=sys.stderr)
-        sys.exit(1)
+    except (ValueError, OSError, KeyError) as problem:
+        _refuse(problem)
     print(f'\n{table}\n\nsummary.json, curve.png, metrics.jsonl and each round\'s files are in {WORKDIR.value}')
+
+
+def _refuse(problem: Exception) -> None:
+    """What is wrong, in a line, and exit status 1."""
+    if os.environ.get('SELFREW_TRACEBACK'):
+        raise problem
+    words = problem.args[0] if isinstance(problem, KeyError) else problem
+    print(f'\nselfrew: {words}\n(SELFREW_TRACEBACK=1 shows where)', file=sys.stderr)
+    sys.exit(1)
+
+
+def _parse(argv):
+    """The flags; a field of the config that does not exist is refused like any other mistake."""
+    try:
+        return app.parse_flags_with_usage(argv)
+    except (KeyError, AttributeError, OSError) as problem:
+        _refuse(problem)
 
 
 def cli() -> None:
     """The console script `selfrew`."""
-    app.run(main)
+    app.run(main, flags_parser=_parse)
 
 
 if __name__ == '__main__':

@@ -31,8 +31,11 @@ class Text:
 
     def _tame(self, text: str) -> str:
         """The text without spelt-out special tokens: what a user or a judged response writes must not end a turn."""
-        for token in self.tokenizer.all_special_tokens:
-            text = text.replace(token, '')
+        before = None
+        while before != text:  # what is left can spell another
+            before = text
+            for token in self.tokenizer.added_tokens_decoder.values():
+                text = text.replace(token.content, '') if token.special else text
         return text
 
     def encode(self, text: str) -> list[int]:

@@ -162,7 +162,9 @@ def stepper(lm, loss, optimizer):
         metrics |= {'loss': value, 'grad_norm': optax.global_norm(grads)}
         return State(params, opt, state.step + 1, state.round), metrics
 
-    return jax.jit(step, donate_argnums=0)
+    # Pinned: left to itself the compiler moves small arrays, and the next step would be another program.
+    where = jax.tree.map(lambda x: x.sharding, shapes(lm, optimizer))
+    return jax.jit(step, donate_argnums=0, out_shardings=(where, sharding.of(lm.mesh)))
 
 
 def train(lm, state, examples, key, loss, report, *, optimizer, lr: float, batch: int = 16, epochs: int = 1,
@@ -178,8 +180,12 @@ def train(lm, state, examples, key, loss, report, *, optimizer, lr: float, batch
       lr, warmup, schedule, final: see `learning_rate`.
     Totals are floats: steps, examples, dropped, tokens (of responses, trained on), gap (mean |trainer − sampler| log-probability per
     token, nan where nothing was sampled) and gap_max (the largest such mean of one response).
-    Raises ValueError for a schedule that does not exist, or where no example is left.
+    Raises ValueError for an option out of range, a schedule that does not exist, or where no example is left.
     """
+    least = {'batch': batch, 'epochs': epochs, 'row_length': row_length, 'max_steps': 1 if max_steps is None else max_steps}
+    for name, value in least.items():
+        if value < 1:
+            raise ValueError(f'train.{name}={value}: want at least 1')
     if schedule not in SCHEDULES:
         raise ValueError(f'no schedule {schedule!r}; there are: {", ".join(SCHEDULES)}')
     docs, dropped = encode.tokenise(lm.text, examples, row_length=row_length)

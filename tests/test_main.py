@@ -55,7 +55,7 @@ def test_a_mistake_is_named_and_nothing_is_written(tmp_path, arguments, words):
 
 def test_every_field_of_a_config_can_be_set_from_the_command_line(tmp_path):
     """`rounds=-1` is refused after the flags were read: all else must have been understood."""
-    fields = 'round.train.lr=1e-4', 'round.train.batch=8', 'round.loss.beta=0.2', 'round.sampler.temperature=0.5', 'seed=3'
+    fields = 'round.train.lr=1e-4', 'round.train.batch=8', 'round.loss.beta=0.2', 'round.sampler.top_p=0.5', 'seed=3'
     found = _main(QUICK, f'--workdir={tmp_path}/w', *(f'--config.{f}' for f in fields), '--config.rounds=-1')
     assert found.returncode == 1 and 'selfrew: ' in found.stderr and 'rounds=-1' in found.stderr, found.stderr
     assert 'Traceback' not in found.stderr

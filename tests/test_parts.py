@@ -41,7 +41,7 @@ def test_an_unknown_argument_is_refused_with_the_choices():
 
 
 def test_a_missing_argument_is_refused_with_the_fields():
-    _refused('prompts', {'name': 'task', 'tasks': ('pick',)}, r'\(task\): n is missing; the fields are: tasks, n')
+    _refused('prompts', {'name': 'task', 'tasks': ('rising',)}, r'\(task\): n is missing; the fields are: tasks, n')
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_a_missing_argument_is_refused_with_the_fields():
         ('sampler', {'name': 'sample', 'temperature': True}, 'want float, got bool'),
         ('pairs', {'name': 'extremes', 'keep_last': 1}, 'want bool, got int'),
         ('pairs', {'name': 'singles', 'at_least': '3'}, 'want float or None, got str'),
-        ('prompts', {'name': 'task', 'tasks': 'pick', 'n': 1}, 'want tuple, got str'),
+        ('prompts', {'name': 'task', 'tasks': 'rising', 'n': 1}, 'want tuple, got str'),
         ('loss', ['dpo'], 'want an entry with a name'),
         ('loss', 'dpo', 'want an entry with a name'),
     ],
@@ -68,7 +68,7 @@ def test_a_whole_number_serves_as_a_float_and_a_list_as_a_tuple():
     assert parts.bind('loss', {'name': 'dpo', 'beta': 1}, '').keywords == {'beta': 1}
     options = {'at_least': 3, 'cap': None}
     assert parts.bind('pairs', {'name': 'singles'} | options, '').keywords == options
-    assert parts.bind('prompts', {'name': 'task', 'tasks': ['pick'], 'n': 1}, '').keywords['tasks'] == ('pick',)
+    assert parts.bind('prompts', {'name': 'task', 'tasks': ['rising'], 'n': 1}, '').keywords['tasks'] == ('rising',)
 
 
 COMPOSITE = {
@@ -113,7 +113,7 @@ def test_binding_leaves_the_config_as_it_is():
 # --- turns ------------------------------------------------------------------------------------------------------------
 
 ROUND = {
-    'prompts': {'name': 'task', 'tasks': ('pick',), 'n': 4}, 'sampler': {'name': 'sample', 'n': 2},
+    'prompts': {'name': 'task', 'tasks': ('rising',), 'n': 4}, 'sampler': {'name': 'sample', 'n': 2},
     'scorer': {'name': 'exact_answer'}, 'pairs': {'name': 'extremes'}, 'loss': {'name': 'dpo'}, 'train': {'lr': 1e-3},
 }  # fmt: skip
 START = ROUND | {'sampler': {'name': 'given'}, 'scorer': {'name': 'given'}, 'loss': {'name': 'sft'}}

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from selfrew import parts, prompts, scorers, tasks, text
-from selfrew.tasks import pick, word_problems
+from selfrew.tasks import rising, word_problems
 from selfrew.types import Prompt, Response, Rollout, from_json, to_json
 
 SHARED = pathlib.Path(__file__).parents[2] / 'shared'
-BOTH = ('word_problems', 'pick')
+BOTH = ('word_problems', 'rising')
 SOLVED = 'Final answer: '
 
 
@@ -46,23 +46,23 @@ def _totals(problem: str) -> list[int]:
     return totals
 
 
-def _picked(problem: str) -> tuple[int, list[str]]:
-    """How many words a problem asks for, and those of its list that are of the kind."""
-    count, kind, listed = re.fullmatch(r'Pick (\d) (\w+) from this list: (.*)\.', problem).groups()
-    return int(count), [w for w in listed.split(', ') if w in pick.KINDS[kind]]
+def _wanted(problem: str) -> tuple[int, int, int]:
+    """How many numbers a problem asks for, and from where to where."""
+    said = r'Give \w+ (\d) numbers from (\d+) to (\d+) for the \w+, each larger than the one before\.'
+    return tuple(map(int, re.fullmatch(said, problem).groups()))
 
 
 def _grade(problem: str, response: str) -> float:
     """The grade by the docstrings of the tasks."""
     said = response.rpartition(SOLVED)[2]
-    if not problem.startswith('Pick'):
+    if not problem.startswith('Give'):
         totals = _totals(problem)
         return 5.0 if int(said) == totals[-1] else 2.0 if int(said) in totals[1:-1] else 1.0
-    count, fitting = _picked(problem)
-    words = said.split(', ')
-    if not set(words) <= set(fitting) or len(set(words)) < len(words):
+    count, low, high = _wanted(problem)
+    numbers = list(map(int, said.split(', ')))
+    if sorted(set(numbers)) != numbers or numbers[0] < low or numbers[-1] > high:
         return 1.0
-    return 5.0 if len(words) == count else 2.0
+    return 5.0 if len(numbers) == count else 2.0
 
 
 # --- built-in tasks ---------------------------------------------------------------------------------------------------
@@ -85,7 +85,7 @@ def test_train_and_held_out_never_overlap(name):
 def test_the_problems_of_a_draw_are_different_and_the_tasks_come_in_turn():
     found = _task(n=2000)
     assert len({p.text for p in found}) == len({p.id for p in found}) == 2000
-    assert [p.meta['task'] for p in found[:4]] == ['word_problems', 'pick'] * 2
+    assert [p.meta['task'] for p in found[:4]] == ['word_problems', 'rising'] * 2
     assert len(_task(n=7)) == 7
 
 
@@ -104,12 +104,13 @@ def test_word_problems_are_solved_as_their_sentences_say():
     assert {len(_totals(p.text)) for p in found} == {2, 3, 4, 5}
 
 
-def test_picks_ask_for_what_the_list_has():
-    for p in _task(n=2000, names=('pick',), answers=True):
-        count, fitting = _picked(p.text)
-        assert (p.answer['count'], sorted(p.answer['words'])) == (count, sorted(fitting)) and len(fitting) >= count
-        assert len(fitting) + 2 <= len(set(p.meta['words'])) == len(p.meta['words']) <= 8  # two others at least
-        assert pick.grade(p, SOLVED + ', '.join(fitting[-count:])) == 5.0
+def test_rising_numbers_can_be_found_and_many_are_right():
+    for p in _task(n=2000, names=('rising',), answers=True):
+        count, low, high = _wanted(p.text)
+        assert p.answer == {'count': count, 'low': low, 'high': high} and 3 <= count <= 6
+        assert 0 <= low <= high - 20 and high <= word_problems.LARGEST
+        for numbers in (range(low, low + count), range(high - count + 1, high + 1)):  # the bounds belong to the range
+            assert rising.grade(p, SOLVED + ', '.join(map(str, numbers))) == 5.0
 
 
 def test_grades_and_verdicts_agree_with_an_own_computation():
@@ -121,7 +122,7 @@ def test_grades_and_verdicts_agree_with_an_own_computation():
         assert grade == _grade(p.text, response), (p.text, response)
         assert scorers.read_score(Response(verdict), low=0.0, high=5.0) == grade
         assert scorers.right(p, response) == float(grade == 5.0)
-        truth = _totals(p.text)[-1] if module is word_problems else _picked(p.text)[0]
+        truth = _totals(p.text)[-1] if module is word_problems else _wanted(p.text)[0]
         assert f'Expected {truth}, found ' in verdict
         seen.add((p.meta['task'], grade))
     assert seen == {(name, grade) for name in BOTH for grade in (1.0, 2.0, 5.0)}
@@ -135,10 +136,11 @@ def test_grades_and_verdicts_agree_with_an_own_computation():
         ('word_problems', 'Final answer: many', 0.0),
         ('word_problems', 'Final answer: -1', 1.0),
         ('word_problems', 'Final answer: 123456', 1.0),
-        ('pick', '', 0.0),
-        ('pick', 'dog, cat', 0.0),
-        ('pick', 'Final answer: ', 0.0),
-        ('pick', 'Final answer: nothing', 1.0),
+        ('rising', '', 0.0),
+        ('rising', '16, 17, 18', 0.0),
+        ('rising', 'Final answer: ', 0.0),
+        ('rising', 'Final answer: nothing', 1.0),
+        ('rising', 'Final answer: 16, ²', 1.0),
     ],
 )
 def test_what_answers_nothing_is_graded_low(name, response, grade):
@@ -147,9 +149,10 @@ def test_what_answers_nothing_is_graded_low(name, response, grade):
         assert tasks.get(name).check(p, response).endswith(f'Score: {grade:.0f}')
 
 
-def test_a_word_named_twice_does_not_fit():
-    (p,) = _task(n=1, names=('pick',), answers=True)
-    assert pick.grade(p, SOLVED + ', '.join([p.answer['words'][0]] * p.answer['count'])) == 1.0
+def test_a_number_that_is_not_larger_does_not_fit():
+    (p,) = _task(n=1, names=('rising',), answers=True)
+    for numbers in ([20] * p.answer['count'], range(30, 30 - p.answer['count'], -1)):
+        assert rising.grade(p, SOLVED + ', '.join(map(str, numbers))) == 1.0
 
 
 def _demonstrated(name, n=4000):
@@ -174,13 +177,13 @@ def test_the_demonstrator_of_word_problems_is_as_lazy_as_it_says():
     assert slipped / len(shown) == pytest.approx((1 - tasks.STOPS_EARLY) * tasks.SLIPS, abs=0.02)
 
 
-def test_the_demonstrator_of_picks_is_as_lazy_as_it_says():
+def test_the_demonstrator_of_rising_numbers_is_as_lazy_as_it_says():
     short = wrong = 0
-    for problem, response in (shown := _demonstrated('pick')):
-        (count, fitting), words = _picked(problem), response.removeprefix(SOLVED).split(', ')
-        short += len(words) < count
-        wrong += not set(words) <= set(fitting) or len(set(words)) < len(words)
-        assert len(words) in (count, count - 1)
+    for problem, response in (shown := _demonstrated('rising')):
+        count, numbers = _wanted(problem)[0], response.removeprefix(SOLVED).split(', ')
+        short += len(numbers) < count
+        wrong += _grade(problem, response) == 1.0
+        assert len(numbers) in (count, count - 1)
     assert short / len(shown) == pytest.approx(tasks.STOPS_EARLY, abs=0.04)
     assert wrong / (len(shown) - short) == pytest.approx(tasks.SLIPS, abs=0.035)
 
@@ -213,11 +216,11 @@ def test_ranked_responses_have_true_grades_and_never_all_the_same():
 
 
 def test_tasks_and_splits_that_do_not_exist_are_refused():
-    with pytest.raises(KeyError, match="no task named 'puzzles'; there are: word_problems, pick"):
+    with pytest.raises(KeyError, match="no task named 'puzzles'; there are: word_problems, rising"):
         _task(names=('puzzles',))
     with pytest.raises(ValueError, match="no split 'test'; there are: train, heldout"):
         _task(split='test')
-    with pytest.raises(ValueError, match='there are: word_problems, pick'):
+    with pytest.raises(ValueError, match='there are: word_problems, rising'):
         _task(names=())
 
 
@@ -357,7 +360,7 @@ def test_no_prompts_at_all_is_refused(file, n):
 
 def test_a_ranking_wants_two_responses():
     with pytest.raises(ValueError, match='responses=1'):
-        prompts.ranked(None, None, _key(), tasks=('pick',), n=1, responses=1)
+        prompts.ranked(None, None, _key(), tasks=('rising',), n=1, responses=1)
 
 
 def test_a_subsample_is_drawn_by_the_key_without_replacement(file):
@@ -469,9 +472,9 @@ def test_every_source_of_prompts_keeps_the_contract(name, file, tiny):
 
 
 def test_a_mixture_is_its_parts_one_after_the_other_each_with_draws_of_its_own():
-    entry = {'name': 'demonstrations', 'tasks': ('pick',), 'n': 3}
+    entry = {'name': 'demonstrations', 'tasks': ('rising',), 'n': 3}
     found = parts.bind('prompts', {'name': 'mixture', 'prompts': (entry, entry)}, 'here')(None, None, _key())
     one, two = (
-        prompts.demonstrations(None, None, jax.random.fold_in(_key(), i), tasks=('pick',), n=3) for i in range(2)
+        prompts.demonstrations(None, None, jax.random.fold_in(_key(), i), tasks=('rising',), n=3) for i in range(2)
     )
     assert found == one + two and one != two

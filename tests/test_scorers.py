@@ -154,11 +154,13 @@ def test_an_exact_answer_is_right_as_a_number_or_as_text(answer, response, right
 
 
 def test_built_in_tasks_judge_their_own_responses():
-    asked = prompts.task(None, None, KEY, tasks=('word_problems', 'pick'), n=40, answers=True)
+    asked = prompts.task(None, None, KEY, tasks=('word_problems', 'rising'), n=40, answers=True)
     for prompt in asked:
-        words = prompt.answer['words'] if prompt.meta['task'] == 'pick' else None
-        good = ', '.join(words[: prompt.answer['count']]) if words else prompt.answer
-        bad = ', '.join(words[:1]) if words else prompt.answer + 1
+        if prompt.meta['task'] == 'rising':
+            good = ', '.join(str(prompt.answer['low'] + i) for i in range(prompt.answer['count']))
+            bad = prompt.answer['low']
+        else:
+            good, bad = prompt.answer, prompt.answer + 1
         rollout = Rollout(prompt, tuple(Response(f'Final answer: {a}') for a in (good, bad, '')) + (Response('Hm.'),))
         assert scorers.exact_answer(None, None, [rollout], KEY)[0].scores == (1.0, 0.0, 0.0, 0.0)
     blind = Prompt(prompt.id, prompt.messages, None, prompt.meta)

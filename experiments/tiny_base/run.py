@@ -58,7 +58,6 @@ def write_tokenizer(folder: str, rng) -> int:
         response = tasks.demonstrate(prompt, rng)
         texts += [prompt.text, response, task.check(prompt, response)]
     texts += [f'{n} {n}' for n in range(tasks.word_problems.LARGEST + 1)]
-    texts += [f'{word} {word}' for kind in tasks.pick.KINDS.values() for word in kind]
     for text in texts:
         words.update(dict.fromkeys(word for word, _ in split.pre_tokenize_str(text)))
     special = [PAD, BOS, USER, ASSISTANT, END]

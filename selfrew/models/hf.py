@@ -101,7 +101,12 @@ def read_params(folder: str, shapes, place) -> dict:
 
 
 def write(folder: str, config: ModelConfig, params, *, bos: int, eos: int, pad: int) -> None:
-    """config.json and model.safetensors (float32) of `params`. The tokenizer is the caller's."""
+    """config.json and model.safetensors (float32) of `params`. The tokenizer is the caller's.
+
+    Raises ValueError for parameters that such a checkpoint has no tensor for.
+    """
+    if unknown := set(params) - set(OUTER) - {'blocks'}:
+        raise ValueError(f'a checkpoint of {ARCHITECTURES[0]} has no tensor for {", ".join(sorted(unknown))}')
     os.makedirs(folder, exist_ok=True)
     tensors = {}
     for name, stack in params['blocks'].items():

@@ -12,12 +12,12 @@ The demonstrators' flaws are there on purpose: they are the gap in behaviour tha
 import dataclasses
 import hashlib
 
-from selfrew.tasks import pick, word_problems
+from selfrew.tasks import rising, word_problems
 from selfrew.types import Prompt
 
 STOPS_EARLY, SLIPS = 0.5, 0.2  # how often a lazy demonstrator does: of all responses; of those that do not stop early
 FLAWS = 'none', 'short', 'slip'
-TASKS = {task.NAME: task for task in (word_problems, pick)}
+TASKS = {task.NAME: task for task in (word_problems, rising)}
 RIGHT = 5.0
 
 
