@@ -48,9 +48,9 @@ def fresh(n: int, answers: bool = False) -> dict:
     return {'name': 'task', 'tasks': TASKS, 'n': n, 'answers': answers}
 
 
-def sampling(n: int, temperature: float = 1.0) -> dict:
+def sampling(n: int) -> dict:
     """Samples of the policy."""
-    return {'name': 'sample', 'n': n, 'temperature': temperature, 'top_p': 1.0, 'max_tokens': ANSWER, 'rows': 512}
+    return {'name': 'sample', 'n': n, 'temperature': 1.0, 'top_p': 1.0, 'max_tokens': ANSWER, 'rows': 512}
 
 
 def imitate(*sources: dict, lr: float, epochs: int = 1, max_steps: int | None = None) -> dict:
