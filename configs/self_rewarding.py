@@ -19,7 +19,7 @@ def get_config(arg: str = ''):
         'scorer': judging,
         'pairs': {'name': 'extremes', 'count': 1},
         'loss': {'name': 'dpo', 'beta': 0.1, 'nll': 5.0},
-        'train': base.training(lr=5e-5, batch=32),
+        'train': base.training(lr=3e-5, batch=32),
         'rehearsal': base.imitate(base.eft(n), lr=2e-4),
     }
     if paper:
