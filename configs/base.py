@@ -77,7 +77,8 @@ def eft(n: int) -> dict:
 
 def training(**fields) -> dict:
     """How a turn trains. row_length suits the built-in tasks."""
-    return {'row_length': 256, 'warmup': 0.05, 'optimizer': {'name': 'adamw', 'weight_decay': 0.0, 'clip': 1.0}, **fields}
+    optimizer = {'name': 'adamw', 'weight_decay': 0.0, 'clip': 1.0}
+    return {'row_length': 256, 'warmup': 0.05, 'optimizer': optimizer, **fields}
 
 
 def smoke(arg: str) -> bool:

@@ -1,9 +1,9 @@
-"""Self-Rewarding Language Models (arXiv 2401.10020) on the tiny base: SFT on IFT + EFT, then rounds judged by the model.
+"""Self-Rewarding Language Models (arXiv 2401.10020) on the tiny base: SFT on IFT + EFT, then self-judged rounds.
 
     python -m selfrew.main --config=configs/self_rewarding.py --workdir=runs/self_rewarding
 
-No ground truth enters the training. ":paper" is the paper's recipe to the letter where it can be at this size: one pair a
-prompt, 4 candidates, 3 votes, temperature 0.7, top_p 0.9, plain DPO, no rehearsal.
+No ground truth enters the training. ":paper" is the paper's recipe to the letter where it can be at this size: one pair
+a prompt, 4 candidates, 3 votes, temperature 0.7, top_p 0.9, plain DPO, batch 16, no rehearsal.
 """
 
 from configs import base

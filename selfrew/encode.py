@@ -67,7 +67,8 @@ def batches(docs: list[Doc], *, batch: int, row_length: int, multiple: int = 1, 
     order = np.arange(len(docs)) if rng is None else rng.permutation(len(docs))
     groups = [[docs[i] for i in order[start : start + batch]] for start in range(0, len(docs), batch)]
     packed = [_first_fit(group, row_length) for group in groups]
-    selected = [sum(sum(map(len, group[i].responses)) for i in row) for group, rows in zip(groups, packed) for row in rows]
+    targets = [[sum(map(len, doc.responses)) for doc in group] for group in groups]
+    selected = [sum(count[i] for i in row) for count, plan in zip(targets, packed) for row in plan]
     rows = _round_up(_round_up(max(map(len, packed)), 4), multiple) if packed else 0
     columns = _round_up(max(selected, default=0), 32)
     return [_pack(group, plan, batch, rows, row_length, columns) for group, plan in zip(groups, packed)]

@@ -88,14 +88,17 @@ def first_row(lm, batch) -> None:
         spans.append(f'doc {doc[at]} {label:10} ' + (f'[{text}]' if seen else text))
         at = end
     filled = (batch.doc > 0).mean()
-    first(f'first packed row of {batch.tokens.shape[0]} × {batch.tokens.shape[1]} ({filled:.0%} filled)', '\n'.join(spans))
+    rows, length = batch.tokens.shape
+    first(f'first packed row of {rows} × {length} ({filled:.0%} filled)', '\n'.join(spans))
 
 
 def counts(prompts, judgements, examples) -> dict:
     """What became of a turn's prompts: how many fell out, and why; shares are of judgements or of votes.
 
-    ties: all verdicts of a judgement equal. no_verdict: fewer than two responses have one (fewer than one where there is one response).
-    unasked: responses whose judge prompt did not fit into the context. parse_failures: votes that could not be read. full_scores: scores of 5. cut: responses that hit the length limit.
+    too_long: prompts that did not fit into the context. cut: responses that hit the length limit.
+    no_verdict: judgements with fewer than two verdicts (than one, of a single response). ties: all verdicts equal.
+    unasked: responses whose judge prompt did not fit. parse_failures: votes that could not be read.
+    score: the mean. full_scores: scores of 5.
     """
     heard = [[s for s in j.scores if not math.isnan(s)] for j in judgements]
     wanted = [min(2, len(j.scores)) for j in judgements]

@@ -1,15 +1,22 @@
 """Losses. Layer 1. The shelf's contract: (out, batch, key, *, …) -> (loss_B, metrics).
 
 `out.logp` [B N] are summed log-probabilities, best response first; `batch.ref_logp` [B N] the reference's. `loss_B` is
-per example, to be minimised; update takes the mean over B once, weighted by `batch.weight`. `metrics` are [B] arrays, averaged alike but
-unweighted. A loss is a pure function of what it is given; `key` is for losses that draw.
+per example, to be minimised; update takes the mean over B once, weighted by `batch.weight`. `metrics` are [B] arrays,
+averaged alike but unweighted. A loss is a pure function of what it is given; `key` is for losses that draw.
 """
 
 import chex
 import jax
 import jax.numpy as jnp
 
+MEANS = 'token', 'sequence', 'sum'
 REFERENCE_FREE = ('sft',)  # these never look at batch.ref_logp
+
+
+def check_mean(mean: str) -> None:
+    """ValueError where `sft` knows no such mean."""
+    if mean not in MEANS:
+        raise ValueError(f'no mean {mean!r}; there are: {", ".join(MEANS)}')
 
 
 def sft(out, batch, key, *, mean: str = 'token'):
@@ -21,15 +28,14 @@ def sft(out, batch, key, *, mean: str = 'token'):
     del key
     chex.assert_rank([out.logp, out.length], 2)
     nll_B, length_B = -out.logp[:, 0], jnp.maximum(out.length[:, 0], 1.0)
+    check_mean(mean)
     if mean == 'token':
         count = jnp.maximum(jnp.sum(batch.real), 1.0)
         loss_B = nll_B * count / jnp.maximum(jnp.sum(batch.real * out.length[:, 0]), 1.0)
     elif mean == 'sequence':
         loss_B = nll_B / length_B
-    elif mean == 'sum':
-        loss_B = nll_B
     else:
-        raise ValueError(f'no mean {mean!r}; there are: token, sequence, sum')
+        loss_B = nll_B
     return loss_B, {'nll': nll_B / length_B, 'logps/chosen': out.logp[:, 0], 'lengths/chosen': out.length[:, 0]}
 
 

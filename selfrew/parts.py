@@ -21,7 +21,11 @@ SHELVES = {
 ON_UPDATE = {'optimizer': ('adamw', 'rmsprop'), 'train': ('train',)}
 DEFAULT = {'train': 'train', 'optimizer': 'adamw'}
 # Fields that name something outside the config: looked up when the config is bound, hours before they are used.
-LOOKED_UP = {'template': text.template, 'source': prompts.check_source, 'tasks': tasks.get_all, 'split': tasks.check_split}
+LOOKED_UP = {
+    'template': text.template, 'source': prompts.check_source, 'tasks': tasks.get_all, 'split': tasks.check_split,
+    'schedule': update.check_schedule, 'mean': losses.check_mean,
+}  # fmt: skip
+COUNTS = ('n', 'batch', 'epochs', 'max_steps', 'row_length', 'votes', 'max_tokens', 'rows', 'count', 'keep_states')
 
 
 def names(key: str, module) -> tuple:
@@ -79,6 +83,8 @@ def fill(function, arguments: dict, where: str):
             values[name] = _nested(name, arguments.get(name, {}), f'{where}.{name}', hints.get(name) is tuple)
         elif name in arguments:
             values[name] = _typed(arguments[name], hints.get(name, Any), f'{where}.{name}')
+            if name in COUNTS and values[name] is not None and values[name] < 1:
+                raise ValueError(f'{where}.{name}={values[name]}: want at least 1')
             if name in LOOKED_UP:
                 _look_up(name, values[name], where)
         elif field.default is field.empty:
@@ -141,8 +147,8 @@ def turns(*, rounds: int, round: dict, start: dict | None = None, by_round: dict
 
     Args:
       rounds: how many rounds there are, `start` counted as one.
-      round: the turn of each round. Its field `rehearsal`, if any, is a turn of its own that follows it (`every`: after every so
-        many rounds, 0 never; default 1).
+      round: the turn of each round. Its field `rehearsal`, if any, is a turn of its own that follows it (`every`:
+        after every so many rounds, 0 never; default 1).
       start: the turn of the first round, where that differs (SFT).
       by_round: fields of `round` that change: a tuple in a field's place holds its value for each round, the last
         one from then on. {'sampler': {'temperature': (0.8, 0.8, 1.3)}}

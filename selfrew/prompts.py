@@ -98,8 +98,8 @@ def records(lm, params, key, *, source: str, n: int | None = None, prompt: str =
     Args:
       source: the path of a JSONL file, or 'tfds:name/split' (an array_record builder, in TFDS_DATA_DIR or
         ~/tensorflow_datasets; needs no TensorFlow).
-      prompt: the field with the prompt: a string, or a list of chat messages, whose last assistant turn, if any, is taken as a
-        given response. A row's field 'response' is one too. 'messages' is read where this field is missing.
+      prompt: the field with the prompt: a string, or a list of chat messages, whose last assistant turn, if any, is
+        taken as a given response. A row's field 'response' is one too. 'messages' is read where this field is missing.
       answer: the field with the truth, where there is one.
       max_bad: rows that may be malformed; they are skipped and reported. One more, and the source is refused.
     Raises FileNotFoundError, or ValueError for too many bad rows or none that is good.

@@ -45,5 +45,5 @@ def given(lm, params, prompts, key) -> list[Rollout]:
     del lm, params, key
     for p in prompts:
         if not p.meta.get('responses'):
-            raise ValueError(f'prompt {p.id!r} came without a response; samplers.given takes only prompts that have one')
+            raise ValueError(f'prompt {p.id!r} came without a response; the sampler given takes only such as have one')
     return [Rollout(p, tuple(Response(text) for text in p.meta['responses'])) for p in prompts]

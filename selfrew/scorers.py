@@ -6,6 +6,8 @@ A higher score is better; nan is 'no verdict'. One judgement for each rollout, i
 import math
 import re
 
+import numpy as np
+
 import selfrew.tasks as builtin
 from selfrew import generate, text
 from selfrew.types import Judgement, ask
@@ -34,8 +36,8 @@ def given(lm, params, rollouts, key) -> list[Judgement]:
 def exact_answer(lm, params, rollouts, key) -> list[Judgement]:
     """1 where a response is right, 0 where it is wrong, nan where the prompt has no answer.
 
-    A built-in task judges its own responses. Otherwise the final answer (after the last 'Final answer:' or '####', or in
-    the last \\boxed{}) is compared with the prompt's, as numbers where both are, else as text without case.
+    A built-in task judges its own responses. Otherwise the final answer (after the last 'Final answer:' or '####', or
+    in the last \\boxed{}) is compared with the prompt's, as numbers where both are, else as text without case.
     """
     del lm, params, key
     return _each(rollouts, lambda prompt, response: right(prompt, response.text))
@@ -92,10 +94,9 @@ def composite(lm, params, rollouts, key, *, scorers: tuple, weights: tuple) -> l
         raise ValueError(f'{len(scorers)} scorers and {len(weights)} weights: want as many, and at least one')
     columns = [scorer(lm, params, rollouts, key) for scorer in scorers]
     return [
-        Judgement(js[0].rollout, tuple(sum(w * s for w, s in zip(weights, row)) for row in zip(*(j.scores for j in js))),
-                  js[0].verdicts, js[0].votes)
+        Judgement(js[0].rollout, tuple(np.dot(weights, [j.scores for j in js]).tolist()), js[0].verdicts, js[0].votes)
         for js in zip(*columns)
-    ]  # fmt: skip
+    ]
 
 
 # --- LLM as a judge ---------------------------------------------------------------------------------------------------
@@ -107,7 +108,7 @@ def judge(lm, params, rollouts, key, *, template: str = 'additive', votes: int =
     """The model judges responses with its own parameters: the mean of the valid votes (arXiv 2401.10020, §2.2).
 
     Args:
-      template: a jinja file with {{ prompt }} and {{ response }}, or one that ships; it must ask for 'Score: N' at the end.
+      template: a jinja file with {{ prompt }} and {{ response }}, or one that ships; it asks for a last 'Score: N'.
       votes: verdicts sampled for each response. temperature, top_p, max_tokens: of a verdict.
       low, high: the range of a score; outside of it there is no verdict.
       rows: see samplers.sample.

@@ -24,7 +24,7 @@ def dump(value) -> bytes:
 
 
 class Folder:
-    """A turn's folder. What its manifest lists is finished; anything else there is a killed run's, and is made again."""
+    """A turn's folder. What its manifest lists is finished; anything else there is a killed run's, to be made again."""
 
     def __init__(self, workdir: str, name: str):
         self.path = os.path.join(workdir, 'rounds', name)
@@ -49,7 +49,7 @@ class Folder:
         write_atomic(self._manifest, dump(self.listed))
 
     def once(self, name: str, kind: type, make) -> list:
-        """The nouns of `name`.jsonl; made by `make()` and written the first time, and always read: as a resumed run would.
+        """The nouns of `name`.jsonl; made by `make()` and written the first time; always read, as a resumed run would.
 
         Raises ValueError where the file is not the one that was written.
         """

@@ -4,7 +4,7 @@ Left of `encode` (host, text): Prompt, Response, Rollout, Judgement, Example. Ea
 JSON line. Right of it (device, fixed shapes): Batch, Forward, State.
 
 Axis letters, as suffixes of array names:
-  B examples of an update   N responses of an example   R rows   L tokens of a row   S selected tokens of a row
+  B examples of an update   N responses of an example   R rows   L tokens of a row   S of them selected
   T time in decoding        C columns of a cache        V vocabulary   D width   K key/value heads   G queries a key head
   H features of a head      F features of the MLP
 """

@@ -104,6 +104,12 @@ def rmsprop(*, decay: float = 0.9, eps: float = 1e-8, clip: float = 10.0):
 SCHEDULES = 'constant', 'linear', 'cosine'
 
 
+def check_schedule(schedule: str) -> None:
+    """ValueError where there is no such schedule."""
+    if schedule not in SCHEDULES:
+        raise ValueError(f'no schedule {schedule!r}; there are: {", ".join(SCHEDULES)}')
+
+
 def learning_rate(step: int, steps: int, *, lr: float, warmup: float = 0.0, schedule: str = 'constant',
                   final: float = 0.0) -> float:  # fmt: skip
     """The rate at `step` (from 0) of `steps`: a linear rise over the fraction `warmup`, then `schedule` to final·lr."""
@@ -119,10 +125,11 @@ def learning_rate(step: int, steps: int, *, lr: float, warmup: float = 0.0, sche
 
 
 def shapes(lm, optimizer) -> State:
-    """What a state looks like, as ShapeDtypeStructs with their shardings; moments lie like the parameters they belong to."""
+    """What a state looks like, as ShapeDtypeStructs with shardings; moments lie like the parameters they belong to."""
     params, whole = decoder.abstract(lm.module)[0], sharding.of(lm.mesh)
     opt = jax.eval_shape(optimizer.init, params)
-    where = optax.tree_map_params(optimizer, lambda _, s: s, opt, lm.shardings(), transform_non_params=lambda _: whole)
+    like, other = (lambda _, s: s), (lambda _: whole)
+    where = optax.tree_map_params(optimizer, like, opt, lm.shardings(), transform_non_params=other)
     count = jax.ShapeDtypeStruct((), jnp.int32)
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
@@ -178,16 +185,14 @@ def train(lm, state, examples, key, loss, report, *, optimizer, lr: float, batch
       batch: examples an update. epochs: passes over the examples. max_steps: stops earlier, or None.
       row_length: tokens of a packed row; an example that does not fit is dropped and counted.
       lr, warmup, schedule, final: see `learning_rate`.
-    Totals are floats: steps, examples, dropped, tokens (of responses, trained on), gap (mean |trainer − sampler| log-probability per
-    token, nan where nothing was sampled) and gap_max (the largest such mean of one response).
+    Totals are numbers: steps, examples, dropped, tokens (of responses, trained on), gap (mean |trainer − sampler|
+    log-probability per token, nan where nothing was sampled) and gap_max (the largest such mean of one response).
     Raises ValueError for an option out of range, a schedule that does not exist, or where no example is left.
     """
-    least = {'batch': batch, 'epochs': epochs, 'row_length': row_length, 'max_steps': 1 if max_steps is None else max_steps}
-    for name, value in least.items():
-        if value < 1:
+    for name, value in {'batch': batch, 'epochs': epochs, 'row_length': row_length, 'max_steps': max_steps}.items():
+        if value is not None and value < 1:
             raise ValueError(f'train.{name}={value}: want at least 1')
-    if schedule not in SCHEDULES:
-        raise ValueError(f'no schedule {schedule!r}; there are: {", ".join(SCHEDULES)}')
+    check_schedule(schedule)
     docs, dropped = encode.tokenise(lm.text, examples, row_length=row_length)
     if not docs:
         raise ValueError(f'no example to train on: {len(examples)} came, {dropped} of them empty or longer than '

@@ -20,4 +20,4 @@ def tiny():
 
 
 def pytest_configure(config):
-    config.addinivalue_line('markers', 'slow: takes more than ten seconds; runs all the same (-m "not slow" leaves it out)')
+    config.addinivalue_line('markers', 'slow: takes more than ten seconds; -m "not slow" leaves it out')

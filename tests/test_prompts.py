@@ -344,8 +344,8 @@ def test_a_repeated_id_is_told_apart_by_its_row(file):
 
 def test_rows_that_break_the_reader_are_bad_rows(file, caplog):
     good = {'prompt': 'Q?'}
-    rows = b'\xef\xbb\xbf{"prompt": "first"}', b'{"prompt": "\\ud83d hi"}', b'{"prompt": 1' + b'0' * 5000 + b'}', b'[' * 100_000
-    first, last = _records(file(*rows, good))
+    rows = b'\xef\xbb\xbf{"prompt": "first"}', b'{"prompt": "\\ud83d hi"}', b'{"prompt": 1' + b'0' * 5000 + b'}'
+    first, last = _records(file(*rows, b'[' * 100_000, good))
     assert (first.text, last.text) == ('first', 'Q?')
     assert [f'line {n}' in caplog.text for n in (1, 2, 3, 4)] == [False, True, True, True]
 

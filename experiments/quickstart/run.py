@@ -2,8 +2,8 @@
 
     python -m experiments.quickstart.run --folder=runs/quickstart_study
 
-All arms judge themselves, see the same prompts in round 1, sample as much and rehearse alike; only the loss, its pairs and its
-learning rate differ. A run that is in the folder already is read, not repeated. Writes results.json and curve.png.
+All arms judge themselves, see the same prompts, sample as much and rehearse alike; only the loss and its pairs differ. A
+run that is in the folder already is read, not repeated. Writes results.json and curve.png.
 """
 
 import json

@@ -48,7 +48,7 @@ def documents(n: int, rng) -> list[Example]:
 
 
 def write_tokenizer(folder: str, rng) -> int:
-    """Byte-level, every word of the tasks a token of its own, any other text in bytes. Returns the vocabulary's size."""
+    """Byte-level; every word of the tasks a token of its own, other text in bytes. Returns the vocabulary's size."""
     split = pre_tokenizers.ByteLevel(add_prefix_space=False)
     words = {}  # in the order of first sight
     with open(os.path.join(lms.text.TEMPLATES, 'check.jinja')) as file:
@@ -100,7 +100,8 @@ def main(_):
 
         state, totals = update.train(
             lm, State(params, None, 0, 0), documents(DOCUMENTS.value, rng), jax.random.key(SEED.value),
-            losses.sft, report, optimizer=functools.partial(update.adamw, weight_decay=0.01), lr=3e-3, batch=64, row_length=256, warmup=0.02, schedule='cosine', final=0.02,
+            losses.sft, report, optimizer=functools.partial(update.adamw, weight_decay=0.01), lr=3e-3, batch=64,
+            row_length=256, warmup=0.02, schedule='cosine', final=0.02,
         )  # fmt: skip
         write_tokenizer(FOLDER.value, np.random.default_rng(SEED.value))
         hf.write(FOLDER.value, config, state.params, **ids)

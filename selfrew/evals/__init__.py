@@ -1,6 +1,7 @@
-"""What a model is worth. Layer 7. The shelf's contract: (lm, params, key, *, prompts, sampler, scorer) -> (metrics, judgements).
+"""What a model is worth. Layer 7.
 
-An evaluation is a round without training. `metrics` are floats: 'value' is the headline, 'low' and 'high' its 95 % interval.
+The shelf's contract: (lm, params, key, *, prompts, sampler, scorer) -> (metrics, judgements). An evaluation is a round
+without training. `metrics` are floats: 'value' is the headline, 'low' and 'high' its 95 % interval.
 """
 
 import math
@@ -53,7 +54,7 @@ def accuracy(lm, params, key, *, prompts, sampler, scorer):
 
 
 def judge(lm, params, key, *, prompts, sampler, scorer):
-    """A judge against graded responses: the five metrics of arXiv 2401.10020, §2.4, on prompts with `meta['grades']`."""
+    """A judge against graded responses (`meta['grades']`): the five metrics of arXiv 2401.10020, §2.4."""
     _, judgements = _judged(lm, params, key, prompts, sampler, scorer)
     return judge_metrics([(j.scores, j.rollout.prompt.meta['grades']) for j in judgements]) | {
         'parse_failures': missing_votes(judgements)

@@ -29,7 +29,7 @@ def request_keys(key, ids, indices):
 
 
 def _pick(logits_RV, uniform_R, temperature, top_p, nucleus: bool):
-    """A token for each row by inverse CDF, and its log-probability under the raw distribution. Temperature 0: argmax."""
+    """A token for each row by inverse CDF, and its raw log-probability. Temperature 0: argmax."""
     logp_RV = jax.nn.log_softmax(logits_RV)
     tempered_RV = jax.nn.softmax(logits_RV / jnp.maximum(temperature, 1e-6))
     if nucleus:  # the smallest set of likeliest tokens that holds top_p, found in sorted order

@@ -115,10 +115,12 @@ class Decoder(nn.Module):
 
     @nn.compact
     def __call__(self, tokens_RL, position_RL, mask_RLC, cache=None):
-        """Returns (hidden [R L D] after the last norm, these tokens' keys 'k' [layers R K H L] and values 'v' [layers R K L H]).
+        """Returns hidden states [R L D] after the last norm, and what a cache wants of these tokens.
 
-        mask: [R L C] bool; its columns are those of `cache`, if there is one, and then these L tokens. The cache is only
-        read: the caller writes what is new where it belongs, once for all layers.
+        That is a dict: keys 'k' [layers R K H L] and values 'v' [layers R K L H].
+
+        mask: [R L C] bool; its columns are those of `cache`, if there is one, and then these L tokens. The cache is
+        only read: the caller writes what is new where it belongs, once for all layers.
         """
         c = self.config
         table = self.param('embed', _normal(c.width, 'vocab', 'embed'), (c.vocab, c.width))
@@ -169,5 +171,6 @@ def init(module: Decoder, key):
 def abstract(module: Decoder):
     """(shapes, logical axis names) of the parameters: two pytrees of the same structure."""
     boxed = jax.eval_shape(functools.partial(_init, module), jax.random.key(0))
-    names = jax.tree.map(tuple, nn.get_partition_spec(boxed), is_leaf=lambda s: isinstance(s, jax.sharding.PartitionSpec))
+    is_spec = lambda s: isinstance(s, jax.sharding.PartitionSpec)  # noqa: E731
+    names = jax.tree.map(tuple, nn.get_partition_spec(boxed), is_leaf=is_spec)
     return nn.unbox(boxed), names

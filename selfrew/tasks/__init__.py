@@ -2,11 +2,11 @@
 
 Contract of a task module: NAME, and
   make(rng) -> Prompt                   a new problem, its `answer` and what else `check` needs in `meta`; id is NAME
-  demonstrate(prompt, rng, flaw) -> str  a worked response by a *lazy demonstrator*: 'none', 'short' (stops early) or 'slip'
+  demonstrate(prompt, rng, flaw) -> str a worked response with that flaw: 'none', 'short' (stops early) or 'slip'
   grade(prompt, response) -> float      the truth, 0 to 5; RIGHT is right
   check(prompt, response) -> str        a worked verdict that ends with 'Score: <grade>'
 
-The demonstrators' flaws are there on purpose: they are the gap in behaviour that the methods close.
+Lazy demonstrators' flaws are there on purpose: they are the gap in behaviour that the methods close.
 """
 
 import dataclasses
@@ -62,7 +62,7 @@ def problems(names, n: int, rng, split: str = 'train') -> list[Prompt]:
 
 
 def demonstrate(prompt: Prompt, rng, evenly: bool = False) -> str:
-    """The response of a lazy demonstrator to a built-in problem; `evenly`: all kinds of flaw, and none, equally often."""
+    """A *lazy demonstrator's* response to a built-in problem; `evenly`: all flaws, and none, equally often."""
     if evenly:
         flaw = str(rng.choice(FLAWS))
     else:

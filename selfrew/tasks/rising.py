@@ -1,4 +1,4 @@
-"""An instruction with constraints: so many numbers of a range, each larger than the one before. Many answers are right."""
+"""An instruction with constraints: so many numbers of a range, in rising order. Many answers are right."""
 
 from selfrew.tasks.word_problems import LARGEST, NAMES, THINGS
 from selfrew.types import Prompt, ask
