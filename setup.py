@@ -18,17 +18,17 @@ setup(
     python_requires='>=3.11',
     packages=find_packages(include=['selfrew', 'selfrew.*']),
     package_data={'selfrew': ['templates/*.jinja', 'tiny_base/*']},
-    install_requires=[
-        'absl-py>=2.1', 'chex>=0.1.90', 'flax>=0.12', 'jax>=0.8', 'jinja2>=3.1', 'matplotlib>=3.9',
-        'ml-collections>=1.0', 'numpy>=2.0', 'optax>=0.2.5', 'orbax-checkpoint>=0.11.25', 'safetensors>=0.5',
-        'scipy>=1.13', 'tensorboardX>=2.6', 'tensorflow-datasets>=4.9.9', 'array-record>=0.8', 'tqdm>=4.66',
+    install_requires=[  # every config's smoke ran with exactly these, and with the newest of 2026-11
+        'absl-py>=2.3.1', 'array-record>=0.8.2', 'chex>=0.1.91', 'flax>=0.12.3', 'jax>=0.9.0', 'jinja2>=3.1.6',
+        'matplotlib>=3.10', 'ml-collections>=1.1', 'numpy>=2.2', 'optax>=0.2.7', 'orbax-checkpoint>=0.11.33',
+        'safetensors>=0.6.2', 'scipy>=1.15', 'tensorboardX>=2.6.4', 'tensorflow-datasets>=4.9.9', 'tqdm>=4.67',
         'transformers>=5.0',
     ],
     extras_require={
-        'test': ['pytest>=8'],
+        'test': ['pytest>=8.4'],
         'tf': ['tensorflow-cpu>=2.18'],  # the catalogue of tensorflow-datasets
-        'tpu': ['jax[tpu]>=0.8'],
-        'cuda': ['jax[cuda12]>=0.8'],
+        'tpu': ['jax[tpu]>=0.9.0'],
+        'cuda': ['jax[cuda12]>=0.9.0'],
     },
     entry_points={'console_scripts': ['selfrew=selfrew.main:cli']},
 )  # fmt: skip
