@@ -166,7 +166,7 @@ def stepper(lm, loss, optimizer):
         (value, metrics), grads = jax.value_and_grad(objective, has_aux=True)(state.params, batch, key)
         updates, opt = optimizer.update(grads, state.opt, state.params)
         params = jax.tree.map(lambda p, u: p - lr * u, state.params, updates)
-        metrics |= {'loss': value, 'grad_norm': optax.global_norm(grads)}
+        metrics |= {'loss': value, 'grad_norm': optax.tree.norm(grads)}
         return State(params, opt, state.step + 1, state.round), metrics
 
     # Pinned: left to itself the compiler moves small arrays, and the next step would be another program.
