@@ -20,7 +20,7 @@ def get_config(arg: str = ''):
         'pairs': {'name': 'extremes', 'count': 1},
         'loss': {'name': 'dpo', 'beta': 0.1, 'nll': 5.0},
         'train': base.training(lr=3e-5, batch=32),
-        'rehearsal': base.imitate(base.eft(n), lr=2e-4),
+        'rehearsal': {'every': 1, **base.imitate(base.eft(n), lr=2e-4)},
     }
     if paper:
         del turn['rehearsal']

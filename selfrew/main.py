@@ -52,7 +52,9 @@ def _parse(argv):
     """The flags; a field of the config that does not exist is refused like any other mistake."""
     try:
         return app.parse_flags_with_usage(argv)
-    except (KeyError, AttributeError, OSError) as problem:
+    except (KeyError, AttributeError) as problem:
+        _refuse(ValueError(f'an override names a field that the config has not: {problem.args[0]}'))
+    except OSError as problem:
         _refuse(problem)
 
 
