@@ -18,7 +18,7 @@ def get_config(arg: str = ''):
             'pairs': {'name': 'extremes', 'count': 2},
             'loss': {'name': 'dpo', 'beta': 0.1, 'nll': 5.0},
             'train': base.training(lr=3e-5, batch=32),
-            'rehearsal': {'every': 1, **base.imitate(base.eft(n), lr=2e-4)},
+            'rehearsal': {'every': 0, **base.imitate(base.eft(n), lr=2e-4)},  # off: see experiments/quickstart
         },
         evals={'accuracy': base.accuracy(40 if smoke else 1000), 'judge': base.judge(1, 10 if smoke else 150)},
     )

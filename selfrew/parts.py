@@ -162,10 +162,10 @@ def turns(*, rounds: int, round: dict, start: dict | None = None, by_round: dict
         entry = dict(start) if first else _replaced(round, by_round or {}, number - 1 - (start is not None), 'by_round')
         rehearsal = dict(entry.pop('rehearsal', None) or {})
         every = _typed(rehearsal.pop('every', 1), int, 'round.rehearsal.every')
-        rehearse = bool(rehearsal) and every > 0 and number % every == 0
-        out.append(_turn(f'{number:02d}', number, not rehearse, entry, 'start' if first else 'round'))
-        if rehearse:
-            out.append(_turn(f'{number:02d}-rehearsal', number, True, rehearsal, 'round.rehearsal'))
+        # bound, and so checked, even where it is off
+        after = [_turn(f'{number:02d}-rehearsal', number, True, rehearsal, 'round.rehearsal')] if rehearsal else []
+        after = after if every > 0 and number % every == 0 else []
+        out += [_turn(f'{number:02d}', number, not after, entry, 'start' if first else 'round'), *after]
     return out
 
 

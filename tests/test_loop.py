@@ -80,6 +80,7 @@ def _small(rounds=2, **fields):
     turn['sampler'] |= {'n': 3} | short
     turn['scorer'] = {'name': 'length'}
     turn['train'] |= {'batch': 8, 'row_length': 128}
+    turn['rehearsal']['every'] = 1
     turn['rehearsal']['prompts']['prompts'][0]['n'] = 8
     turn['rehearsal']['train'] |= {'batch': 8, 'row_length': 256}
     evals['accuracy']['prompts']['n'], evals['judge']['prompts']['n'] = 8, 3

@@ -175,6 +175,8 @@ def test_the_start_is_not_counted_by_round():
         ({'round': ROUND | {'scorer': None}}, r'round\.scorer is None; .* there is: given'),
         ({'start': START | {'scorer': None}}, r'start\.scorer is None'),
         ({'round': ROUND | {'rehearsal': START | {'scorer': None}}}, r'round\.rehearsal\.scorer is None'),
+        ({'round': ROUND | {'rehearsal': START | {'every': 0, 'judge': {}}}}, r'round\.rehearsal: nothing reads judge'),
+        ({'round': ROUND | {'rehearsal': START | {'every': 'no'}}}, r"round\.rehearsal\.every='no': want int"),
         ({'round': {k: v for k, v in ROUND.items() if k != 'pairs'}}, 'round: pairs is missing; the fields are: pr'),
         ({'round': {k: v for k, v in ROUND.items() if k != 'train'}}, r'round\.train \(train\): lr is missing'),
         ({'round': ROUND | {'judge': {}}}, 'round: nothing reads judge={}; there are: prompts, sampler, scorer'),
