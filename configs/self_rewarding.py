@@ -2,6 +2,9 @@
 
     python -m selfrew.main --config=configs/self_rewarding.py --workdir=runs/self_rewarding
 
+Held-out accuracy, seed 0, 1,000 problems: 0.351 as the base comes, 0.657 after SFT, then 0.868, 0.917, 0.905 (± 0.02);
+the judge's strict pairwise accuracy stays about 0.80. Four and a half minutes on two cores, with another run beside.
+
 No ground truth enters the training. ":paper" is the paper's recipe to the letter where it can be at this size: one pair
 a prompt, 4 candidates, 3 votes, temperature 0.7, top_p 0.9, plain DPO, batch 16, no rehearsal.
 """
