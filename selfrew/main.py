@@ -36,7 +36,7 @@ def main(argv) -> None:
         sys.exit(130)
     except (ValueError, OSError, KeyError) as problem:
         _refuse(problem)
-    print(f'\n{table}\n\nin {WORKDIR.value}: summary.json, metrics.jsonl, curve.png (of accuracies), each round\'s files')
+    print(f'\n{table}\n\nin {WORKDIR.value}: summary.json, metrics.jsonl, curve.png, each round\'s files')
 
 
 def _refuse(problem: Exception) -> None:
