@@ -53,8 +53,9 @@ def load(*, folder: str, data: int = 1, fsdp: int = 1, tensor: int = 1, dtype: s
     shardings = lm.shardings()
 
     def place(array, path):
+        where = shardings
         for part in path:
-            where = shardings[part] if part == path[0] else where[part]
+            where = where[part]
         return jax.device_put(array, where)
 
     return lm, hf.read_params(folder, decoder.abstract(module)[0], place)

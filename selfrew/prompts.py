@@ -194,8 +194,8 @@ def _prompt(id: str, row, prompt: str, answer: str) -> Prompt:
         given = [messages.pop()['content']]
     if not all(isinstance(g, str) and g.strip() for g in given):
         raise ValueError('the given response is not a text')
-    for text in [m['content'] for m in messages] + given:
-        text.encode()  # half a surrogate pair is a UnicodeEncodeError, which is a ValueError
+    for written in [m['content'] for m in messages] + given:
+        written.encode()  # half a surrogate pair is a UnicodeEncodeError, which is a ValueError
     if not messages or messages[-1]['role'] != 'user' or not messages[-1]['content'].strip():
         raise ValueError('no user turn to answer, or an empty one')
     return Prompt(str(row.get('id', id)), tuple(messages), row.get(answer), {'responses': given} if given else {})

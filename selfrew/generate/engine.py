@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+from selfrew import sharding
 from selfrew.models import decoder
 from selfrew.types import Response
 
@@ -111,7 +112,7 @@ def generate(lm, params, prompts, keys, *, max_tokens: int, temperature: float =
     if longest + max_tokens > lm.config.max_length:
         raise ValueError(f'a prompt of {longest} tokens and max_tokens={max_tokens} exceed the context of '
                          f'{lm.config.max_length}')  # fmt: skip
-    split = lm.mesh.shape['data'] * lm.mesh.shape['fsdp']
+    split = sharding.row_count(lm.mesh)
     rows = max(min(rows, 1 << (len(prompts) - 1).bit_length()), split) if prompts else rows
     rows = -(-rows // split) * split
     order = np.argsort([len(p) for p in prompts], kind='stable')
