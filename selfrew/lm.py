@@ -2,13 +2,16 @@
 
 import dataclasses
 import os
+import re
 
 import jax
 
 from selfrew import sharding, text
-from selfrew.models import decoder, hf
+from selfrew.models import attention as backends, decoder, hf
 
 TINY = os.path.join(os.path.dirname(__file__), 'tiny_base')
+DTYPES = 'float32', 'bfloat16'
+WANTED = '*.json', '*.safetensors', '*.jinja', 'tokenizer.model', 'merges.txt', 'vocab.txt'  # of a hub repository
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -16,10 +19,16 @@ class Lm:
     module: decoder.Decoder
     text: text.Text
     mesh: jax.sharding.Mesh
+    stored: str = 'float32'  # how parameters are kept, adapters aside
+    folder: str | None = None  # where it came from
 
     @property
     def config(self) -> decoder.ModelConfig:
         return self.module.config
+
+    def abstract(self):
+        """The shape and dtype of each parameter."""
+        return decoder.abstract(self.module, self.stored)[0]
 
     def shardings(self):
         """The sharding of each parameter."""
@@ -34,28 +43,71 @@ class Lm:
         return jax.device_put(tree, sharding.of(self.mesh))
 
 
-def load(*, folder: str, data: int = 1, fsdp: int = 1, tensor: int = 1, dtype: str = 'float32'):
-    """(lm, params) of a Hugging Face folder, or of 'tiny', the base that ships with the package.
+def find(folder: str) -> str:
+    """The local folder of a path, of 'tiny' (the base that ships), or of a hub name, which is downloaded.
+
+    Raises FileNotFoundError where there is none.
+    """
+    if folder == 'tiny' or os.path.isdir(folder):
+        return TINY if folder == 'tiny' else folder
+    if not re.fullmatch(r'[\w.-]+/[\w.-]+', folder):
+        raise FileNotFoundError(f'no model folder {folder!r}; give a Hugging Face folder, a hub name such as '
+                                f'"Qwen/Qwen2.5-0.5B-Instruct", or "tiny"')  # fmt: skip
+    from huggingface_hub import snapshot_download  # slow to import
+
+    try:
+        return snapshot_download(folder, allow_patterns=WANTED)
+    except Exception as problem:
+        said = str(problem).strip().split('\n')[0]
+        raise FileNotFoundError(f'{folder!r} is not a folder here, and as a hub name it could not be downloaded '
+                                f'({said})') from None  # fmt: skip
+
+
+def load(*, folder: str, data: int = 1, fsdp: int = 1, tensor: int = 1, dtype: str = 'float32',
+         params: str = 'float32', max_length: int | None = None, attention: str = 'xla', remat: str = 'none',
+         template: str | None = None, lora: int = 0, lora_alpha: float = 16.0, shape: dict | None = None):  # fmt: skip
+    """(lm, params) of a Hugging Face folder or hub name, or of 'tiny', the base that ships with the package.
 
     Args:
-      folder: a path; see models.hf for what is supported.
+      folder: see models.hf for what is supported.
       data, fsdp, tensor: the mesh.
-      dtype: of the compute, 'float32' or 'bfloat16'; parameters are float32.
-    Raises FileNotFoundError or ValueError that names what is wrong with the folder, the mesh or the dtype.
+      dtype: of the compute, 'float32' or 'bfloat16'; softmax, norms and log-probabilities are float32 in either.
+      params: how parameters are kept; for 'bfloat16' the optimiser holds a float32 copy while it trains.
+      max_length: the longest context, at most the checkpoint's; None: the checkpoint's (see hf.config_of).
+      attention: 'xla', 'cudnn' (GPU) or 'splash' (TPU). remat: what the backward pass computes again to save memory,
+        'none', 'full' (whole blocks) or 'dots' (all but matrix products).
+      template: a jinja file, the chat template where the folder has none, or instead of it.
+      lora: rank of adapters; 0 trains all parameters. lora_alpha: adapters count alpha / rank.
+      shape: config.json's content as a preset states it; the folder's must say the same.
+    Raises FileNotFoundError or ValueError that names what is wrong, before anything is put on a device.
     """
-    if dtype not in ('float32', 'bfloat16'):
-        raise ValueError(f'no dtype {dtype!r}; there are: float32, bfloat16')
-    folder = TINY if folder == 'tiny' else folder
-    if not os.path.isdir(folder):
-        raise FileNotFoundError(f'no model folder {folder!r}; give a Hugging Face folder, or "tiny"')
-    module = decoder.module_of(hf.read_config(folder), dtype)
-    lm = Lm(module, text.load(folder), sharding.make(data, fsdp, tensor))
-    shardings = lm.shardings()
-
-    def place(array, path):
-        where = shardings
-        for part in path:
-            where = where[part]
-        return jax.device_put(array, where)
-
-    return lm, hf.read_params(folder, decoder.abstract(module)[0], place)
+    choices = {'dtype': (dtype, DTYPES), 'params': (params, DTYPES), 'remat': (remat, decoder.REMAT),
+               'attention': (attention, backends.BACKENDS)}  # fmt: skip
+    for name, (value, known) in choices.items():
+        if value not in known:
+            raise ValueError(f'no {name} {value!r}; there are: {", ".join(known)}')
+    if lora < 0:
+        raise ValueError(f'lora={lora}: want a rank, or 0')
+    mesh = sharding.make(data, fsdp, tensor)
+    needed = {'cudnn': 'gpu', 'splash': 'tpu'}.get(attention)
+    if needed and mesh.devices.flat[0].platform != needed:
+        raise ValueError(f'attention={attention!r} runs on a {needed.upper()} only; here there is '
+                         f'{mesh.devices.flat[0].device_kind}: use xla')  # fmt: skip
+    folder = find(folder)
+    config = hf.read_config(folder, max_length)
+    if shape is not None and (stated := hf.config_of(shape, 'model.shape', max_length)) != config:
+        pairs = zip(dataclasses.asdict(stated).items(), dataclasses.asdict(config).values())
+        raise ValueError(f'model.shape is not that of {folder}: ' + '; '.join(
+            f'{name} {here!r}, there {there!r}' for (name, here), there in pairs if here != there))  # fmt: skip
+    config = dataclasses.replace(config, lora=lora, lora_alpha=lora_alpha)
+    words = text.load(folder, template)
+    if len(words) > config.vocab:
+        raise ValueError(f'{folder}: the tokenizer has {len(words)} tokens and the embedding {config.vocab} rows; '
+                         'resize the embedding, or take the tokenizer that belongs to it')  # fmt: skip
+    module = decoder.module_of(config, dtype, attention=attention, remat=remat, mesh=mesh)
+    lm = Lm(module, words, mesh, params, folder)
+    values = hf.read_params(folder, config, lm.abstract(), lm.shardings())
+    if lora:
+        fresh, lie = decoder.adapters(module, jax.random.key(0)), lm.shardings()['blocks']
+        values['blocks'] |= {name: jax.device_put(x, lie[name]) for name, x in fresh.items()}
+    return lm, values

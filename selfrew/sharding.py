@@ -1,4 +1,4 @@
-"""The mesh, and the one table from logical axis to mesh axis. Layer 1."""
+"""The mesh, and the one table from logical axis to mesh axis. Layer 0."""
 
 import jax
 import numpy as np
@@ -18,17 +18,21 @@ RULES = {
 }
 
 
-def make(data: int = 1, fsdp: int = 1, tensor: int = 1) -> Mesh:
-    """A mesh of data × fsdp × tensor devices. ValueError where the machine has fewer."""
+def make(data: int = 1, fsdp: int = 1, tensor: int = 1, devices=None) -> Mesh:
+    """A mesh of data × fsdp × tensor of the devices (None: this machine's), the first so many of them.
+
+    Raises ValueError where that number does not divide the number of devices.
+    """
+    devices = jax.devices() if devices is None else list(devices)
     shape = (data, fsdp, tensor)
-    if min(shape) < 1 or np.prod(shape) > jax.device_count():
+    want = int(np.prod(shape))
+    if min(shape) < 1 or len(devices) % want:
         raise ValueError(
-            f'a mesh of data={data}, fsdp={fsdp}, tensor={tensor} needs {np.prod(shape)} devices (each at least 1); '
-            f'this machine has {jax.device_count()}'
+            f'a mesh of data={data}, fsdp={fsdp}, tensor={tensor} needs {want} devices (each at least 1), and there '
+            f'are {len(devices)}; choose a mesh whose product divides {len(devices)}'
         )
     # Auto, not the default Explicit: linen does not know explicit axes.
-    devices = jax.devices()[: int(np.prod(shape))]
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[:want])
 
 
 def of(mesh: Mesh, *names) -> NamedSharding:
@@ -36,14 +40,23 @@ def of(mesh: Mesh, *names) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*(RULES[name] for name in names)))
 
 
+def fitting(mesh: Mesh, shape, names) -> NamedSharding:
+    """The sharding of an array of this shape; an axis that its mesh axes do not divide stays whole."""
+
+    def size(name):
+        return int(np.prod([mesh.shape[a] for a in np.atleast_1d(RULES[name])])) if RULES[name] else 1
+
+    return of(mesh, *(n if dim % size(n) == 0 else None for n, dim in zip(names, shape, strict=True)))
+
+
 def of_params(mesh: Mesh, shapes, names):
-    """Shardings of a pytree of parameters. An axis that its mesh axes do not divide stays whole."""
+    """Shardings of a pytree of parameters."""
+    return jax.tree.map(lambda leaf, axes: fitting(mesh, leaf.shape, axes), shapes, names)
 
-    def one(leaf, axes):
-        size = [int(np.prod([mesh.shape[a] for a in np.atleast_1d(RULES[n])])) if RULES[n] else 1 for n in axes]
-        return of(mesh, *(n if dim % s == 0 else None for n, dim, s in zip(axes, leaf.shape, size)))
 
-    return jax.tree.map(one, shapes, names)
+def constrain(mesh: Mesh | None, x, *names):
+    """`x` inside a compiled function, laid out as its axes' names say. Without a mesh, as it is."""
+    return x if mesh is None else jax.lax.with_sharding_constraint(x, fitting(mesh, x.shape, names))
 
 
 def row_count(mesh: Mesh) -> int:

@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+import json
 import os
+import re
 from typing import Any
 
 from selfrew.types import Prompt
@@ -16,8 +18,12 @@ class Text:
 
     tokenizer: Any
     bos: int | None
-    eos: int
+    eos: int  # what ends an assistant's turn, and what responses are taught
     pad: int
+    ends: tuple = ()  # tokens at which sampling stops, eos among them
+
+    def __len__(self) -> int:
+        return len(self.tokenizer)
 
     def prompt(self, prompt: Prompt) -> list[int]:
         """The tokens a model continues: the chat so far and the opening of the assistant's turn; BOS once."""
@@ -29,13 +35,16 @@ class Text:
         messages = [m | {'content': self._tame(m['content'])} for m in prompt.messages]
         return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
+    @functools.cached_property
+    def _special(self):
+        found = [t.content for t in self.tokenizer.added_tokens_decoder.values() if t.special]
+        return re.compile('|'.join(map(re.escape, sorted(found, key=len, reverse=True))) or r'(?!)')
+
     def _tame(self, text: str) -> str:
         """The text without spelt-out special tokens: what a user or a judged response writes must not end a turn."""
         before = None
         while before != text:  # what is left can spell another
-            before = text
-            for token in self.tokenizer.added_tokens_decoder.values():
-                text = text.replace(token.content, '') if token.special else text
+            before, text = text, self._special.sub('', text)
         return text
 
     def encode(self, text: str) -> list[int]:
@@ -51,20 +60,61 @@ class Text:
         return self.tokenizer.decode(list(tokens), skip_special_tokens=True)
 
 
-def load(folder: str) -> Text:
-    """The tokenizer and chat template of a Hugging Face folder.
+def load(folder: str, template: str | None = None) -> Text:
+    """The tokenizer and chat template of a Hugging Face folder; `template`: a jinja file in place of the folder's.
 
-    Raises ValueError without a chat template or an end token. Without a pad token, 0 fills; masks come from lengths.
+    BOS comes before a prompt where the template or the tokenizer itself puts it. EOS is the special token that the
+    template writes after an assistant's words (Qwen's <|im_end|>, Gemma's <end_of_turn>), else the tokenizer's;
+    sampling also stops at those of generation_config.json and config.json. Without a pad token, 0 fills; masks come
+    from lengths. Raises ValueError without a tokenizer, a chat template or an end token.
     """
     os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')  # "PyTorch was not found": nor is it wanted
     from transformers import AutoTokenizer  # slow to import
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as problem:
+        said = str(problem).strip().split('\n')[0]
+        raise ValueError(f'{folder}: its tokenizer cannot be read ({said})') from None
+    if template is not None:
+        if not os.path.isfile(template):
+            raise ValueError(f'model.template={template!r} is not a file')
+        with open(template) as file:
+            tokenizer.chat_template = file.read()
     if not tokenizer.chat_template:
-        raise ValueError(f'{folder}: the tokenizer has no chat template (chat_template.jinja or tokenizer_config.json)')
+        raise ValueError(f'{folder}: the tokenizer has no chat template (chat_template.jinja or tokenizer_config.json);'
+                         ' name a jinja file in model.template')  # fmt: skip
     if tokenizer.eos_token_id is None:
         raise ValueError(f'{folder}: the tokenizer names no end token (eos_token in tokenizer_config.json)')
-    return Text(tokenizer, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id or 0)
+    eos = _turn_end(tokenizer)
+    ends = {eos, tokenizer.eos_token_id}
+    for name in ('generation_config.json', 'config.json'):
+        if os.path.exists(path := os.path.join(folder, name)):
+            with open(path) as file:
+                stated = json.load(file).get('eos_token_id')
+            ends |= set(stated) if isinstance(stated, list) else {stated} - {None}
+    bos, said = tokenizer.bos_token_id, _rendered(tokenizer, [{'role': 'user', 'content': 'a'}]) or ''
+    opens = bos is not None and (tokenizer('').input_ids[:1] == [bos] or said.startswith(tokenizer.bos_token))
+    return Text(tokenizer, bos if opens else None, eos, tokenizer.pad_token_id or 0, tuple(sorted(ends)))
+
+
+def _rendered(tokenizer, messages) -> str | None:
+    try:
+        return tokenizer.apply_chat_template(messages, tokenize=False)
+    except Exception:  # a template may refuse any conversation, in its own words
+        return None
+
+
+def _turn_end(tokenizer) -> int:
+    """The special token that the chat template writes right after an assistant's words, or the tokenizer's EOS."""
+    words = 'selfrew'
+    said = _rendered(tokenizer, [{'role': 'user', 'content': 'a'}, {'role': 'assistant', 'content': words}])
+    if said and words in said:
+        after = tokenizer.encode(said.rpartition(words)[2].lstrip(), add_special_tokens=False)
+        known = tokenizer.added_tokens_decoder.get(after[0]) if after else None
+        if known is not None and known.special:
+            return after[0]
+    return tokenizer.eos_token_id
 
 
 @functools.cache

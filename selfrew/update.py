@@ -25,7 +25,7 @@ def visible(batch: Batch):
     return same & trunk & (index[None, :, None] >= index[None, None, :])
 
 
-def token_logp(params, hidden_RSD, target_RS):
+def token_logp(module, params, hidden_RSD, target_RS):
     """Log-probability [R S] of each target, in nats, float32: the selected-token primitive.
 
     The head runs over CHUNK tokens at a time and again in the backward pass, so that no [R S V] array exists.
@@ -38,7 +38,7 @@ def token_logp(params, hidden_RSD, target_RS):
 
     @jax.checkpoint
     def chunk(hidden_RWD, target_RW):
-        logits_MV = decoder.head(params, hidden_RWD.reshape(-1, D))
+        logits_MV = decoder.head(module, params, hidden_RWD.reshape(-1, D))
         picked_M = jnp.take_along_axis(logits_MV, target_RW.reshape(-1, 1), axis=-1)[:, 0]
         return (picked_M - jax.nn.logsumexp(logits_MV, axis=-1)).reshape(R, width)
 
@@ -51,7 +51,7 @@ def forward(module, params, batch: Batch) -> Forward:
     hidden_RLD, _ = module.apply({'params': params}, batch.tokens, batch.position, visible(batch))
     hidden_RSD = jnp.take_along_axis(hidden_RLD, batch.source[:, :, None], axis=1)
     target_RS = jnp.take_along_axis(batch.tokens, batch.target, axis=1)
-    logp_RS = token_logp(params, hidden_RSD, target_RS) * batch.mask
+    logp_RS = token_logp(module, params, hidden_RSD, target_RS) * batch.mask
     B, N = batch.ref_logp.shape
     doc_RS = jnp.take_along_axis(batch.doc, batch.target, axis=1)
     branch_RS = jnp.take_along_axis(batch.branch, batch.target, axis=1)
@@ -124,25 +124,57 @@ def learning_rate(step: int, steps: int, *, lr: float, warmup: float = 0.0, sche
 # --- one step, and a round of them ------------------------------------------------------------------------------------
 
 
+def trained(lm, params) -> dict:
+    """The part of the parameters that updates change: all of them, or the adapters where there are any."""
+    if not lm.config.lora:
+        return params
+    return {'blocks': {name: x for name, x in params['blocks'].items() if name.endswith(decoder.LORA)}}
+
+
+def whole(params, part) -> dict:
+    """The parameters with that part of them replaced."""
+    return params | part | {'blocks': params['blocks'] | part['blocks']}
+
+
+def _mastered(lm) -> bool:
+    """Whether updates go to a float32 copy that the optimiser's state holds, because the parameters are narrower."""
+    return lm.stored != 'float32' and not lm.config.lora
+
+
+def _begin(lm, optimizer, part):
+    """The optimiser's state before the first update: moments, and the float32 copy where there is one."""
+    if not _mastered(lm):
+        return optimizer.init(part)
+    master = jax.tree.map(lambda x: x.astype(jnp.float32), part)
+    return {'master': master, 'moments': optimizer.init(master)}
+
+
+@functools.cache
+def _beginner(lm, optimizer):
+    where = jax.tree.map(lambda x: x.sharding, shapes(lm, optimizer).opt)
+    return jax.jit(functools.partial(_begin, lm, optimizer), out_shardings=where)
+
+
 def shapes(lm, optimizer) -> State:
     """What a state looks like, as ShapeDtypeStructs with shardings; moments lie like the parameters they belong to."""
-    params, whole = decoder.abstract(lm.module)[0], sharding.of(lm.mesh)
-    opt = jax.eval_shape(optimizer.init, params)
-    like, other = (lambda _, s: s), (lambda _: whole)
-    where = optax.tree_map_params(optimizer, like, opt, lm.shardings(), transform_non_params=other)
+    params, lie, replicated = lm.abstract(), lm.shardings(), sharding.of(lm.mesh)
+    opt = jax.eval_shape(functools.partial(_begin, lm, optimizer), trained(lm, params))
+    moments = opt['moments'] if _mastered(lm) else opt
+    like, other = (lambda _, s: s), (lambda _: replicated)
+    where = optax.tree_map_params(optimizer, like, moments, trained(lm, lie), transform_non_params=other)
+    where = {'master': lie, 'moments': where} if _mastered(lm) else where
     count = jax.ShapeDtypeStruct((), jnp.int32)
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-        State(params, opt, count, count), State(lm.shardings(), where, whole, whole),
+        State(params, opt, count, count), State(lie, where, replicated, replicated),
     )  # fmt: skip
 
 
 def start(lm, state: State, optimizer) -> State:
-    """The state before a round's first update: copied parameters (updates write over them), fresh moments."""
-    params = jax.tree.map(jnp.copy, state.params)
-    where = jax.tree.map(lambda x: x.sharding, shapes(lm, optimizer).opt)
-    opt = jax.jit(optimizer.init, out_shardings=where)(params)
-    return State(params, opt, lm.whole(jnp.int32(state.step)), lm.whole(jnp.int32(state.round)))
+    """The state before a round's first update: copies of what updates write over, fresh moments."""
+    part = jax.tree.map(jnp.copy, trained(lm, state.params))
+    opt = _beginner(lm, optimizer)(part)
+    return State(whole(state.params, part), opt, lm.whole(jnp.int32(state.step)), lm.whole(jnp.int32(state.round)))
 
 
 @functools.cache
@@ -155,23 +187,37 @@ def made(optimizer):
 def stepper(lm, loss, optimizer):
     """The compiled update (state, batch, lr, key) -> (state, metrics); the same one for the same loss and optimiser."""
 
-    def objective(params, batch, key):
-        out = forward(lm.module, params, batch)
+    def objective(part, params, batch, key):
+        out = forward(lm.module, whole(params, part), batch)
         loss_B, metrics = loss(out, batch, key)
         count = jnp.maximum(jnp.sum(batch.real), 1.0)
         metrics = {name: jnp.sum(value_B * batch.real) / count for name, value_B in metrics.items()}
         return jnp.sum(loss_B * batch.weight * batch.real) / count, metrics
 
-    def step(state, batch, lr, key):
-        (value, metrics), grads = jax.value_and_grad(objective, has_aux=True)(state.params, batch, key)
-        updates, opt = optimizer.update(grads, state.opt, state.params)
-        params = jax.tree.map(lambda p, u: p - lr * u, state.params, updates)
+    def step(state, rest, batch, lr, key):
+        part, mastered = state.params, _mastered(lm)
+        (value, metrics), grads = jax.value_and_grad(objective, has_aux=True)(part, rest, batch, key)
+        grads = jax.tree.map(lambda g: g.astype(jnp.float32), grads)
+        exact, moments = (state.opt['master'], state.opt['moments']) if mastered else (part, state.opt)
+        updates, moments = optimizer.update(grads, moments, exact)
+        exact = jax.tree.map(lambda p, u: p - lr * u, exact, updates)
+        opt = {'master': exact, 'moments': moments} if mastered else moments
         metrics |= {'loss': value, 'grad_norm': optax.tree.norm(grads)}
-        return State(params, opt, state.step + 1, state.round), metrics
+        part = jax.tree.map(lambda p, x: x.astype(p.dtype), part, exact)
+        return State(part, opt, state.step + 1, state.round), metrics
 
     # Pinned: left to itself the compiler moves small arrays, and the next step would be another program.
     where = jax.tree.map(lambda x: x.sharding, shapes(lm, optimizer))
-    return jax.jit(step, donate_argnums=0, out_shardings=(where, sharding.of(lm.mesh)))
+    where = where._replace(params=trained(lm, where.params))
+    compiled = jax.jit(step, donate_argnums=0, out_shardings=(where, sharding.of(lm.mesh)))
+
+    def update(state, batch, lr, key):
+        part, rest = trained(lm, state.params), state.params if lm.config.lora else {'blocks': {}}
+        changed, metrics = compiled(state._replace(params=part), rest, batch, lr, key)
+        return changed._replace(params=whole(state.params, changed.params)), metrics
+
+    update.compiled = compiled
+    return update
 
 
 def train(lm, state, examples, key, loss, report, *, optimizer, lr: float, batch: int = 16, epochs: int = 1,

@@ -12,8 +12,8 @@ from safetensors.numpy import load_file, save_file
 from toys import SMALL
 
 from selfrew import lm as lms
-from selfrew import text
-from selfrew.models import decoder, hf
+from selfrew import sharding, text
+from selfrew.models import attention, decoder, hf
 from selfrew.types import Prompt, ask
 
 TIED = dataclasses.replace(SMALL, tied=True)
@@ -21,12 +21,13 @@ TIED = dataclasses.replace(SMALL, tied=True)
 
 def _written(folder, config=SMALL):
     params = decoder.init(decoder.module_of(config), jax.random.key(3))
-    hf.write(str(folder), config, params, bos=1, eos=2, pad=0)
+    hf.write(str(folder), hf.llama(config, bos=1, eos=2, pad=0), config, params)
     return params
 
 
 def _read(folder, config=SMALL):
-    return hf.read_params(str(folder), decoder.abstract(decoder.module_of(config))[0], lambda array, path: array)
+    shapes, names = decoder.abstract(decoder.module_of(config))
+    return hf.read_params(str(folder), config, shapes, sharding.of_params(sharding.make(), shapes, names))
 
 
 def _edit_tensors(folder, change):
@@ -107,7 +108,7 @@ def test_both_forms_of_rope_in_a_config_are_read(tmp_path):
         {'rope_theta': ..., 'rope_parameters': {'rope_theta': 5e5, 'rope_type': 'default'}},  # transformers 5
     ):
         _edit_config(tmp_path, **{'rope_parameters': ..., **fields})
-        assert hf.read_config(str(tmp_path)).rope_theta == 5e5
+        assert hf.read_config(str(tmp_path)).rope.theta == 5e5
 
 
 def test_what_a_config_may_leave_out_has_the_default_of_llama(tmp_path):
@@ -115,17 +116,22 @@ def test_what_a_config_may_leave_out_has_the_default_of_llama(tmp_path):
     optional = ('rope_theta', 'head_dim', 'num_key_value_heads', 'tie_word_embeddings', 'rms_norm_eps', 'hidden_act')
     _edit_config(tmp_path, **dict.fromkeys(optional, ...))
     # heads of width / heads = 32 / 4, a key head for each query head
-    expected = dataclasses.replace(SMALL, kv_heads=4, head_dim=8, rope_theta=1e4, norm_eps=1e-6, tied=False)
+    expected = dataclasses.replace(SMALL, kv_heads=4, head_dim=8, rope=decoder.Rope(1e4), norm_eps=1e-6, tied=False)
     assert hf.read_config(str(tmp_path)) == expected
 
 
 @pytest.mark.parametrize(('fields', 'named'), [
-    ({'architectures': ['GPT2LMHeadModel']}, "architecture 'GPT2LMHeadModel' is not supported; supported: LlamaForC"),
+    ({'architectures': ['GPT2LMHeadModel']}, "architecture 'GPT2LMHeadModel' is not supported; supported: Llama, "),
+    ({'architectures': ['LlamaForTokenClassification']}, "architecture 'LlamaForTokenClassification'"),
     ({'architectures': ...}, "architecture 'none'"),
-    ({'rope_scaling': {'rope_type': 'llama3', 'factor': 8.0}}, "rope type 'llama3' is not supported; supported:"),
-    ({'rope_scaling': {'type': 'linear', 'factor': 2.0}}, "rope type 'linear'"),
+    ({'rope_scaling': {'rope_type': 'llama3', 'factor': 8.0}}, "rope type 'llama3' wants 'low_freq_factor'"),
+    ({'rope_scaling': {'type': 'dynamic', 'factor': 2.0}}, "rope type 'dynamic' is not supported; supported:"),
     ({'rope_parameters': {'rope_type': 'yarn', 'rope_theta': 1e4}}, "rope type 'yarn'"),
-    ({'hidden_act': 'gelu'}, "hidden_act='gelu' is not supported; supported: 'silu'"),
+    ({'hidden_act': 'gelu'}, "activation 'gelu' is not supported; supported: silu, gelu_pytorch_tanh"),
+    ({'quantization_config': {'bits': 4}}, "nothing here reads quantization_config={'bits': 4}"),
+    ({'num_attention_heads': ...}, 'num_attention_heads is missing'),
+    ({'attention_dropout': 0.1}, 'attention_dropout=0.1 is not supported'),
+    ({'layer_types': ['linear_attention', 'full_attention']}, "layer_types {'linear_attention'} is not supported"),
     ({'attention_bias': True}, 'attention_bias=True'),
 ])  # fmt: skip
 def test_what_this_decoder_cannot_do_is_refused_by_name(tmp_path, fields, named):
@@ -143,7 +149,7 @@ def test_folders_without_what_they_need_are_refused(tmp_path):
         lms.load(folder='tiny', dtype='float16')
     _written(tmp_path)
     os.remove(tmp_path / 'model.safetensors')
-    with pytest.raises(FileNotFoundError, match='no .safetensors file'):
+    with pytest.raises(ValueError, match='no .safetensors file'):
         _read(tmp_path)
     with pytest.raises(ValueError, match='needs 99 devices'):
         lms.load(folder='tiny', data=99)
@@ -179,9 +185,14 @@ def test_a_scalar_head_begins_at_zero_and_gives_a_number_a_token():
         decoder.scalar(decoder.init(decoder.module_of(SMALL), jax.random.key(0)), hidden)
 
 
+def _rotated(x, position, theta):
+    config = dataclasses.replace(SMALL, head_dim=x.shape[-1])
+    return decoder.rotate(x, *decoder.turns(decoder.Rope(theta), config, jnp.array([[position]])))
+
+
 def test_rotation_keeps_lengths_and_sees_only_differences_of_position():
     q, k = jax.random.normal(jax.random.key(0), (2, 1, 1, 1, 16))
-    at = lambda x, p: np.asarray(decoder.rotate(x, jnp.array([[p]]), 1e4)).ravel()  # noqa: E731
+    at = lambda x, p: np.asarray(_rotated(x, p, 1e4)).ravel()  # noqa: E731
     np.testing.assert_array_equal(at(q, 0), np.asarray(q).ravel())
     assert np.linalg.norm(at(q, 37)) == pytest.approx(float(jnp.linalg.norm(q)), rel=1e-5)
     dots = [at(q, p + 5) @ at(k, p) for p in (0, 3, 40, 400)]
@@ -193,7 +204,7 @@ def test_rotation_turns_each_pair_by_its_angle():
     """Half-split: features (i, i + H/2) turn by position · theta^(−i / (H/2)): 3 and 0.3 for H = 4, theta = 100."""
     x = jnp.array([1.0, 2.0, 0.0, 0.0]).reshape(1, 1, 1, 4)
     expected = [np.cos(3), 2 * np.cos(0.3), np.sin(3), 2 * np.sin(0.3)]
-    np.testing.assert_allclose(decoder.rotate(x, jnp.array([[3]]), 100.0).ravel(), expected, atol=1e-6)
+    np.testing.assert_allclose(_rotated(x, 3, 100.0).ravel(), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize('cached', [0, 3])
@@ -216,7 +227,7 @@ def test_grouped_attention_equals_loops(cached):
                 expected[r, i, n] = (weight / weight.sum()) @ v[r, key, seen]
     kt = k.swapaxes(2, 3)
     cache = {'k': kt[..., :cached], 'v': v[:, :, :cached]} if cached else None
-    found = decoder.attend(q, kt[..., cached:], v[:, :, cached:], mask, cache)
+    found = attention.attend(q, kt[..., cached:], v[:, :, cached:], mask, cache, scale=H**-0.5)
     np.testing.assert_allclose(found, expected.reshape(R, L, N * H), atol=1e-5)
 
 
@@ -233,7 +244,7 @@ def test_bfloat16_compute_keeps_float32_parameters_and_logits():
     seen = jnp.tril(jnp.ones((1, 6, 6), bool))
     hidden, _ = module.apply({'params': params}, tokens, tokens, seen)
     exact, _ = decoder.module_of(SMALL).apply({'params': params}, tokens, tokens, seen)
-    assert hidden.dtype == jnp.bfloat16 and decoder.head(params, hidden[0]).dtype == jnp.float32
+    assert hidden.dtype == jnp.bfloat16 and decoder.head(module, params, hidden[0]).dtype == jnp.float32
     assert {p.dtype for p in jax.tree.leaves(params)} == {np.dtype('float32')}
     np.testing.assert_allclose(hidden.astype(jnp.float32), exact, atol=0.1)  # 8 bits of mantissa, values of order 1
 

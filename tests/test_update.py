@@ -121,14 +121,15 @@ def test_a_weight_multiplies_its_examples_loss():
 
 @pytest.mark.parametrize('chunk', [1, 7, 32])
 def test_token_logp_in_chunks_is_that_of_the_whole(monkeypatch, chunk):
-    _, params = toy()
+    lm, params = toy()
     hidden = jax.random.normal(jax.random.key(1), (3, 10, SMALL.width))
     target = jax.random.randint(jax.random.key(2), (3, 10), 0, SMALL.vocab)
     monkeypatch.setattr(update, 'CHUNK', chunk)  # 1, 2 and 10 tokens of a row at a time
-    value, grads = jax.value_and_grad(lambda p, h: update.token_logp(p, h, target).sum(), (0, 1))(params, hidden)
+    of = lambda p, h: update.token_logp(lm.module, p, h, target)  # noqa: E731
+    value, grads = jax.value_and_grad(lambda p, h: of(p, h).sum(), (0, 1))(params, hidden)
     logp = jax.nn.log_softmax(hidden @ params['head'])  # the definition, [3 10 64] whole
     np.testing.assert_allclose(
-        update.token_logp(params, hidden, target), jnp.take_along_axis(logp, target[..., None], -1)[..., 0], atol=1e-5
+        of(params, hidden), jnp.take_along_axis(logp, target[..., None], -1)[..., 0], atol=1e-5
     )
 
     def whole(p, h):

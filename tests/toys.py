@@ -19,7 +19,7 @@ BOS, EOS, PAD = 1, 2, 0
 class Numbers:
     """A tokenizer whose words are token numbers: '5 7 9'."""
 
-    bos, eos, pad = BOS, EOS, PAD
+    bos, eos, pad, ends = BOS, EOS, PAD, (EOS,)
 
     def prompt(self, prompt):
         return [BOS, *self.encode(prompt.text)]
@@ -42,7 +42,8 @@ def _host(config, seed):
 @functools.cache
 def toy(config=SMALL, seed=0, **mesh):
     """(lm, params) of a random model, the same for the same seed on any mesh; made once, so that steps compile once."""
-    lm = Lm(decoder.module_of(config), Numbers(), sharding.make(**mesh))
+    where = sharding.make(**mesh)
+    lm = Lm(decoder.module_of(config, mesh=where), Numbers(), where)
     return lm, jax.tree.map(jax.device_put, _host(config, seed), lm.shardings())
 
 

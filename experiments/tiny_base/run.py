@@ -88,7 +88,7 @@ def main(_):
         params = decoder.init(decoder.module_of(config), jax.random.key(SEED.value))
         text = lms.text.load(work)
         ids = dict(bos=text.bos, eos=text.eos, pad=text.pad)
-        hf.write(work, config, params, **ids)
+        hf.write(work, hf.llama(config, **ids), config, params)
         lm, params = lms.load(folder=work)
         print(f'{vocabulary} tokens, {sum(p.size for p in jax.tree.leaves(params)):,} parameters')
         begun, losses_seen = time.time(), []
@@ -104,7 +104,7 @@ def main(_):
             row_length=256, warmup=0.02, schedule='cosine', final=0.02,
         )  # fmt: skip
         write_tokenizer(FOLDER.value, np.random.default_rng(SEED.value))
-        hf.write(FOLDER.value, config, state.params, **ids)
+        hf.write(FOLDER.value, hf.llama(config, **ids), config, state.params)
         print(json.dumps(totals | {'nll': float(np.mean(losses_seen[-200:])), 'seconds': time.time() - begun}))
 
 

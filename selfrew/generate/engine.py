@@ -47,25 +47,46 @@ def _pick(logits_RV, uniform_R, temperature, top_p, nucleus: bool):
     return token_R, jnp.take_along_axis(logp_RV, token_R[:, None], axis=-1)[:, 0]
 
 
-@functools.partial(jax.jit, static_argnames=('module', 'eos', 'max_tokens', 'nucleus'))
-def _decode(module, params, tokens_RL, length_R, key_R, temperature, top_p, *, eos, max_tokens, nucleus):
-    """Returns tokens [R T], their raw log-probabilities [R T], and how many tokens each row produced [R].
+def prefill(module, params, tokens_RL, length_R, room: int):
+    """Reads prompts, padded on the right. Returns (hidden state of each one's last token [R D], cache).
 
-    Prompts are padded on the right; column L + t of the cache holds produced token t of every row.
+    The cache has L + room columns: column c < L holds prompt token c, column L + t produced token t of every row.
     """
     R, L = tokens_RL.shape
-    C = L + max_tokens
-    column_C = jnp.arange(C)
     position_RL = jnp.broadcast_to(jnp.arange(L)[None, :], (R, L))
     causal_RLL = jnp.broadcast_to(jnp.tril(jnp.ones((L, L), bool))[None], (R, L, L))
     hidden_RLD, new = module.apply({'params': params}, tokens_RL, position_RL, causal_RLL)
-    none, room = (0, 0), (0, max_tokens)
+    none, room = (0, 0), (0, room)
     cache = {'k': jnp.pad(new['k'], (none,) * 4 + (room,)), 'v': jnp.pad(new['v'], (none,) * 3 + (room, none))}
-    last_RD = jnp.take_along_axis(hidden_RLD, (length_R - 1)[:, None, None], axis=1)[:, 0]
+    return jnp.take_along_axis(hidden_RLD, (length_R - 1)[:, None, None], axis=1)[:, 0], _lay(module, cache)
 
-    def pick(hidden_RD, t):
-        uniform_R = jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, t)))(key_R)
-        return _pick(decoder.head(params, hidden_RD), uniform_R, temperature, top_p, nucleus)
+
+def advance(module, params, token_R, length_R, t, room: int, cache):
+    """Reads produced token `t` of each row. Returns (its hidden state [R D], the cache with it)."""
+    C = cache['k'].shape[4]
+    L = C - room
+    column_C = jnp.arange(C)
+    position_RC = jnp.where(column_C < L, column_C, column_C - L)[None, :] + (column_C >= L)[None, :] * length_R[:, None]
+    mask_RC = (column_C[None, :] < length_R[:, None]) | ((column_C >= L) & (column_C < L + t))[None, :]
+    mask_RC = jnp.pad(mask_RC, ((0, 0), (0, 1)), constant_values=True)  # itself
+    hidden_R1D, new = module.apply(
+        {'params': params}, token_R[:, None], (length_R + t)[:, None], mask_RC[:, None, :], cache, position_RC
+    )
+    write = jax.lax.dynamic_update_slice_in_dim
+    cache = {'k': write(cache['k'], new['k'], L + t, axis=4), 'v': write(cache['v'], new['v'], L + t, axis=3)}
+    return hidden_R1D[:, 0], _lay(module, cache)
+
+
+def _lay(module, cache):
+    """The cache, its rows and heads split over the mesh."""
+    return {name: sharding.constrain(module.mesh, x, None, 'rows', 'kv', None, None) for name, x in cache.items()}
+
+
+@functools.partial(jax.jit, static_argnames=('module', 'ends', 'max_tokens', 'nucleus'))
+def _decode(module, params, tokens_RL, length_R, key_R, temperature, top_p, *, ends, max_tokens, nucleus):
+    """Returns tokens [R T], their raw log-probabilities [R T], and how many tokens each row produced [R]."""
+    R = tokens_RL.shape[0]
+    last_RD, cache = prefill(module, params, tokens_RL, length_R, max_tokens)
 
     def unfinished(carry):
         t, _, done_R, *_ = carry
@@ -73,19 +94,14 @@ def _decode(module, params, tokens_RL, length_R, key_R, temperature, top_p, *, e
 
     def step(carry):
         t, hidden_RD, done_R, produced_R, out_RT, logp_RT, cache = carry
-        token_R, logp_R = pick(hidden_RD, t)
+        uniform_R = jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, t)))(key_R)
+        token_R, logp_R = _pick(decoder.head(module, params, hidden_RD), uniform_R, temperature, top_p, nucleus)
         out_RT = jax.lax.dynamic_update_slice_in_dim(out_RT, token_R[:, None].astype(out_RT.dtype), t, axis=1)
         logp_RT = jax.lax.dynamic_update_slice_in_dim(logp_RT, logp_R[:, None], t, axis=1)
         produced_R = produced_R + ~done_R
-        done_R = done_R | (token_R == eos)
-        mask_RC = (column_C[None, :] < length_R[:, None]) | ((column_C >= L) & (column_C < L + t))[None, :]
-        mask_RC = jnp.pad(mask_RC, ((0, 0), (0, 1)), constant_values=True)  # itself
-        hidden_R1D, new = module.apply(
-            {'params': params}, token_R[:, None], (length_R + t)[:, None], mask_RC[:, None, :], cache
-        )
-        write = jax.lax.dynamic_update_slice_in_dim
-        cache = {'k': write(cache['k'], new['k'], L + t, axis=4), 'v': write(cache['v'], new['v'], L + t, axis=3)}
-        return t + 1, hidden_R1D[:, 0], done_R, produced_R, out_RT, logp_RT, cache
+        done_R = done_R | jnp.isin(token_R, jnp.array(ends))
+        hidden_RD, cache = advance(module, params, token_R, length_R, t, max_tokens, cache)
+        return t + 1, hidden_RD, done_R, produced_R, out_RT, logp_RT, cache
 
     zeros_RT = jnp.zeros((R, max_tokens), jnp.int32)
     carry = 0, last_RD, jnp.zeros(R, bool), jnp.zeros(R, jnp.int32), zeros_RT, zeros_RT.astype(jnp.float32), cache
@@ -128,11 +144,11 @@ def generate(lm, params, prompts, keys, *, max_tokens: int, temperature: float =
                 tokens[row, : length[row]] = prompts[i]
             produced, logp, n = jax.device_get(_decode(
                 lm.module, params, lm.rows(tokens), lm.rows(length), lm.rows(keys[padded]), temperature, top_p,
-                eos=lm.text.eos, max_tokens=max_tokens, nucleus=top_p < 1,
+                ends=lm.text.ends, max_tokens=max_tokens, nucleus=top_p < 1,
             ))  # fmt: skip
             for row, i in enumerate(ids):
                 mine = tuple(int(t) for t in produced[row, : n[row]])
-                finish = 'stop' if mine[-1] == lm.text.eos else 'length'
+                finish = 'stop' if mine[-1] in lm.text.ends else 'length'
                 out[i] = Response(lm.text.decode(mine), mine, finish, float(logp[row, : n[row]].sum(dtype=np.float64)))
             count += int(n[: len(ids)].sum())
             bar.update(len(ids))

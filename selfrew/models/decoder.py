@@ -1,4 +1,4 @@
-"""A decoder-only transformer: RMSNorm, rotary positions, grouped queries, SwiGLU, scan over layers.
+"""One decoder-only transformer for all families: what differs between them are switches of `ModelConfig`. Layer 1.
 
 The same parameters serve three uses: packed rows (training), prefill and decode (with a cache). What a token may see
 is the caller's mask; the module knows nothing of documents or branches. Dense layers run on `[tokens, features]`.
@@ -6,16 +6,40 @@ is the caller's mask; the module knows nothing of documents or branches. Dense l
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
+
+from selfrew import sharding
+from selfrew.models import attention
+
+REMAT = 'none', 'full', 'dots'
+LORA = '_lora_a', '_lora_b'  # how adapters are named, after the matrix that they add to
+
+
+@dataclasses.dataclass(frozen=True)
+class Rope:
+    """Rotary positions. Beside theta, what the kinds of scaling need: see `frequencies`."""
+
+    theta: float = 10000.0
+    kind: str = 'default'  # 'linear', 'llama3', 'longrope'
+    factor: float = 1.0
+    low: float = 1.0
+    high: float = 4.0
+    original: int = 0  # the context before it was extended
+    short: tuple = ()
+    long: tuple = ()
+    attention_factor: float = 1.0  # multiplies the rotated queries and keys
+    partial: float = 1.0  # the share of a head's features that is rotated
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """The shape of a decoder. `max_length` is the longest context in tokens."""
+    """The shape of a decoder and the switches of its family. `max_length` is the longest context in tokens."""
 
     vocab: int
     width: int
@@ -25,10 +49,45 @@ class ModelConfig:
     head_dim: int
     mlp: int
     max_length: int
-    rope_theta: float = 10000.0
+    rope: Rope = Rope()
     norm_eps: float = 1e-6
     tied: bool = True
     scalar_head: bool = False  # a reward or value per position beside the vocabulary
+    activation: str = 'silu'  # or 'gelu_tanh'
+    qkv_bias: bool = False
+    qk_norm: str | None = None  # 'head': over each head's features; 'width': over all heads'
+    norms: str = 'pre'  # of each half of a block: its input ('pre'), its output ('post') or 'both'
+    unit_offset: bool = False  # norms multiply by 1 + scale
+    embed_scale: float = 1.0
+    attention_scale: float | None = None  # of q·k; None: head_dim ** -0.5
+    attention_softcap: float | None = None
+    final_softcap: float | None = None
+    window: int | None = None  # tokens that a local layer sees, itself included
+    local: tuple = ()  # a bool per layer; empty: no layer is local
+    local_rope: Rope | None = None  # of local layers, where it differs
+    lora: int = 0  # rank of the adapters beside every matrix of the blocks, 0 for none
+    lora_alpha: float = 16.0  # adapters are scaled by alpha / rank
+
+
+def frequencies(rope: Rope, head_dim: int, max_length: int) -> np.ndarray:
+    """Radians per position [features rotated / 2], float32.
+
+    'linear' divides all by the factor; 'llama3' the slow ones, with a ramp between; 'longrope' each by its own: by
+    `short` where contexts are at most `original`, else by `long`. That follows `max_length`, the longest context of the
+    run, and not each sequence: a row's result must not depend on how long it, or its batch mates, will be.
+    """
+    dim = int(head_dim * rope.partial)
+    inverse = 1.0 / rope.theta ** (np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim))
+    if rope.kind == 'linear':
+        inverse = inverse / rope.factor
+    elif rope.kind == 'llama3':
+        wavelength = 2 * math.pi / inverse
+        ramp = (rope.original / wavelength - rope.low) / (rope.high - rope.low)  # 0: slow, 1: fast
+        ramp = np.clip(ramp, 0.0, 1.0)
+        inverse = ramp * inverse + (1 - ramp) * inverse / rope.factor
+    elif rope.kind == 'longrope':
+        inverse = inverse / np.array(rope.long if max_length > rope.original else rope.short, np.float32)
+    return inverse.astype(np.float32)
 
 
 def _normal(fan_in: int, *names):
@@ -39,72 +98,86 @@ def rms_norm(x, scale, eps: float):
     """Root-mean-square normalisation over the last axis, in float32."""
     x32 = x.astype(jnp.float32)
     x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + eps)
-    return (x32 * scale.reshape((1,) * (x.ndim - 1) + (-1,))).astype(x.dtype)
+    return (x32 * scale.astype(jnp.float32).reshape((1,) * (x.ndim - 1) + (-1,))).astype(x.dtype)
 
 
-def rotate(x_RLNH, position_RL, theta: float):
-    """Rotary position embedding in the half-split layout of Llama checkpoints. Positions count from 0."""
-    half = x_RLNH.shape[-1] // 2
-    frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+def turns(rope: Rope, config: ModelConfig, position_RL):
+    """(cos, sin) [R L 1 features/2] of the positions, float32. Positions count from 0."""
+    frequency = jnp.asarray(frequencies(rope, config.head_dim, config.max_length))
     angle = position_RL[:, :, None, None].astype(jnp.float32) * frequency[None, None, None, :]
-    cos, sin = jnp.cos(angle).astype(x_RLNH.dtype), jnp.sin(angle).astype(x_RLNH.dtype)
-    a, b = x_RLNH[..., :half], x_RLNH[..., half:]
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+    return jnp.cos(angle) * rope.attention_factor, jnp.sin(angle) * rope.attention_factor
 
 
-def attend(q_RLNH, k_RKHL, v_RKLH, mask_RLC, cache=None):
-    """Softmax attention; queries grouped by key head are laid side by side, so that each head is one plain product.
-
-    q: [R L N H], N = K·G. k: [R K H L], tokens last: on a CPU the product is ten times as fast as with features last.
-    v: [R K L H]. cache: 'k' [R K H C'] and 'v' [R K C' H] of earlier tokens, or None.
-    mask: [R L C] bool, True where a query may look: the cache's columns first, then these tokens. Returns [R L N·H].
-    """
-    R, L, N, H = q_RLNH.shape
-    K = k_RKHL.shape[1]
-    G = N // K
-    q = q_RLNH.reshape(R, L, K, G, H).transpose(0, 2, 3, 1, 4).reshape(R, K, G * L, H)
-    parts = [(k_RKHL, v_RKLH)] if cache is None else [(cache['k'], cache['v']), (k_RKHL, v_RKLH)]
-    scores = [jnp.einsum('rkth,rkhc->rktc', q, k.astype(q.dtype), preferred_element_type=jnp.float32) for k, _ in parts]
-    score = jnp.concatenate(scores, axis=-1).reshape(R, K, G, L, -1) * H**-0.5
-    score = jnp.where(mask_RLC[:, None, None, :, :], score, -1e30)
-    weight = jax.nn.softmax(score, axis=-1).astype(q.dtype).reshape(R, K, G * L, -1)
-    out, at = 0.0, 0
-    for _, v in parts:
-        out = out + jnp.einsum('rktc,rkch->rkth', weight[..., at : at + v.shape[2]], v.astype(q.dtype))
-        at += v.shape[2]
-    return out.reshape(R, K, G, L, H).transpose(0, 3, 1, 2, 4).reshape(R, L, N * H)
+def rotate(x_RLNH, cos, sin):
+    """Rotary position embedding in the half-split layout of Llama checkpoints; features beyond the angles' stay."""
+    cos, sin, half = cos.astype(x_RLNH.dtype), sin.astype(x_RLNH.dtype), cos.shape[-1]
+    a, b, rest = x_RLNH[..., :half], x_RLNH[..., half : 2 * half], x_RLNH[..., 2 * half :]
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin, rest], axis=-1)
 
 
 class Block(nn.Module):
     config: ModelConfig
     dtype: Any
+    attention: str
+    mesh: Any
 
     @nn.compact
-    def __call__(self, x_RLD, cache, position_RL, mask_RLC):
+    def __call__(self, x_RLD, scanned, whole):
         c = self.config
+        (cache, local), (sees, angles) = scanned, whole
         R, L, D = x_RLD.shape
+        wide, narrow = c.heads * c.head_dim, c.kv_heads * c.head_dim
+        if c.local and len(set(c.local)) > 1:  # layers take turns: each picks its mask and angles
+            mask_RLC = jnp.where(local, sees[1], sees[0])
+            cos, sin = (jnp.where(local, b, a) for a, b in zip(*angles))
+        else:
+            mask_RLC, (cos, sin) = sees[c.local[:1] == (True,)], angles[c.local[:1] == (True,)]
 
-        def weight(name, fan_in, fan_out, *axes):
-            return self.param(name, _normal(fan_in, *axes), (fan_in, fan_out)).astype(self.dtype)
+        def dense(name, x, fan_in, fan_out, *axes):
+            y = x @ self.param(name, _normal(fan_in, *axes), (fan_in, fan_out)).astype(self.dtype)
+            if c.lora:
+                zeros = nn.with_logical_partitioning(nn.initializers.zeros, (None, axes[1]))
+                down = self.param(name + LORA[0], _normal(fan_in, axes[0], None), (fan_in, c.lora))
+                up = self.param(name + LORA[1], zeros, (c.lora, fan_out))
+                y = y + (x @ down.astype(self.dtype)) @ up.astype(self.dtype) * (c.lora_alpha / c.lora)
+            if c.qkv_bias and name in ('q', 'k', 'v'):
+                zeros = nn.with_logical_partitioning(nn.initializers.zeros, axes[1:])
+                y = y + self.param(f'{name}_bias', zeros, (fan_out,)).astype(self.dtype)[None]
+            return y
 
         def norm(name, x):
-            scale = self.param(name, nn.with_logical_partitioning(nn.initializers.ones, ('norm',)), (D,))
-            return rms_norm(x, scale, c.norm_eps)
+            scale = self.param(name, _norm_init(c), x.shape[-1:])
+            return rms_norm(x, scale + 1.0 if c.unit_offset else scale, c.norm_eps)
+
+        def heads(name, y, count, *axes):
+            y = norm(f'{name}_norm', y) if c.qk_norm == 'width' else y
+            y = y.reshape(R, L, count, c.head_dim)
+            y = norm(f'{name}_norm', y) if c.qk_norm == 'head' else y
+            return rotate(sharding.constrain(self.mesh, y, 'rows', None, *axes), cos, sin)
 
         x = x_RLD.reshape(R * L, D)
-        y = norm('attention_norm', x)
-        q = (y @ weight('q', D, c.heads * c.head_dim, 'embed', 'heads')).reshape(R, L, c.heads, c.head_dim)
-        k = (y @ weight('k', D, c.kv_heads * c.head_dim, 'embed', 'kv')).reshape(R, L, c.kv_heads, c.head_dim)
-        v = (y @ weight('v', D, c.kv_heads * c.head_dim, 'embed', 'kv')).reshape(R, L, c.kv_heads, c.head_dim)
-        q, k = rotate(q, position_RL, c.rope_theta), rotate(k, position_RL, c.rope_theta)
+        y = x if c.norms == 'post' else norm('attention_norm', x)
+        q = heads('q', dense('q', y, D, wide, 'embed', 'heads'), c.heads, 'heads', None)
+        k = heads('k', dense('k', y, D, narrow, 'embed', 'kv'), c.kv_heads, 'kv', None)
+        v = dense('v', y, D, narrow, 'embed', 'kv').reshape(R, L, c.kv_heads, c.head_dim)
         k, v = k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)
-        out = attend(q, k, v, mask_RLC, cache).reshape(R * L, -1)
-        x = x + out @ weight('o', c.heads * c.head_dim, D, 'heads', 'embed')
-        y = norm('mlp_norm', x)
-        gate = nn.silu(y @ weight('gate', D, c.mlp, 'embed', 'mlp'))
-        up = y @ weight('up', D, c.mlp, 'embed', 'mlp')
-        x = x + (gate * up) @ weight('down', c.mlp, D, 'mlp', 'embed')
-        return x.reshape(R, L, D), {'k': k, 'v': v}
+        scale = c.attention_scale or c.head_dim**-0.5
+        out = attention.attend(
+            q, k, v, mask_RLC, cache, scale=scale, softcap=c.attention_softcap, backend=self.attention, mesh=self.mesh
+        )
+        out = dense('o', out.reshape(R * L, wide), wide, D, 'heads', 'embed')
+        x = x + (out if c.norms == 'pre' else norm('attention_post', out))
+        y = x if c.norms == 'post' else norm('mlp_norm', x)
+        act = {'silu': nn.silu, 'gelu_tanh': functools.partial(nn.gelu, approximate=True)}[c.activation]
+        gated = act(dense('gate', y, D, c.mlp, 'embed', 'mlp')) * dense('up', y, D, c.mlp, 'embed', 'mlp')
+        out = dense('down', sharding.constrain(self.mesh, gated, 'rows', 'mlp'), c.mlp, D, 'mlp', 'embed')
+        x = x + (out if c.norms == 'pre' else norm('mlp_post', out))
+        return sharding.constrain(self.mesh, x.reshape(R, L, D), 'rows', None, None), {'k': k, 'v': v}
+
+
+def _norm_init(config):
+    init = nn.initializers.zeros if config.unit_offset else nn.initializers.ones
+    return nn.with_logical_partitioning(init, ('norm',))
 
 
 class Decoder(nn.Module):
@@ -112,39 +185,55 @@ class Decoder(nn.Module):
 
     config: ModelConfig
     dtype: Any = jnp.float32  # of the compute; parameters keep their own
+    attention: str = 'xla'  # see attention.BACKENDS
+    remat: str = 'none'  # what the backward pass computes again: nothing, whole blocks, all but matrix products
+    mesh: Any = None  # where activations lie; None: wherever
 
     @nn.compact
-    def __call__(self, tokens_RL, position_RL, mask_RLC, cache=None):
+    def __call__(self, tokens_RL, position_RL, mask_RLC, cache=None, cache_position_RC=None):
         """Returns hidden states [R L D] after the last norm, and what a cache wants of these tokens.
 
         That is a dict: keys 'k' [layers R K H L] and values 'v' [layers R K L H].
 
         mask: [R L C] bool; its columns are those of `cache`, if there is one, and then these L tokens. The cache is
-        only read: the caller writes what is new where it belongs, once for all layers.
+        only read: the caller writes what is new where it belongs, once for all layers. cache_position: [R C'] of the
+        cache's columns, for the windows of local layers.
         """
         c = self.config
         table = self.param('embed', _normal(c.width, 'vocab', 'embed'), (c.vocab, c.width))
         x = jnp.take(table, tokens_RL, axis=0).astype(self.dtype)
+        x = sharding.constrain(self.mesh, x, 'rows', None, None)
+        x = x * jnp.asarray(c.embed_scale, self.dtype) if c.embed_scale != 1.0 else x
+        sees, angles = (mask_RLC,), (turns(c.rope, c, position_RL),)
+        if c.local:
+            seen = position_RL if cache is None else jnp.concatenate([cache_position_RC, position_RL], axis=1)
+            near = position_RL[:, :, None] - seen[:, None, :] < (c.window or jnp.iinfo(jnp.int32).max)
+            sees, angles = (mask_RLC, mask_RLC & near), (*angles, turns(c.local_rope or c.rope, c, position_RL))
+        policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if self.remat == 'dots' else None
+        block = Block if self.remat == 'none' else nn.remat(Block, prevent_cse=False, policy=policy)
         # A single token a row is cheap to compute and dear to loop over.
-        unroll = c.layers if tokens_RL.shape[1] == 1 else 1
+        unroll = min(c.layers, 8) if tokens_RL.shape[1] == 1 else 1
         blocks = nn.scan(
-            Block, variable_axes={'params': 0}, split_rngs={'params': True}, length=c.layers, unroll=unroll,
-            in_axes=(0, nn.broadcast, nn.broadcast), metadata_params={nn.PARTITION_NAME: 'layers'},
+            block, variable_axes={'params': 0}, split_rngs={'params': True}, length=c.layers, unroll=unroll,
+            in_axes=(0, nn.broadcast), metadata_params={nn.PARTITION_NAME: 'layers'},
         )  # fmt: skip
-        x, new = blocks(c, self.dtype, name='blocks')(x, cache, position_RL, mask_RLC)
-        scale = self.param('norm', nn.with_logical_partitioning(nn.initializers.ones, ('norm',)), (c.width,))
+        blocks = blocks(c, self.dtype, self.attention, self.mesh, name='blocks')
+        x, new = blocks(x, (cache, jnp.array(c.local, bool) if c.local else None), (sees, angles))
+        scale = self.param('norm', _norm_init(c), (c.width,))
         if not c.tied:
             self.param('head', _normal(c.width, 'embed', 'vocab'), (c.width, c.vocab))
         if c.scalar_head:
             zeros = nn.with_logical_partitioning(nn.initializers.zeros, ('embed', None))
             self.param('scalar', zeros, (c.width, 1))
-        return rms_norm(x, scale, c.norm_eps), new
+        return rms_norm(x, scale + 1.0 if c.unit_offset else scale, c.norm_eps), new
 
 
-def head(params, hidden_XD):
-    """Logits [X V] in float32 of hidden states [X D], through the tied or the own head."""
+def head(module, params, hidden_XD):
+    """Logits [X V] in float32 of hidden states [X D], through the tied or the own head, soft-capped where it is."""
     own = params['head'] if 'head' in params else params['embed'].T
-    return jnp.matmul(hidden_XD, own.astype(hidden_XD.dtype), preferred_element_type=jnp.float32)
+    logits = jnp.matmul(hidden_XD, own.astype(hidden_XD.dtype), preferred_element_type=jnp.float32)
+    cap = module.config.final_softcap
+    return logits if cap is None else cap * jnp.tanh(logits / cap)
 
 
 def scalar(params, hidden_XD):
@@ -152,14 +241,14 @@ def scalar(params, hidden_XD):
     return jnp.matmul(hidden_XD, params['scalar'].astype(hidden_XD.dtype), preferred_element_type=jnp.float32)[:, 0]
 
 
-def module_of(config: ModelConfig, dtype: str = 'float32') -> Decoder:
-    """The module of a config, computing in `dtype`."""
-    return Decoder(config, jnp.dtype(dtype))
+def module_of(config: ModelConfig, dtype: str = 'float32', **fields) -> Decoder:
+    """The module of a config, computing in `dtype`; fields: attention, remat, mesh."""
+    return Decoder(config, jnp.dtype(dtype), **fields)
 
 
 def _init(module: Decoder, key):
     tokens = jnp.zeros((1, 2), jnp.int32)
-    return module.init(key, tokens, tokens, jnp.ones((1, 2, 2), bool))['params']
+    return module.clone(mesh=None, attention='xla').init(key, tokens, tokens, jnp.ones((1, 2, 2), bool))['params']
 
 
 def init(module: Decoder, key):
@@ -168,9 +257,43 @@ def init(module: Decoder, key):
 
 
 @functools.cache
-def abstract(module: Decoder):
-    """(shapes, logical axis names) of the parameters: two pytrees of the same structure."""
+def abstract(module: Decoder, dtype: str = 'float32'):
+    """(shapes, logical axis names) of the parameters: two pytrees of the same structure.
+
+    dtype: of the stored parameters; adapters are float32 whatever it is.
+    """
     boxed = jax.eval_shape(functools.partial(_init, module), jax.random.key(0))
     is_spec = lambda s: isinstance(s, jax.sharding.PartitionSpec)  # noqa: E731
     names = jax.tree.map(tuple, nn.get_partition_spec(boxed), is_leaf=is_spec)
-    return nn.unbox(boxed), names
+    kind = lambda path: jnp.float32 if is_adapter(path) else jnp.dtype(dtype)  # noqa: E731
+    shapes = jax.tree.map_with_path(lambda p, x: jax.ShapeDtypeStruct(x.shape, kind(p)), nn.unbox(boxed))
+    return shapes, names
+
+
+def is_adapter(path) -> bool:
+    """Whether a leaf at this path of the parameters is LoRA's."""
+    return path[-1].key.endswith(LORA)
+
+
+def adapters(module: Decoder, key) -> dict:
+    """Fresh adapters of the blocks, name -> array: one factor random, the other 0, so that they change nothing yet."""
+    out = {}
+    for i, (name, leaf) in enumerate(sorted(abstract(module)[0]['blocks'].items())):
+        if name.endswith(LORA[0]):
+            out[name] = jax.random.normal(jax.random.fold_in(key, i), leaf.shape) * leaf.shape[1] ** -0.5
+        elif name.endswith(LORA[1]):
+            out[name] = jnp.zeros(leaf.shape)
+    return out
+
+
+def merged(module: Decoder, params) -> dict:
+    """The parameters without adapters: each matrix with its adapter's product added."""
+    blocks, scale = params['blocks'], module.config.lora_alpha / max(module.config.lora, 1)
+
+    def one(name, w):
+        if name + LORA[0] not in blocks:
+            return w
+        delta = jnp.matmul(blocks[name + LORA[0]], blocks[name + LORA[1]], precision='highest') * scale
+        return (w.astype(jnp.float32) + delta).astype(w.dtype)
+
+    return params | {'blocks': {n: one(n, w) for n, w in blocks.items() if not n.endswith(LORA)}}
