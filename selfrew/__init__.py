@@ -1,6 +1,24 @@
 """selfrew: language models that generate, judge and learn from their own answers, in JAX.
 
-The map of the package is in README.md; importing this module loads nothing else.
+    lm, params = selfrew.load('path/or/hub-name')
+    rollouts = lm.generate(params, ['Why is the sky blue?'], n=4)
+    selfrew.save('out', lm, params)
+
+The map of the package is in README.md. Importing this module loads nothing else: `load` and `save` come from
+`selfrew.api` when they are first asked for.
 """
 
 __version__ = '0.1.0'
+__all__ = ['load', 'save']
+
+
+def __getattr__(name: str):
+    if name in __all__:
+        from selfrew import api
+
+        return getattr(api, name)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+def __dir__():
+    return [*globals(), *__all__]

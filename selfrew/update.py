@@ -46,12 +46,17 @@ def token_logp(module, params, hidden_RSD, target_RS):
     return logp.swapaxes(0, 1).reshape(R, -1)[:, :S]
 
 
-def forward(module, params, batch: Batch) -> Forward:
-    """Summed log-probabilities and lengths [B N] of the batch's responses."""
+def selected(module, params, batch: Batch):
+    """Log-probability [R S] of each response token of the batch, in nats; 0 where a place is unused."""
     hidden_RLD, _ = module.apply({'params': params}, batch.tokens, batch.position, visible(batch))
     hidden_RSD = jnp.take_along_axis(hidden_RLD, batch.source[:, :, None], axis=1)
     target_RS = jnp.take_along_axis(batch.tokens, batch.target, axis=1)
-    logp_RS = token_logp(module, params, hidden_RSD, target_RS) * batch.mask
+    return token_logp(module, params, hidden_RSD, target_RS) * batch.mask
+
+
+def forward(module, params, batch: Batch) -> Forward:
+    """Summed log-probabilities and lengths [B N] of the batch's responses."""
+    logp_RS = selected(module, params, batch)
     B, N = batch.ref_logp.shape
     doc_RS = jnp.take_along_axis(batch.doc, batch.target, axis=1)
     branch_RS = jnp.take_along_axis(batch.branch, batch.target, axis=1)

@@ -376,7 +376,7 @@ def write(folder: str, fields: dict, config: ModelConfig, params, *, dtype: str 
         for theirs, ours in layout(config, fused).items():
             mine = [blocks[n] for n in ours if n in blocks]
             for i in range(config.layers if mine else 0):
-                parts = [np.asarray(jax.device_get(leaf[i])).T for leaf in mine]
+                parts = [np.asarray(_layer(leaf, i)).T for leaf in mine]
                 yield theirs.format(i), np.ascontiguousarray(np.concatenate(parts), dtype=kind)
 
     files, held, size = [], {}, 0
@@ -405,6 +405,11 @@ def write(folder: str, fields: dict, config: ModelConfig, params, *, dtype: str 
         total = sum(sum(mine.values()) for _, mine in files)
         _dump(folder, 'model.safetensors.index.json', {'metadata': {'total_size': total}, 'weight_map': index})
     _dump(folder, 'config.json', {k: v for k, v in fields.items() if k != 'torch_dtype'} | {'dtype': dtype})
+
+
+@jax.jit
+def _layer(stack, i):
+    return jax.lax.dynamic_index_in_dim(stack, i, keepdims=False)
 
 
 def _dump(folder: str, name: str, content: dict) -> None:
