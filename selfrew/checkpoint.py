@@ -3,12 +3,12 @@
 import os
 import shutil
 
-from selfrew import update
+from selfrew import hosts, update
 from selfrew.types import State
 
 
 def save(folder, state: State) -> None:
-    """Writes the state into the turn's folder, whole or not at all, and enlists it."""
+    """Writes the state into the turn's folder, whole or not at all, and enlists it. Each process writes its parts."""
     import orbax.checkpoint as ocp  # slow to import
 
     with ocp.StandardCheckpointer() as checkpointer:
@@ -28,4 +28,4 @@ def restore(lm, folder, optimizer) -> State:
 def delete(folder) -> None:
     """Removes a state that is no longer needed."""
     folder.drop('state')
-    shutil.rmtree(os.path.join(folder.path, 'state'))
+    hosts.by_main(lambda: shutil.rmtree(os.path.join(folder.path, 'state')))

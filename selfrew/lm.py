@@ -6,7 +6,7 @@ import re
 
 import jax
 
-from selfrew import sharding, text
+from selfrew import hosts, sharding, text
 from selfrew.models import attention as backends, decoder, hf
 
 TINY = os.path.join(os.path.dirname(__file__), 'tiny_base')
@@ -36,11 +36,11 @@ class Lm:
 
     def rows(self, tree):
         """Puts host arrays whose first axis is rows onto the mesh."""
-        return jax.device_put(tree, sharding.of(self.mesh, 'rows'))
+        return hosts.put(tree, sharding.of(self.mesh, 'rows'))
 
     def whole(self, tree):
         """Puts host arrays onto the mesh, replicated."""
-        return jax.device_put(tree, sharding.of(self.mesh))
+        return hosts.put(tree, sharding.of(self.mesh))
 
 
 def find(folder: str) -> str:
@@ -109,5 +109,5 @@ def load(*, folder: str, data: int = 1, fsdp: int = 1, tensor: int = 1, dtype: s
     values = hf.read_params(folder, config, lm.abstract(), lm.shardings())
     if lora:
         fresh, lie = decoder.adapters(module, jax.random.key(0)), lm.shardings()['blocks']
-        values['blocks'] |= {name: jax.device_put(x, lie[name]) for name, x in fresh.items()}
+        values['blocks'] |= {name: hosts.put(x, lie[name]) for name, x in fresh.items()}
     return lm, values

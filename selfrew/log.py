@@ -7,7 +7,7 @@ import sys
 
 import jax
 
-from selfrew import encode, update
+from selfrew import encode, hosts, update
 from selfrew.models import decoder
 from selfrew.stage import dump, write_atomic
 from selfrew.types import to_json
@@ -20,7 +20,7 @@ class Log:
         from tensorboardX import SummaryWriter
 
         self._path = os.path.join(workdir, 'metrics.jsonl')
-        self._board = SummaryWriter(os.path.join(workdir, 'tensorboard'))
+        self._board = SummaryWriter(os.path.join(workdir, 'tensorboard')) if hosts.main() else None
         self.compiled = 0
         jax.monitoring.register_event_duration_secs_listener(self._count)
 
@@ -29,6 +29,9 @@ class Log:
 
     def begin(self, turn: str) -> None:
         """Forgets what a killed run wrote of this turn and of later ones."""
+        hosts.by_main(lambda: self._begin(turn))
+
+    def _begin(self, turn: str) -> None:
         if os.path.exists(self._path):
             with open(self._path) as file:
                 rows = [line for line in file if line.endswith('\n') and json.loads(line)['turn'] < turn]
@@ -36,6 +39,8 @@ class Log:
 
     def write(self, turn: str, step: int, metrics: dict) -> None:
         """One line. `step` counts updates from the start of the run."""
+        if not hosts.main():
+            return
         with open(self._path, 'a') as file:
             file.write(json.dumps({'turn': turn, 'step': step, **to_json(metrics)}) + '\n')
         for name, value in metrics.items():
@@ -43,14 +48,16 @@ class Log:
                 self._board.add_scalar(name, value, step)
 
     def close(self) -> None:
-        self._board.close()
+        if hosts.main():
+            self._board.close()
         jax.monitoring.unregister_event_duration_listener(self._count)
 
 
 def say(text: str = '') -> None:
     """A line for the person who watches, clear of the progress bars."""
-    sys.stderr.flush()
-    print(text, flush=True)
+    if hosts.main():
+        sys.stderr.flush()
+        print(text, flush=True)
 
 
 def opening(config: dict, lm, params) -> None:

@@ -11,8 +11,8 @@ import zlib
 import jax
 import numpy as np
 
-from selfrew import checkpoint, evals as eval_shelf, lm as lms, log as logs, parts, report, update
-from selfrew.stage import Folder, claim, dump, write_atomic
+from selfrew import checkpoint, evals as eval_shelf, hosts, lm as lms, log as logs, parts, report, update
+from selfrew.stage import Folder, claim
 from selfrew.types import Example, Judgement, Prompt, Rollout, State
 
 
@@ -31,7 +31,7 @@ def run(workdir: str, *, seed: int, model: dict, mesh: dict, rounds: int, round:
     turns = parts.turns(rounds=rounds, round=round, start=start, by_round=by_round)
     tests = {name: parts.bind('evals', entry, f'evals.{name}', eval_shelf) for name, entry in (evals or {}).items()}
     lm, params = parts.fill(lms.load, dict(model) | dict(mesh), 'model, mesh')()
-    claim(workdir, config, free=('rounds',))
+    hosts.by_main(lambda: claim(workdir, config, free=('rounds',)))
     key, log, state = jax.random.key(seed), logs.Log(workdir), State(params, None, 0, 0)
     logs.opening(config, lm, params)
     try:
@@ -47,7 +47,7 @@ def run(workdir: str, *, seed: int, model: dict, mesh: dict, rounds: int, round:
                 measure(lm, state, tests, folder, key, log)
                 for old in [f for f in folders[: i + 1] if f.has('state')][:-keep_states] if keep_states else []:
                     checkpoint.delete(old)
-        return report.write(workdir)
+        return hosts.by_main(lambda: report.write(workdir))
     finally:
         log.close()
 
@@ -81,7 +81,7 @@ def learn(lm, state: State, turn, folder, key, log) -> State:
     stats |= totals | {'seconds': time.time() - begun, 'compiled': log.compiled - compiled}
     stats['tokens_per_s'] = (produced + totals['tokens']) / stats['seconds']
     log.write(turn.name, int(state.step), {f'turn/{k}': v for k, v in stats.items()})
-    write_atomic(os.path.join(folder.path, 'turn.json'), dump(stats))
+    folder.note('turn.json', stats)
     checkpoint.save(folder, state)
     logs.say(', '.join(f'{k} {v:.4g}' if isinstance(v, float) else f'{k} {v}' for k, v in stats.items()))
     return state
@@ -108,7 +108,7 @@ def measure(lm, state: State, tests: dict, folder, key, log) -> None:
         folder.once(f'eval_{kind}', Judgement, lambda: judgements)
         results[kind] = metrics
         logs.say(f'{kind}: ' + ', '.join(f'{k} {v:.4g}' for k, v in metrics.items()))
-    write_atomic(os.path.join(folder.path, 'evals.json'), dump(results))
+    folder.note('evals.json', results)
     flat = {f'{kind}/{k}': v for kind, metrics in results.items() for k, v in metrics.items()}
     log.write(name, int(state.step), flat | {'evals/seconds': time.time() - begun})
     folder.enlist('evals', {})

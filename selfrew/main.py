@@ -17,6 +17,9 @@ sys.path.insert(0, os.getcwd())
 
 CONFIG = config_flags.DEFINE_config_file('config', None, 'A config file, e.g. configs/quickstart.py, or with ":smoke".')
 WORKDIR = flags.DEFINE_string('workdir', None, 'The run\'s folder. A killed run goes on there.')
+COORDINATOR = flags.DEFINE_string('coordinator', None, 'host:port of process 0, where the environment says nothing.')
+PROCESSES = flags.DEFINE_integer('processes', None, 'Of several processes, how many there are.')
+PROCESS = flags.DEFINE_integer('process', None, 'Of several processes, which this is, from 0.')
 
 
 def main(argv) -> None:
@@ -26,9 +29,10 @@ def main(argv) -> None:
         raise app.UsageError('want --config=FILE and --workdir=FOLDER, e.g. --config=configs/quickstart.py '
                              '--workdir=runs/quickstart')  # fmt: skip
     logging.getLogger('absl').setLevel(logging.WARNING)
-    from selfrew import loop  # jax comes with it: only where there is something to run
+    from selfrew import hosts, loop  # jax comes with it: only where there is something to run
 
     try:
+        hosts.start(COORDINATOR.value, PROCESSES.value, PROCESS.value)
         config = CONFIG.value.to_dict()
         table = loop.parts.fill(loop.run, config, 'config')(WORKDIR.value)
     except KeyboardInterrupt:
@@ -36,7 +40,7 @@ def main(argv) -> None:
         sys.exit(130)
     except (ValueError, OSError, KeyError) as problem:
         _refuse(problem)
-    print(f'\n{table}\n\nin {WORKDIR.value}: summary.json, metrics.jsonl, curve.png, each round\'s files')
+    loop.logs.say(f'\n{table}\n\nin {WORKDIR.value}: summary.json, metrics.jsonl, curve.png, each round\'s files')
 
 
 def _refuse(problem: Exception) -> None:

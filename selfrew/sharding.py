@@ -21,7 +21,7 @@ RULES = {
 def make(data: int = 1, fsdp: int = 1, tensor: int = 1, devices=None) -> Mesh:
     """A mesh of data × fsdp × tensor of the devices (None: this machine's), the first so many of them.
 
-    Raises ValueError where that number does not divide the number of devices.
+    Raises ValueError where that number does not divide the number of devices, or some process would have none.
     """
     devices = jax.devices() if devices is None else list(devices)
     shape = (data, fsdp, tensor)
@@ -31,6 +31,9 @@ def make(data: int = 1, fsdp: int = 1, tensor: int = 1, devices=None) -> Mesh:
             f'a mesh of data={data}, fsdp={fsdp}, tensor={tensor} needs {want} devices (each at least 1), and there '
             f'are {len(devices)}; choose a mesh whose product divides {len(devices)}'
         )
+    if jax.process_count() > 1 and want < len(devices):
+        raise ValueError(f'a mesh of data={data}, fsdp={fsdp}, tensor={tensor} leaves out devices; '
+                         f'{jax.process_count()} processes want one of all {len(devices)}')  # fmt: skip
     # Auto, not the default Explicit: linen does not know explicit axes.
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[:want])
 

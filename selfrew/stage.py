@@ -1,10 +1,14 @@
-"""The files of a run: each is written once, by an atomic rename, under its folder's manifest. Layer 7."""
+"""The files of a run: each is written once, by an atomic rename, under its folder's manifest. Layer 7.
+
+Of several processes, process 0 reads and writes them, and tells the others what it found.
+"""
 
 import glob
 import hashlib
 import json
 import os
 
+from selfrew import hosts
 from selfrew.types import from_json, to_json
 
 
@@ -29,11 +33,7 @@ class Folder:
     def __init__(self, workdir: str, name: str):
         self.path = os.path.join(workdir, 'rounds', name)
         self._manifest = os.path.join(self.path, 'manifest.json')
-        try:
-            with open(self._manifest) as file:
-                self.listed = json.load(file)
-        except FileNotFoundError:
-            self.listed = {}
+        self.listed = json.loads(hosts.by_main(lambda: _read(self._manifest)) or '{}')
 
     def has(self, name: str) -> bool:
         return name in self.listed
@@ -41,31 +41,47 @@ class Folder:
     def enlist(self, name: str, entry: dict) -> None:
         """Says that `name` is finished."""
         self.listed[name] = entry
-        write_atomic(self._manifest, dump(self.listed))
+        self._write('manifest.json', dump(self.listed))
 
     def drop(self, name: str) -> None:
         """Takes `name` off the manifest."""
         del self.listed[name]
-        write_atomic(self._manifest, dump(self.listed))
+        self._write('manifest.json', dump(self.listed))
+
+    def note(self, name: str, value) -> None:
+        """Writes a file beside the stages, as JSON."""
+        self._write(name, dump(value))
+
+    def _write(self, name: str, data: bytes) -> None:
+        hosts.by_main(lambda: write_atomic(os.path.join(self.path, name), data))
 
     def once(self, name: str, kind: type, make) -> list:
         """The nouns of `name`.jsonl; made by `make()` and written the first time; always read, as a resumed run would.
 
         Raises ValueError where the file is not the one that was written.
         """
-        path = os.path.join(self.path, f'{name}.jsonl')
         if not self.has(name):
             nouns = list(make())
             data = ''.join(json.dumps(to_json(noun), ensure_ascii=False) + '\n' for noun in nouns).encode()
-            write_atomic(path, data)
+            self._write(f'{name}.jsonl', data)
             self.enlist(name, {'lines': len(nouns), 'sha256': hashlib.sha256(data).hexdigest()})
-        data = b''
-        if os.path.exists(path):
-            with open(path, 'rb') as file:
-                data = file.read()
+        lines = hosts.by_main(lambda: self._checked(name)).decode().split('\n')
+        return [from_json(kind, json.loads(line)) for line in lines if line]
+
+    def _checked(self, name: str) -> bytes:
+        path = os.path.join(self.path, f'{name}.jsonl')
+        data = _read(path)
         if hashlib.sha256(data).hexdigest() != self.listed[name]['sha256']:
             raise ValueError(f'{path} was changed after it was written; delete the folder {self.path} to make it again')
-        return [from_json(kind, json.loads(line)) for line in data.decode().split('\n') if line]
+        return data
+
+
+def _read(path: str) -> bytes:
+    try:
+        with open(path, 'rb') as file:
+            return file.read()
+    except FileNotFoundError:
+        return b''
 
 
 def claim(workdir: str, config: dict, free: tuple) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from tqdm import tqdm
 
-from selfrew import encode, losses, sharding
+from selfrew import encode, hosts, losses, sharding
 from selfrew.models import decoder
 from selfrew.types import Batch, Forward, State
 
@@ -78,9 +78,9 @@ def _logp(module, params, batch):
 
 def reference(lm, params, batches: list[Batch]) -> np.ndarray:
     """The reference column of a round: [examples N] log-probabilities under `params`, indexed by Batch.index."""
-    table = {}
-    for batch in tqdm(batches, desc='reference', unit='batch', mininterval=1.0):
-        logp = np.asarray(_logp(lm.module, params, place(lm, batch)))
+    table, bar = {}, tqdm(batches, desc='reference', unit='batch', mininterval=1.0, disable=not hosts.main())
+    columns = hosts.merge([hosts.own(_logp(lm.module, params, place(lm, batch))) for batch in bar])
+    for batch, logp in zip(batches, columns):
         table.update({int(i): row for i, row, real in zip(batch.index, logp, batch.real) if real})
     out = np.full((max(table) + 1, batches[0].ref_logp.shape[1]), np.nan, np.float32)
     out[list(table)] = list(table.values())
@@ -260,7 +260,7 @@ def train(lm, state, examples, key, loss, report, *, optimizer, lr: float, batch
     optimizer = made(optimizer)
     state, step = start(lm, state, optimizer), stepper(lm, loss, optimizer)
     metrics = None
-    with tqdm(total=len(todo), desc='update', unit='step', mininterval=1.0) as bar:
+    with tqdm(total=len(todo), desc='update', unit='step', mininterval=1.0, disable=not hosts.main()) as bar:
         for i, one in enumerate(todo):
             rate = learning_rate(i, len(todo), lr=lr, warmup=warmup, schedule=schedule, final=final)
             state, latest = step(state, place(lm, one), rate, jax.random.fold_in(key, i))

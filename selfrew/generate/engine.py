@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from selfrew import sharding
+from selfrew import hosts, sharding
 from selfrew.models import decoder
 from selfrew.types import Response
 
@@ -132,8 +132,15 @@ def generate(lm, params, prompts, keys, *, max_tokens: int, temperature: float =
     rows = max(min(rows, 1 << (len(prompts) - 1).bit_length()), split) if prompts else rows
     rows = -(-rows // split) * split
     order = np.argsort([len(p) for p in prompts], kind='stable')
-    out = [None] * len(prompts)
-    with tqdm(total=len(prompts), desc=title, unit='sample', mininterval=1.0) as bar:
+    out, kept = [None] * len(prompts), []
+
+    def answer(ids, produced, logp, n):
+        for row, i in enumerate(ids):
+            mine = tuple(int(t) for t in produced[row, : n[row]])
+            finish = 'stop' if mine[-1] in lm.text.ends else 'length'
+            out[i] = Response(lm.text.decode(mine), mine, finish, float(logp[row, : n[row]].sum(dtype=np.float64)))
+
+    with tqdm(total=len(prompts), desc=title, unit='sample', mininterval=1.0, disable=not hosts.main()) as bar:
         count = 0
         for start in range(0, len(order), rows):
             ids = order[start : start + rows]
@@ -142,15 +149,17 @@ def generate(lm, params, prompts, keys, *, max_tokens: int, temperature: float =
             tokens = np.full((rows, -(-length.max() // BUCKET) * BUCKET), lm.text.pad, np.int32)
             for row, i in enumerate(padded):
                 tokens[row, : length[row]] = prompts[i]
-            produced, logp, n = jax.device_get(_decode(
+            found = hosts.own(_decode(
                 lm.module, params, lm.rows(tokens), lm.rows(length), lm.rows(keys[padded]), temperature, top_p,
                 ends=lm.text.ends, max_tokens=max_tokens, nucleus=top_p < 1,
             ))  # fmt: skip
-            for row, i in enumerate(ids):
-                mine = tuple(int(t) for t in produced[row, : n[row]])
-                finish = 'stop' if mine[-1] in lm.text.ends else 'length'
-                out[i] = Response(lm.text.decode(mine), mine, finish, float(logp[row, : n[row]].sum(dtype=np.float64)))
-            count += int(n[: len(ids)].sum())
+            if hosts.alone():
+                answer(ids, *found)
+            else:
+                kept.append((ids, found))
+            count += int(found[2][: len(ids)].sum())  # of several processes, this one's rows
             bar.update(len(ids))
             bar.set_postfix_str(f'{count / max(bar.format_dict["elapsed"], 1e-9):,.0f} tokens/s')
+    for (ids, _), found in zip(kept, hosts.merge([found for _, found in kept])):
+        answer(ids, *found)
     return out
