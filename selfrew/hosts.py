@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-SHUTDOWN = 60  # seconds that a process which ends waits for the others
+SHUTDOWN = 30  # seconds that a process which ends waits for the others; then all of them are ended
 
 
 def detected() -> bool:
