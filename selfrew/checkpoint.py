@@ -7,22 +7,33 @@ from selfrew import hosts, update
 from selfrew.types import State
 
 
-def save(folder, state: State) -> None:
-    """Writes the state into the turn's folder, whole or not at all, and enlists it. Each process writes its parts."""
+def save(lm, folder, state: State) -> None:
+    """Writes the state into the turn's folder, whole or not at all, and enlists it; of a model with adapters, only those.
+
+    Each process writes its parts.
+    """
     import orbax.checkpoint as ocp  # slow to import
 
     with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(os.path.abspath(os.path.join(folder.path, 'state')), state._asdict(), force=True)
+        checkpointer.save(os.path.abspath(os.path.join(folder.path, 'state')), _kept(lm, state), force=True)
     folder.enlist('state', {'step': int(state.step), 'round': int(state.round)})
 
 
-def restore(lm, folder, optimizer) -> State:
-    """The state of a turn's folder, sharded as `lm` says. `optimizer` is the one that it was trained with."""
+def _kept(lm, state: State) -> dict:
+    return (state._replace(params=update.trained(lm, state.params)))._asdict()
+
+
+def restore(lm, folder, optimizer, params) -> State:
+    """The state of a turn's folder, sharded as `lm` says.
+
+    Args: optimizer, the one that it was trained with; params, of the model as it came, for what training left alone.
+    """
     import orbax.checkpoint as ocp
 
-    like = update.shapes(lm, optimizer)
+    like = _kept(lm, update.shapes(lm, optimizer))
     with ocp.StandardCheckpointer() as checkpointer:
-        return State(**checkpointer.restore(os.path.abspath(os.path.join(folder.path, 'state')), like._asdict()))
+        state = State(**checkpointer.restore(os.path.abspath(os.path.join(folder.path, 'state')), like))
+    return state._replace(params=update.whole(params, state.params))
 
 
 def delete(folder) -> None:

@@ -7,7 +7,7 @@ import sys
 
 import jax
 
-from selfrew import encode, hosts, update
+from selfrew import encode, hosts, sharding, update
 from selfrew.models import decoder
 from selfrew.stage import dump, write_atomic
 from selfrew.types import to_json
@@ -72,7 +72,9 @@ def opening(config: dict, lm, params) -> None:
         name = '/'.join(str(p.key) for p in path)
         total += leaf.size
         say(f'  {name:24} {str(leaf.shape):18} {" ".join(str(a) for a in axis):22} {value.sharding.spec}')
-    say(f'  {total:,} parameters')
+    say(f'  {total:,} parameters; moments lie as the parameters do')
+    for name, axes in {'batch': ('rows', None), 'cache': (None, 'rows', 'kv', None, None)}.items():
+        say(f'  {name:24} {"":18} {" ".join(str(a) for a in axes):22} {sharding.of(lm.mesh, *axes).spec}')
 
 
 def first(title: str, text: str) -> None:

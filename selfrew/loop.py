@@ -34,13 +34,14 @@ def run(workdir: str, *, seed: int, model: dict, mesh: dict, rounds: int, round:
     hosts.by_main(lambda: claim(workdir, config, free=('rounds',)))
     key, log, state = jax.random.key(seed), logs.Log(workdir), State(params, None, 0, 0)
     logs.opening(config, lm, params)
+    del params  # the first round's updates write over them
     try:
         measure(lm, state, tests, Folder(workdir, '00'), key, log)
         folders = [Folder(workdir, turn.name) for turn in turns]
         finished = max((i for i, folder in enumerate(folders) if folder.has('state')), default=-1)
         for i, (turn, folder) in enumerate(zip(turns, folders)):
             if i == finished:
-                state = checkpoint.restore(lm, folder, update.made(turn.train.keywords['optimizer']))
+                state = checkpoint.restore(lm, folder, update.made(turn.train.keywords['optimizer']), state.params)
             elif i > finished:
                 state = learn(lm, state, turn, folder, jax.random.fold_in(key, zlib.crc32(turn.name.encode())), log)
             if i >= finished and turn.ends_round:
@@ -82,7 +83,7 @@ def learn(lm, state: State, turn, folder, key, log) -> State:
     stats['tokens_per_s'] = (produced + totals['tokens']) / stats['seconds']
     log.write(turn.name, int(state.step), {f'turn/{k}': v for k, v in stats.items()})
     folder.note('turn.json', stats)
-    checkpoint.save(folder, state)
+    checkpoint.save(lm, folder, state)
     logs.say(', '.join(f'{k} {v:.4g}' if isinstance(v, float) else f'{k} {v}' for k, v in stats.items()))
     return state
 

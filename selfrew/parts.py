@@ -23,7 +23,7 @@ DEFAULT = {'train': 'train', 'optimizer': 'adamw'}
 # Fields that name something outside the config: looked up when the config is bound, hours before they are used.
 LOOKED_UP = {
     'template': text.template, 'source': prompts.check_source, 'tasks': tasks.get_all, 'split': tasks.check_split,
-    'schedule': update.check_schedule, 'mean': losses.check_mean,
+    'schedule': update.check_schedule, 'mean': losses.check_mean, 'checkpoint': scorers.check_checkpoint,
 }  # fmt: skip
 COUNTS = ('n', 'batch', 'epochs', 'max_steps', 'row_length', 'votes', 'max_tokens', 'rows', 'count', 'keep_states')
 

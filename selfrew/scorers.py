@@ -3,13 +3,15 @@
 A higher score is better; nan is 'no verdict'. One judgement for each rollout, in order.
 """
 
+import functools
 import math
 import re
 
 import numpy as np
 
 import selfrew.tasks as builtin
-from selfrew import generate, text
+from selfrew import generate, lm as lms, text
+from selfrew.models import hf
 from selfrew.types import Judgement, ask
 
 
@@ -97,6 +99,38 @@ def composite(lm, params, rollouts, key, *, scorers: tuple, weights: tuple) -> l
         Judgement(js[0].rollout, tuple(np.dot(weights, [j.scores for j in js]).tolist()), js[0].verdicts, js[0].votes)
         for js in zip(*columns)
     ]
+
+
+def check_checkpoint(checkpoint: str) -> None:
+    """FileNotFoundError or ValueError where there is no reward model in that folder or hub repository."""
+    folder = lms.find(checkpoint)
+    if not hf.read_config(folder).scalar_head:
+        raise ValueError(f'{checkpoint} has no scalar head: a reward model is a ...ForSequenceClassification of 1 label')
+
+
+@functools.lru_cache(maxsize=2)
+def _reward(mesh, checkpoint, dtype, params, max_length):
+    return lms.load(folder=checkpoint, **mesh.shape, dtype=dtype, params=params, max_length=max_length)
+
+
+def reward_model(lm, params, rollouts, key, *, checkpoint: str, dtype: str = 'float32', stored: str = 'float32',
+                 max_length: int | None = None, rows: int = 64) -> list[Judgement]:  # fmt: skip
+    """The reward that another model gives: its scalar head at the last token of the whole conversation.
+
+    Args:
+      checkpoint: folder or hub name of a ...ForSequenceClassification with one label; its tokenizer and chat template
+        format the conversation. It lies on the same mesh, and stays there for the rounds to come.
+      dtype, stored, max_length: of its compute and its parameters, and its longest context: see lm.load.
+      rows: conversations read together.
+    A conversation longer than its context scores nan.
+    """
+    del params, key
+    judge, weights = _reward(lm.mesh, checkpoint, dtype, stored, max_length)
+    asked = [judge.text.conversation(r.prompt, a.text) for r in rollouts for a in r.responses]
+    fitting = [i for i, tokens in enumerate(asked) if len(tokens) <= judge.config.max_length]
+    found = dict(zip(fitting, generate.values(judge, weights, [asked[i] for i in fitting], rows=rows)))
+    scores = iter([found.get(i, math.nan) for i in range(len(asked))])
+    return [Judgement(r, tuple(next(scores) for _ in r.responses)) for r in rollouts]
 
 
 # --- LLM as a judge ---------------------------------------------------------------------------------------------------

@@ -27,13 +27,22 @@ class Text:
 
     def prompt(self, prompt: Prompt) -> list[int]:
         """The tokens a model continues: the chat so far and the opening of the assistant's turn; BOS once."""
-        ids = self.encode(self.rendered(prompt))
-        return [self.bos, *ids] if self.bos is not None and ids[:1] != [self.bos] else ids
+        return self._opened(self.encode(self.rendered(prompt)))
 
     def rendered(self, prompt: Prompt) -> str:
         """The text of `prompt(...)`, special tokens spelt out as the chat template has them."""
-        messages = [m | {'content': self._tame(m['content'])} for m in prompt.messages]
-        return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return self._said(prompt.messages, add_generation_prompt=True)
+
+    def conversation(self, prompt: Prompt, response: str) -> list[int]:
+        """The tokens of the chat with a response as its last turn, as the chat template closes it: for a reward model."""
+        return self._opened(self.encode(self._said([*prompt.messages, {'role': 'assistant', 'content': response}])))
+
+    def _said(self, messages, **options) -> str:
+        messages = [m | {'content': self._tame(m['content'])} for m in messages]
+        return self.tokenizer.apply_chat_template(messages, tokenize=False, **options)
+
+    def _opened(self, ids: list[int]) -> list[int]:
+        return [self.bos, *ids] if self.bos is not None and ids[:1] != [self.bos] else ids
 
     @functools.cached_property
     def _special(self):

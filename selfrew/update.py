@@ -176,10 +176,9 @@ def shapes(lm, optimizer) -> State:
 
 
 def start(lm, state: State, optimizer) -> State:
-    """The state before a round's first update: copies of what updates write over, fresh moments."""
-    part = jax.tree.map(jnp.copy, trained(lm, state.params))
-    opt = _beginner(lm, optimizer)(part)
-    return State(whole(state.params, part), opt, lm.whole(jnp.int32(state.step)), lm.whole(jnp.int32(state.round)))
+    """The state before a round's first update, with fresh moments. Updates write over `state.params`, so it is spent."""
+    opt = _beginner(lm, optimizer)(trained(lm, state.params))
+    return State(state.params, opt, lm.whole(jnp.int32(state.step)), lm.whole(jnp.int32(state.round)))
 
 
 @functools.cache
@@ -229,6 +228,9 @@ def train(lm, state, examples, key, loss, report, *, optimizer, lr: float, batch
           max_steps: int | None = None, row_length: int = 512, warmup: float = 0.0, schedule: str = 'constant',
           final: float = 0.0):  # fmt: skip
     """A round's updates on its examples; the reference is `state.params` as they come in. Returns (State, totals).
+
+    The state that comes in is spent: its arrays become those of the one that is returned, so that a model need not lie
+    in memory twice.
 
     Args:
       loss: from the shelf `losses`, bound. report(step, metrics): called after each update, with floats.

@@ -100,10 +100,21 @@ def test_samples_do_not_depend_on_the_order_of_requests_or_their_company(twelve)
     _assert_same(_sample(lm, params, prompts[3:5], keys[3:5]), expected[3:5])
 
 
-@pytest.mark.parametrize('mesh', [{'data': 8}, {'tensor': 2, 'fsdp': 4}], ids=str)
+@pytest.mark.parametrize('mesh', [{'data': 8}, {'fsdp': 8}, {'tensor': 2, 'fsdp': 4}], ids=str)
 def test_samples_do_not_depend_on_the_mesh(twelve, mesh):
     _, _, prompts, expected = twelve
     _assert_same(_sample(*toy(**mesh), prompts), expected)
+
+
+def test_the_cache_lies_in_as_many_parts_as_there_are_devices():
+    lm, params = toy(tensor=2, fsdp=4)
+    tokens, length = lm.rows(np.full((8, 32), 5, np.int32)), lm.rows(np.full(8, 20, np.int32))
+    prefill = jax.jit(engine.prefill, static_argnums=(0, 4))
+    last, cache = prefill(lm.module, params, tokens, length, 16)
+    after = jax.jit(engine.advance, static_argnums=(0, 5))(lm.module, params, length, length, 0, 16, cache)[1]
+    for leaf in (*jax.tree.leaves(cache), *jax.tree.leaves(after)):
+        assert leaf.addressable_shards[0].data.size * 8 == leaf.size
+    assert last.shape == (8, 32) and cache['k'].shape == (2, 8, 2, 8, 48)
 
 
 def test_every_sample_of_a_prompt_is_drawn_anew():

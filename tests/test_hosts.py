@@ -111,9 +111,10 @@ def test_two_processes_killed_and_started_again_end_as_one_process_does(tmp_path
 
     for path in sorted((single / 'rounds').glob('*/*.jsonl')):
         _assert_like(workdir, single, path.relative_to(single / 'rounds'))
-    lm, _ = lms.load(folder='tiny', fsdp=8)
+    lm, params = lms.load(folder='tiny', fsdp=8)
     states = [
-        checkpoint.restore(lm, stage.Folder(str(w), '01'), update.made(_adamw)).params for w in (workdir, single)
+        checkpoint.restore(lm, stage.Folder(str(w), '01'), update.made(_adamw), params).params
+        for w in (workdir, single)
     ]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *states)
 

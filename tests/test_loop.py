@@ -114,11 +114,11 @@ def _files(workdir):
 def _assert_like(workdir, whole):
     expected = _files(whole)
     assert len(expected) > 20 and _files(workdir) == expected
-    lm, _ = loop.lms.load(**_small()['model'], **_small()['mesh'])
+    lm, params = loop.lms.load(**_small()['model'], **_small()['mesh'])
     for turn in _turns(_small()):
         optimizer = update.made(turn.train.keywords['optimizer'])
         folders = [stage.Folder(str(f), turn.name) for f in (workdir, whole)]
-        jax.tree.map(np.testing.assert_array_equal, *(checkpoint.restore(lm, f, optimizer) for f in folders))
+        jax.tree.map(np.testing.assert_array_equal, *(checkpoint.restore(lm, f, optimizer, params) for f in folders))
         one, other = ({k: v for k, v in _json(f.path, 'turn.json').items() if k not in TIMES} for f in folders)
         assert one == other
 

@@ -1,5 +1,6 @@
 """Scorers: what is read from a verdict and from an answer, what nan does, and the shelf's contract."""
 
+import dataclasses
 import functools
 import math
 import re
@@ -8,7 +9,9 @@ import jax
 import numpy as np
 import pytest
 
+from selfrew import lm as lms
 from selfrew import parts, prompts, scorers
+from selfrew.models import decoder, hf
 from selfrew.types import Judgement, Prompt, Response, Rollout, ask
 
 KEY = jax.random.key(0)
@@ -298,9 +301,10 @@ def test_a_judge_that_cannot_work_is_refused(tiny):
 
 
 @pytest.mark.parametrize('name', parts.names('scorer', scorers))
-def test_every_scorer_keeps_the_contract(name, tiny):
+def test_every_scorer_keeps_the_contract(name, tiny, rewarding):
     """A judgement for each rollout, in order, with a float for each response; the same for the same key."""
     options = {'judge': JUDGE, 'composite': {'scorers': (scorers.exact_answer, scorers.length), 'weights': (1.0, 0.5)}}
+    options['reward_model'] = {'checkpoint': rewarding[0]}
     scorer = functools.partial(getattr(scorers, name), **options.get(name, {}))
     rollouts = [_rollout('#### 4', 'five', answer=4, id='a'), _rollout('#### 4', id='b'), _rollout('', id='c')]
     rollouts += [_rollout(id='d')]
@@ -312,3 +316,54 @@ def test_every_scorer_keeps_the_contract(name, tiny):
         _same(one.scores, two.scores)
         assert one.verdicts == two.verdicts
     assert scorer(*tiny, [], KEY) == []
+
+
+# --- a reward model ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope='module')
+def rewarding(tmp_path_factory, tiny):
+    """A folder with the tiny base as a ...ForSequenceClassification whose head is random, and its parameters."""
+    (lm, params), folder = tiny, str(tmp_path_factory.mktemp('reward'))
+    lm.text.tokenizer.save_pretrained(folder)
+    fields = hf.read_json(lms.TINY) | {'architectures': ['LlamaForSequenceClassification'], 'id2label': {'0': 'good'}}
+    config = dataclasses.replace(lm.config, scalar_head=True)
+    params = params | {'scalar': jax.random.normal(jax.random.key(2), (lm.config.width, 1))}
+    hf.write(folder, fields, config, params)
+    return folder, decoder.module_of(config), params
+
+
+def test_a_reward_is_the_scalar_at_the_end_of_the_conversation(tiny, rewarding):
+    folder, module, params = rewarding
+    rollouts = [_rollout('4', 'It is 4, as 2 + 2 = 4.', 'x ' * 600), _rollout('5', id='q')]
+    first, second = scorers.reward_model(*tiny, rollouts, KEY, checkpoint=folder, rows=2)
+    text = tiny[0].text
+    tokens = text.prompt(rollouts[0].prompt) + text.response('4', 'stop')  # the template closes as a response ends
+    assert text.conversation(rollouts[0].prompt, '4') == tokens
+    n = len(tokens)
+    hidden, _ = module.apply(
+        {'params': params}, np.array([tokens]), np.arange(n)[None], np.tril(np.ones((n, n), bool))[None]
+    )
+    assert first.scores[0] == pytest.approx(float(decoder.scalar(params, hidden[0, -1:])[0]), abs=1e-4)
+    assert math.isnan(first.scores[2]) and len({*first.scores[:2], *second.scores}) == 3  # too long: no verdict
+
+
+def test_a_reward_does_not_depend_on_its_batch_mates_or_the_mesh(rewarding):
+    rollouts = [_rollout('4', 'four', 'It is 4, as 2 + 2 = 4.'), _rollout('5', id='q')]
+    one, other = lms.load(folder='tiny'), lms.load(folder='tiny', fsdp=4, tensor=2)
+    score = functools.partial(scorers.reward_model, checkpoint=rewarding[0])
+    want = [j.scores for j in score(*one, rollouts, KEY)]
+    found = [score(*one, [r], KEY, rows=1)[0].scores for r in rollouts]
+    spread = [j.scores for j in score(*other, rollouts, KEY)]
+    for a, b, c in zip(want, found, spread):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+        np.testing.assert_allclose(a, c, atol=1e-4)
+
+
+def test_a_reward_model_is_looked_up_at_start(rewarding):
+    entry = {'name': 'reward_model', 'checkpoint': rewarding[0]}
+    assert parts.bind('scorer', entry, 'round.scorer').keywords == {'checkpoint': rewarding[0]}
+    with pytest.raises(ValueError, match='round.scorer .*checkpoint: tiny has no scalar head'):
+        parts.bind('scorer', entry | {'checkpoint': 'tiny'}, 'round.scorer')
+    with pytest.raises(ValueError, match="checkpoint: no model folder 'nowhere'"):
+        parts.bind('scorer', entry | {'checkpoint': 'nowhere'}, 'round.scorer')

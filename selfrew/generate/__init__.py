@@ -3,6 +3,6 @@
 A request's tokens depend on its prompt, its key and the parameters alone, never on its batch mates.
 """
 
-from selfrew.generate.engine import generate, request_keys
+from selfrew.generate.engine import generate, request_keys, values
 
-__all__ = ['generate', 'request_keys']
+__all__ = ['generate', 'request_keys', 'values']

@@ -109,6 +109,42 @@ def _decode(module, params, tokens_RL, length_R, key_R, temperature, top_p, *, e
     return out_RT, logp_RT, produced_R
 
 
+def padded(lm, sequences, rows: int):
+    """Batches of like length: (which ones [M], the same filled up to R rows, tokens [R L] padded on the right, length [R]).
+
+    R is at most `rows`, but at least one for each part that the mesh splits rows into; the first one fills.
+    """
+    split = sharding.row_count(lm.mesh)
+    rows = max(min(rows, 1 << (len(sequences) - 1).bit_length()), split) if sequences else rows
+    rows = -(-rows // split) * split
+    order = np.argsort([len(s) for s in sequences], kind='stable')
+    for start in range(0, len(order), rows):
+        ids = order[start : start + rows]
+        filled = np.concatenate([ids, np.repeat(ids[:1], rows - len(ids))])
+        length = np.array([len(sequences[i]) for i in filled], np.int32)
+        tokens = np.full((rows, min(-(-length.max() // BUCKET) * BUCKET, lm.config.max_length)), lm.text.pad, np.int32)
+        for row, i in enumerate(filled):
+            tokens[row, : length[row]] = sequences[i]
+        yield ids, filled, tokens, length
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _value(module, params, tokens_RL, length_R):
+    return decoder.scalar(params, prefill(module, params, tokens_RL, length_R, 0)[0])
+
+
+def values(lm, params, sequences, *, rows: int = 64) -> list[float]:
+    """The scalar head's value at the last token of each sequence of tokens, in order. KeyError without such a head."""
+    out, found = [0.0] * len(sequences), []
+    parts = list(padded(lm, sequences, rows))
+    for _, _, tokens, length in tqdm(parts, desc='value', unit='batch', mininterval=1.0, disable=not hosts.main()):
+        found.append(hosts.own(_value(lm.module, params, lm.rows(tokens), lm.rows(length))))
+    for (ids, *_), value_R in zip(parts, hosts.merge(found)):
+        for i, value in zip(ids, value_R):
+            out[i] = float(value)
+    return out
+
+
 def generate(lm, params, prompts, keys, *, max_tokens: int, temperature: float = 1.0, top_p: float = 1.0,
              rows: int = 256, title: str = 'sample') -> list[Response]:  # fmt: skip
     """One response for each request, in the order of the requests.
@@ -128,10 +164,6 @@ def generate(lm, params, prompts, keys, *, max_tokens: int, temperature: float =
     if longest + max_tokens > lm.config.max_length:
         raise ValueError(f'a prompt of {longest} tokens and max_tokens={max_tokens} exceed the context of '
                          f'{lm.config.max_length}')  # fmt: skip
-    split = sharding.row_count(lm.mesh)
-    rows = max(min(rows, 1 << (len(prompts) - 1).bit_length()), split) if prompts else rows
-    rows = -(-rows // split) * split
-    order = np.argsort([len(p) for p in prompts], kind='stable')
     out, kept = [None] * len(prompts), []
 
     def answer(ids, produced, logp, n):
@@ -142,15 +174,9 @@ def generate(lm, params, prompts, keys, *, max_tokens: int, temperature: float =
 
     with tqdm(total=len(prompts), desc=title, unit='sample', mininterval=1.0, disable=not hosts.main()) as bar:
         count = 0
-        for start in range(0, len(order), rows):
-            ids = order[start : start + rows]
-            padded = np.concatenate([ids, np.repeat(ids[:1], rows - len(ids))])
-            length = np.array([len(prompts[i]) for i in padded], np.int32)
-            tokens = np.full((rows, -(-length.max() // BUCKET) * BUCKET), lm.text.pad, np.int32)
-            for row, i in enumerate(padded):
-                tokens[row, : length[row]] = prompts[i]
+        for ids, filled, tokens, length in padded(lm, prompts, rows):
             found = hosts.own(_decode(
-                lm.module, params, lm.rows(tokens), lm.rows(length), lm.rows(keys[padded]), temperature, top_p,
+                lm.module, params, lm.rows(tokens), lm.rows(length), lm.rows(keys[filled]), temperature, top_p,
                 ends=lm.text.ends, max_tokens=max_tokens, nucleus=top_p < 1,
             ))  # fmt: skip
             if hosts.alone():
