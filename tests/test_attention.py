@@ -67,6 +67,15 @@ def test_soft_capped_scores_are_by_the_book():
     np.testing.assert_allclose(attention.attend(q, k, v, mask, scale=SCALE, softcap=cap), expected, atol=1e-5)
 
 
+def test_in_padding_every_query_sees_itself_and_nothing_else():
+    qkv, _ = _arrays(2, 5, 4, 2, 16)
+    q, k, v, mask = attention._pad(8, *qkv, _random(2, 5))
+    assert (q.shape[1], k.shape[3], v.shape[2]) == (8, 8, 8)
+    np.testing.assert_array_equal(mask[:, :5, :5], _random(2, 5))
+    np.testing.assert_array_equal(mask[:, 5:], np.broadcast_to(np.eye(8, dtype=bool)[5:], (2, 3, 8)))
+    assert not mask[:, :5, 5:].any()
+
+
 @pytest.mark.parametrize('L, mask, K, softcap', [
     (96, _packed, 2, None),  # a block with padding
     (160, _window, 1, 2.0),

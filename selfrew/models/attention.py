@@ -22,7 +22,7 @@ def attend(q_RLNH, k_RKHL, v_RKLH, mask_RLC, cache=None, *, scale: float, softca
     q: [R L N H], N = K·G. k: [R K H L], tokens last: on a CPU the product is ten times as fast as with features last.
     v: [R K L H]. cache: 'k' [R K H C'] and 'v' [R K C' H] of earlier tokens, or None.
     mask: [R L C] bool, True where a query may look: the cache's columns first, then these tokens. Every query must see
-    at least one column: the kernels divide by zero where the plain product averages.
+    at least one column: a kernel may divide by zero where the plain product averages.
     scale: multiplies the scores. softcap: they become softcap·tanh(score / softcap), or None.
     backend: of BACKENDS; a single token or a cache is always 'xla'. mesh: that of the arrays, for the kernels, which
     the partitioner cannot split: rows over 'data' and 'fsdp', heads over 'tensor' where these divide them. None: one
@@ -79,7 +79,7 @@ def _split(kernel, mesh, shape, K: int):
 
 
 def _pad(multiple: int, q_RLNH, k_RKHL, v_RKLH, mask_RLC):
-    """All four with L a multiple of `multiple`. A token of the padding sees itself: a sum of none would be a nan."""
+    """All four with L a multiple of `multiple`. A token of the padding sees itself: none sees nothing."""
     L = q_RLNH.shape[1]
     pad = (0, -L % multiple)
     if not pad[1]:
@@ -102,7 +102,10 @@ def _cudnn(q_RLNH, k_RKHL, v_RKLH, mask_RLC, *, scale, implementation='cudnn'):
 
 
 def _splash(q_RLNH, k_RKHL, v_RKLH, mask_RLC, *, scale, softcap, interpret):
-    """Row by row: each row's mask says which blocks to skip. Padded to whole blocks: best is an L that 512 divides."""
+    """Row by row: each row's mask says which blocks to skip. Padded to whole blocks: best is an L that 512 divides.
+
+    A loop over rows, for the kernel reads its mask as int32: 4·L² bytes, of one row at a time.
+    """
     R, L, N, H = q_RLNH.shape
     q, k, v, mask = _pad(128, q_RLNH * scale, k_RKHL, v_RKLH, mask_RLC)
     block = max(b for b in (128, 256, 384, 512) if q.shape[1] % b == 0)
