@@ -99,6 +99,8 @@ def load(*, folder: str, data: int = 1, fsdp: int = 1, tensor: int = 1, dtype: s
         pairs = zip(dataclasses.asdict(stated).items(), dataclasses.asdict(config).values())
         raise ValueError(f'model.shape is not that of {folder}: ' + '; '.join(
             f'{name} {here!r}, there {there!r}' for (name, here), there in pairs if here != there))  # fmt: skip
+    if attention == 'cudnn' and (dtype == 'float32' or config.attention_softcap):
+        raise ValueError("attention='cudnn' computes in bfloat16 and without soft-capping: use xla, or dtype bfloat16")
     config = dataclasses.replace(config, lora=lora, lora_alpha=lora_alpha)
     words = text.load(folder, template)
     if len(words) > config.vocab:
