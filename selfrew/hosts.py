@@ -20,13 +20,14 @@ def detected() -> bool:
     count = lambda name: int(os.environ.get(name) or 1)  # noqa: E731
     workers = os.environ.get('TPU_PROCESS_ADDRESSES') or os.environ.get('TPU_WORKER_HOSTNAMES', '')
     slurm = count('SLURM_NTASKS') > 1 and 'SLURM_STEP_NODELIST' in os.environ  # in a step, not in its batch script
-    return ',' in workers or 'MEGASCALE_COORDINATOR_ADDRESS' in os.environ or slurm or count('OMPI_COMM_WORLD_SIZE') > 1
+    tpu = ',' in workers or 'MEGASCALE_COORDINATOR_ADDRESS' in os.environ
+    return tpu or slurm or count('OMPI_COMM_WORLD_SIZE') > 1
 
 
 def start(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
     """Joins the other processes, if there are any; before the first use of a device.
 
-    Args: all None where the environment says it (see `detected`), else the coordinator's host:port, how many, and which.
+    Args: the coordinator's host:port, how many, and which; all None where the environment says it (see `detected`).
     Raises ValueError where some are missing or out of range, or the environment names no coordinator.
     """
     given = coordinator, processes, process
@@ -93,7 +94,7 @@ def _sum(whole, words_PW):
 
 
 def merge(tree):
-    """Host arrays, of the same shapes everywhere, of whose elements all but one process have 0 -> the same, complete."""
+    """Host arrays, of the same shapes everywhere, an element being 0 in all but one -> the complete ones."""
     if alone():
         return tree
     leaves, structure = jax.tree.flatten(jax.tree.map(np.asarray, tree))

@@ -31,6 +31,8 @@ def run(workdir: str, *, seed: int, model: dict, mesh: dict, rounds: int, round:
     turns = parts.turns(rounds=rounds, round=round, start=start, by_round=by_round)
     tests = {name: parts.bind('evals', entry, f'evals.{name}', eval_shelf) for name, entry in (evals or {}).items()}
     lm, params = parts.fill(lms.load, dict(model) | dict(mesh), 'model, mesh')()
+    if hosts.by_main(lambda: config) != config:
+        raise ValueError('this process has another config than process 0; start all with the same command')
     hosts.by_main(lambda: claim(workdir, config, free=('rounds',)))
     key, log, state = jax.random.key(seed), logs.Log(workdir), State(params, None, 0, 0)
     logs.opening(config, lm, params)

@@ -32,8 +32,7 @@ class Folder:
 
     def __init__(self, workdir: str, name: str):
         self.path = os.path.join(workdir, 'rounds', name)
-        self._manifest = os.path.join(self.path, 'manifest.json')
-        self.listed = json.loads(hosts.by_main(lambda: _read(self._manifest)) or '{}')
+        self.listed = json.loads(hosts.by_main(lambda: _read(os.path.join(self.path, 'manifest.json'))) or '{}')
 
     def has(self, name: str) -> bool:
         return name in self.listed
