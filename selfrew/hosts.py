@@ -37,7 +37,7 @@ def start(coordinator: str | None = None, processes: int | None = None, process:
                 jax.distributed.initialize(shutdown_timeout_seconds=SHUTDOWN)
             except ValueError as problem:
                 raise ValueError('the environment speaks of several processes, but jax cannot find their coordinator '
-                                 f'({problem}); give --coordinator, --processes and --process') from problem  # fmt: skip
+                                 f'({problem}); give --coordinator, --processes, --process') from problem  # fmt: skip
         return
     if any(value is None for value in given):
         raise ValueError(f'want all of --coordinator, --processes and --process, or none; got {coordinator=}, '
