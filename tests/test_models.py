@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -297,3 +299,48 @@ def test_a_tokenizer_without_a_template_or_an_end_is_refused(tmp_path, tiny):
             path.write_text(json.dumps({k: v for k, v in config.items() if k != 'eos_token'}))
         with pytest.raises(ValueError, match=name):
             text.load(str(folder))
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+READ = """
+import os, sys, threading, time
+os.environ['JAX_PLATFORMS'] = 'cpu'
+import jax
+from selfrew import sharding
+from selfrew.models import decoder, hf
+
+def private():
+    with open('/proc/self/status') as file:
+        return next(int(line.split()[1]) << 10 for line in file if line.startswith('RssAnon'))
+
+config = hf.read_config(sys.argv[1])
+shapes, names = decoder.abstract(decoder.module_of(config))
+where = sharding.of_params(sharding.make(), shapes, names)
+jax.block_until_ready(jax.jit(lambda x: x + 1)(1.0))
+peak, ended, before = [0], [], private()
+
+def watch():
+    while not ended:
+        peak[0] = max(peak[0], private())
+        time.sleep(0.002)
+
+watcher = threading.Thread(target=watch)
+watcher.start()
+params = jax.block_until_ready(hf.read_params(sys.argv[1], config, shapes, where))
+ended.append(1)
+watcher.join()
+print(peak[0] - before - sum(x.nbytes for x in jax.tree.leaves(params)))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists('/proc/self/status'), reason='reads its memory from /proc')
+def test_a_checkpoint_is_read_without_a_second_copy_of_its_stacks(tmp_path):
+    """Each of the three MLP stacks is 256 MiB of float32, a tensor of the file 8 MiB of bfloat16."""
+    config = dataclasses.replace(SMALL, width=1024, mlp=4096, layers=16)
+    params = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), decoder.abstract(decoder.module_of(config))[0])
+    hf.write(str(tmp_path), hf.llama(config, bos=1, eos=2, pad=0), config, params, dtype='bfloat16')
+    del params
+    said = subprocess.run([sys.executable, '-c', READ, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert int(said.stdout) < 160 << 20  # what XLA itself takes to compile is in it
