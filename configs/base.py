@@ -1,6 +1,7 @@
 """What the configs share: the tiny base, the two built-in tasks, the held-out evaluations. Data only, no jax."""
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 TASKS = ('word_problems', 'rising')
 ANSWER, VERDICT = 40, 56  # tokens that the longest answer and the longest verdict of the built-in tasks need
@@ -10,11 +11,19 @@ def get(**fields) -> ConfigDict:
     """A config over the tiny base and the built-in tasks; `fields` replace or add."""
     return ConfigDict({
         'seed': 0,
-        'model': {'folder': 'tiny', 'dtype': 'float32'},
+        'model': model(),
         'mesh': {'data': 1, 'fsdp': 1, 'tensor': 1},
         'evals': {'accuracy': accuracy()},
         **fields,
     })  # fmt: skip
+
+
+def model() -> dict:
+    """The base that ships; what each field means is in selfrew.lm.load."""
+    return {
+        'folder': 'tiny', 'dtype': 'float32', 'params': 'float32', 'max_length': placeholder(int), 'attention': 'xla',
+        'remat': 'none', 'chat_template': placeholder(str), 'lora': 0, 'lora_alpha': 16.0,
+    }  # fmt: skip
 
 
 def accuracy(n: int = 1000) -> dict:

@@ -65,7 +65,7 @@ def find(folder: str) -> str:
 
 def load(*, folder: str, data: int = 1, fsdp: int = 1, tensor: int = 1, dtype: str = 'float32',
          params: str = 'float32', max_length: int | None = None, attention: str = 'xla', remat: str = 'none',
-         template: str | None = None, lora: int = 0, lora_alpha: float = 16.0, shape: dict | None = None):  # fmt: skip
+         chat_template: str | None = None, lora: int = 0, lora_alpha: float = 16.0, shape: dict | None = None):  # fmt: skip
     """(lm, params) of a Hugging Face folder or hub name, or of 'tiny', the base that ships with the package.
 
     Args:
@@ -76,7 +76,7 @@ def load(*, folder: str, data: int = 1, fsdp: int = 1, tensor: int = 1, dtype: s
       max_length: the longest context, at most the checkpoint's; None: the checkpoint's (see hf.config_of).
       attention: 'xla', 'cudnn' (GPU) or 'splash' (TPU). remat: what the backward pass computes again to save memory,
         'none', 'full' (whole blocks) or 'dots' (all but matrix products).
-      template: a jinja file, the chat template where the folder has none, or instead of it.
+      chat_template: a jinja file or 'plain', the chat template where the folder has none, or instead of it.
       lora: rank of adapters; 0 trains all parameters. lora_alpha: adapters count alpha / rank.
       shape: config.json's content as a preset states it; the folder's must say the same.
     Raises FileNotFoundError or ValueError that names what is wrong, before anything is put on a device.
@@ -102,7 +102,7 @@ def load(*, folder: str, data: int = 1, fsdp: int = 1, tensor: int = 1, dtype: s
     if attention == 'cudnn' and (dtype == 'float32' or config.attention_softcap):
         raise ValueError("attention='cudnn' computes in bfloat16 and without soft-capping: use xla, or dtype bfloat16")
     config = dataclasses.replace(config, lora=lora, lora_alpha=lora_alpha)
-    words = text.load(folder, template)
+    words = text.load(folder, chat_template)
     if len(words) > config.vocab:
         raise ValueError(f'{folder}: the tokenizer has {len(words)} tokens and the embedding {config.vocab} rows; '
                          'resize the embedding, or take the tokenizer that belongs to it')  # fmt: skip

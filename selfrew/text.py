@@ -10,6 +10,7 @@ from typing import Any
 from selfrew.types import Prompt
 
 TEMPLATES = os.path.join(os.path.dirname(__file__), 'templates')
+CHATS = os.path.join(TEMPLATES, 'chat')
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -70,7 +71,8 @@ class Text:
 
 
 def load(folder: str, template: str | None = None) -> Text:
-    """The tokenizer and chat template of a Hugging Face folder; `template`: a jinja file in place of the folder's.
+    """The tokenizer and chat template of a Hugging Face folder; `template`: a jinja file in place of the folder's, or the
+    name of one that ships, 'plain'.
 
     BOS comes before a prompt where the template or the tokenizer itself puts it. EOS is the special token that the
     template writes after an assistant's words (Qwen's <|im_end|>, Gemma's <end_of_turn>), else the tokenizer's;
@@ -85,14 +87,16 @@ def load(folder: str, template: str | None = None) -> Text:
     except (OSError, ValueError) as problem:
         said = str(problem).strip().split('\n')[0]
         raise ValueError(f'{folder}: its tokenizer cannot be read ({said})') from None
+    shipped = sorted(f.removesuffix('.jinja') for f in os.listdir(CHATS))
     if template is not None:
-        if not os.path.isfile(template):
-            raise ValueError(f'model.template={template!r} is not a file')
-        with open(template) as file:
+        path = os.path.join(CHATS, f'{template}.jinja') if template in shipped else template
+        if not os.path.isfile(path):
+            raise ValueError(f'model.chat_template={template!r} is neither a file nor one that ships ({", ".join(shipped)})')
+        with open(path) as file:
             tokenizer.chat_template = file.read()
     if not tokenizer.chat_template:
         raise ValueError(f'{folder}: the tokenizer has no chat template (chat_template.jinja or tokenizer_config.json);'
-                         ' name a jinja file in model.template')  # fmt: skip
+                         f' name a jinja file in model.chat_template, or one that ships ({", ".join(shipped)})')  # fmt: skip
     if tokenizer.eos_token_id is None:
         raise ValueError(f'{folder}: the tokenizer names no end token (eos_token in tokenizer_config.json)')
     eos = _turn_end(tokenizer)
@@ -133,7 +137,7 @@ def template(name: str):
 
     path = name if os.path.isfile(name) else os.path.join(TEMPLATES, f'{name}.jinja')
     if not os.path.isfile(path):
-        shipped = ', '.join(sorted(f.removesuffix('.jinja') for f in os.listdir(TEMPLATES)))
+        shipped = ', '.join(sorted(f.removesuffix('.jinja') for f in os.listdir(TEMPLATES) if f.endswith('.jinja')))
         raise FileNotFoundError(f'no template {name!r}: not a file, and not one that ships ({shipped})')
     with open(path) as file:
         return jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(file.read().strip())
