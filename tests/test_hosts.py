@@ -1,4 +1,4 @@
-"""Two processes of two devices end as one process of four does; only process 0 writes and speaks."""
+"""Two processes of four devices end as one process of eight does; only process 0 writes and speaks."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from configs import quickstart
 
 def get_config():
     config = quickstart.get_config('smoke')
-    config.mesh.fsdp = 4
+    config.mesh.fsdp = 8
     config.round.prompts.n = 8
     config.round.scorer = {'name': 'length'}
     config.evals.accuracy.prompts.n = 8
@@ -67,7 +67,7 @@ def _two(begin, workdirs, *arguments):
         free.bind(('localhost', 0))
         port = free.getsockname()[1]
     ours = f'--coordinator=localhost:{port}', '--processes=2'
-    return [begin(2, f'--workdir={w}', *ours, f'--process={i}', *arguments) for i, w in enumerate(workdirs)]
+    return [begin(4, f'--workdir={w}', *ours, f'--process={i}', *arguments) for i, w in enumerate(workdirs)]
 
 
 def _ended(processes, status=0):
@@ -79,7 +79,7 @@ def _ended(processes, status=0):
 def single(tmp_path_factory, begin):
     """The folder of a run of one process."""
     workdir = tmp_path_factory.mktemp('single') / 'w'
-    _ended([begin(4, f'--workdir={workdir}')])
+    _ended([begin(8, f'--workdir={workdir}')])
     return workdir
 
 
@@ -112,7 +112,7 @@ def test_two_processes_killed_and_started_again_end_as_one_process_does(tmp_path
 
     for path in sorted((single / 'rounds').glob('*/*.jsonl')):
         _assert_like(workdir, single, path.relative_to(single / 'rounds'))
-    lm, params = lms.load(folder='tiny', fsdp=4)
+    lm, params = lms.load(folder='tiny', fsdp=8)
     states = [
         checkpoint.restore(lm, stage.Folder(str(w), '01'), update.made(_adamw), params).params
         for w in (workdir, single)
@@ -135,9 +135,9 @@ def _plain(text):
 
 @pytest.mark.slow
 def test_process_0_alone_writes_and_rows_held_twice_come_once(tmp_path, begin, single):
-    """With tensor=4 each process holds every row; process 1 has a workdir of its own, and leaves it alone."""
+    """With tensor=8 each process holds every row; process 1 has a workdir of its own, and leaves it alone."""
     both = _two(begin, [tmp_path / '0', tmp_path / '1'], '--config.rounds=0', '--config.mesh.fsdp=1',
-                '--config.mesh.tensor=4')  # fmt: skip
+                '--config.mesh.tensor=8')  # fmt: skip
     _ended(both)
     assert os.listdir(tmp_path) == ['0'] and _plain(both[1].said()) == ''
     _assert_like(tmp_path / '0', single, '00/eval_accuracy.jsonl')
