@@ -43,7 +43,8 @@ def run(workdir: str, *, seed: int, model: dict, mesh: dict, rounds: int, round:
         finished = max((i for i, folder in enumerate(folders) if folder.has('state')), default=-1)
         for i, (turn, folder) in enumerate(zip(turns, folders)):
             if i == finished:
-                state = checkpoint.restore(lm, folder, update.made(turn.train.keywords['optimizer']), state.params)
+                optimizer = update.made(turn.train.keywords['optimizer'])
+                state = checkpoint.restore(lm, folder, optimizer, state.params)._replace(opt=None)
             elif i > finished:
                 state = learn(lm, state, turn, folder, jax.random.fold_in(key, zlib.crc32(turn.name.encode())), log)
             if i >= finished and turn.ends_round:
@@ -87,7 +88,7 @@ def learn(lm, state: State, turn, folder, key, log) -> State:
     folder.note('turn.json', stats)
     checkpoint.save(lm, folder, state)
     logs.say(', '.join(f'{k} {v:.4g}' if isinstance(v, float) else f'{k} {v}' for k, v in stats.items()))
-    return state
+    return state._replace(opt=None)  # each round's moments start afresh: what samples next has their memory
 
 
 def pair(turn, judgements, key) -> list[Example]:
