@@ -31,18 +31,22 @@ ACTIVATIONS = {'silu': 'silu', 'gelu_pytorch_tanh': 'gelu_tanh'}
 ROPES = 'default', 'linear', 'llama3', 'longrope'
 # What a family's own class takes for a field that its config.json leaves out, where that differs from Llama's.
 DEFAULTS = {
-    'Mistral': {'num_key_value_heads': 8, 'sliding_window': 4096},
-    'Qwen3': {'head_dim': 128},
+    'Mistral': {'num_key_value_heads': 8, 'sliding_window': 4096, 'max_position_embeddings': 131072},
+    'Qwen2': {'num_key_value_heads': 32, 'sliding_window': 4096, 'max_position_embeddings': 32768},
+    'Qwen3': {
+        'num_key_value_heads': 32, 'head_dim': 128, 'sliding_window': 4096, 'max_position_embeddings': 32768,
+    },
     'Gemma2': {
         'head_dim': 256, 'num_key_value_heads': 4, 'query_pre_attn_scalar': 256, 'sliding_window': 4096,
         'attn_logit_softcapping': 50.0, 'final_logit_softcapping': 30.0, 'tie_word_embeddings': True,
+        'max_position_embeddings': 8192,
     },
     'Gemma3': {
         'head_dim': 256, 'num_key_value_heads': 4, 'query_pre_attn_scalar': 256, 'sliding_window': 4096,
         'tie_word_embeddings': True, 'rope_theta': 1e6, 'rope_local_base_freq': 1e4, 'sliding_window_pattern': 6,
         'max_position_embeddings': 131072, 'vocab_size': 262208,
     },
-    'Phi3': {'rms_norm_eps': 1e-5},
+    'Phi3': {'rms_norm_eps': 1e-5, 'max_position_embeddings': 4096, 'original_max_position_embeddings': 4096},
     'Olmo2': {'rms_norm_eps': 1e-5},
 }  # fmt: skip
 # Switches that this decoder does not have, and the values of each at which they do nothing.
@@ -50,7 +54,7 @@ FIXED = {
     'attention_bias': (False,), 'mlp_bias': (False,), 'pretraining_tp': (1,), 'attention_dropout': (0, None),
     'resid_pdrop': (0,), 'embd_pdrop': (0,), 'use_bidirectional_attention': (False, None), 'is_decoder': (True, False),
     'add_cross_attention': (False,), 'tie_encoder_decoder': (False,), 'cross_attention_hidden_size': (None,),
-    'clip_qkv': (None,), 'num_labels': (1,),
+    'clip_qkv': (None,), 'num_labels': (1,), 'full_attn_mod': (1,), 'interpolate_factor': (1,),
 }  # fmt: skip
 # Fields that say nothing about the arithmetic of a forward pass, or are read elsewhere.
 HARMLESS = {
@@ -59,6 +63,11 @@ HARMLESS = {
     'label2id', 'problem_type', 'cache_implementation', 'chunk_size_feed_forward', 'output_attentions',
     'output_hidden_states', 'return_dict', 'classifier_dropout', 'initializer_std', 'unsloth_version',
     '_attn_implementation', '_attn_implementation_autoset', 'finetuning_task', 'task_specific_params', 'prefix',
+    '_commit_hash', 'is_llama_config', 'transformers.js_config',
+    'sliding_window_size',  # Gemma 2's first files say sliding_window twice
+    # how to sample, where a generation_config.json has it now
+    'max_length', 'max_new_tokens', 'min_length', 'do_sample', 'temperature', 'top_p', 'top_k', 'num_beams',
+    'repetition_penalty',
 }  # fmt: skip
 
 
@@ -100,8 +109,9 @@ def config_of(fields: dict, where: str, max_length: int | None = None) -> ModelC
     for switch, values in FIXED.items():
         if get(switch, values[0]) not in values:
             raise ValueError(f'{where}: {switch}={fields[switch]!r} is not supported; supported: {values[0]!r}')
-    if HEADS[head] and len(get('id2label') or {0: 0}) != 1:
-        raise ValueError(f'{where}: {len(fields["id2label"])} labels are not supported; supported: 1, a reward')
+    # Without a word on labels there are two, as transformers' classes have it.
+    if HEADS[head] and 'num_labels' not in fields and (labels := len(get('id2label') or 'ab')) != 1:
+        raise ValueError(f'{where}: {labels} labels (id2label) are not supported; supported: 1, a reward')
     act = get('hidden_activation') or get('hidden_act') or ('gelu_pytorch_tanh' if 'Gemma' in family else 'silu')
     if 'Gemma' in family:
         get('hidden_act')  # stands there for old readers, whatever it says
