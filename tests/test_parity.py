@@ -28,7 +28,7 @@ LONGROPE = {'type': 'longrope', 'short_factor': [1.0, 1.1, 1.3, 1.6, 2.0, 2.5], 
 LLAMA3 = {'rope_type': 'llama3', 'factor': 8.0, 'low_freq_factor': 1.0, 'high_freq_factor': 4.0,
           'original_max_position_embeddings': 32}  # fmt: skip
 FAMILIES = {
-    'llama2': ('Llama', {'num_key_value_heads': 4}),
+    'llama2': ('Llama', {'num_key_value_heads': 4, 'rms_norm_eps': 0.05}),  # large: 1e-5 or 1e-6 would not show
     'llama3': ('Llama', {'rope_parameters': LLAMA3 | {'rope_theta': 5e5}, 'tie_word_embeddings': True}),
     'llama_linear': ('Llama', {'rope_parameters': {'rope_type': 'linear', 'factor': 4.0, 'rope_theta': 1e4}}),
     'mistral': ('Mistral', {'sliding_window': 7}),
@@ -47,7 +47,7 @@ FAMILIES = {
                                                   'partial_rotary_factor': 0.5}}),
     'phi3_long': ('Phi3', {'rope_parameters': LONGROPE | {'rope_theta': 1e4, 'rope_type': 'longrope'},
                            'original_max_position_embeddings': 100}),
-    'olmo2': ('Olmo2', {}),
+    'olmo2': ('Olmo2', {'rms_norm_eps': 0.05}),
 }  # fmt: skip
 TEXT_CONFIGS = {'Gemma3': 'Gemma3TextConfig'}
 
