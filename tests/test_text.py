@@ -249,8 +249,8 @@ REFUSED = {
     'no tokenizer': (lambda where: [os.remove(e.path) for e in os.scandir(where) if 'token' in e.name], {},
                      'its tokenizer cannot be read'),
     'no template': (lambda where: os.remove(os.path.join(where, 'chat_template.jinja')), {},
-                    'no chat template .*name a jinja file in model.template'),
-    'no such template': (lambda where: None, {'template': 'nowhere.jinja'}, "model.template='nowhere.jinja' is not a "),
+                    'no chat template .*name a jinja file in model.chat_template'),
+    'no such template': (lambda where: None, {'chat_template': 'nowhere.jinja'}, "model.chat_template='nowhere.jinja' is neither a file"),
     'positions': (lambda where: None, {'max_length': 999}, 'max_length=999, and the model has positions for 1 to 128'),
     'no positions': (lambda where: None, {'max_length': 0}, 'max_length=0, and the model has positions for 1 to 128'),
     'mesh': (lambda where: None, {'fsdp': 3}, 'needs 3 devices .*; choose a mesh whose product divides 8'),
@@ -286,7 +286,7 @@ def test_a_template_of_the_config_stands_in_for_a_missing_one_and_before_the_fol
     for present in (True, False):
         if not present:
             os.remove(os.path.join(where, 'chat_template.jinja'))
-        lm, _ = lms.load(folder=where, template=str(own))
+        lm, _ = lms.load(folder=where, chat_template=str(own))
         assert lm.text.rendered(asked) == 'Q: Hi\nA: '
         assert lm.text.prompt(asked) == [lm.text.bos, *lm.text.encode('Q: Hi\nA: ')]
         assert [lm.text.eos] == _ids(lm.text, '</s>')  # it ends nothing: the tokenizer's end does
