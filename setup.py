@@ -19,7 +19,7 @@ setup(
     packages=find_packages(include=['selfrew', 'selfrew.*']),
     package_data={'selfrew': ['templates/*.jinja', 'templates/chat/*.jinja', 'tiny_base/*']},
     install_requires=[  # every config's smoke ran with exactly these, and with the newest of 2026-11
-        'absl-py>=2.3.1', 'array-record>=0.8.2', 'chex>=0.1.91', 'flax>=0.12.3', 'huggingface-hub>=1.0', 'jax>=0.9.0',
+        'absl-py>=2.3.1', 'array-record>=0.8.2', 'chex>=0.1.91', 'flax>=0.12.3', 'huggingface-hub>=1.3', 'jax>=0.9.0',
         'jinja2>=3.1.6',
         'matplotlib>=3.10', 'ml-collections>=1.1', 'numpy>=2.2', 'optax>=0.2.7', 'orbax-checkpoint>=0.11.33',
         'safetensors>=0.6.2', 'scipy>=1.15', 'tensorboardX>=2.6.4', 'tensorflow-datasets>=4.9.9', 'tqdm>=4.67',

@@ -10,6 +10,7 @@ from typing import Any
 from selfrew.types import Prompt
 
 TEMPLATES = os.path.join(os.path.dirname(__file__), 'templates')
+VOCABULARIES = 'tokenizer.json', 'tokenizer.model', 'vocab.json', 'vocab.txt'
 CHATS = os.path.join(TEMPLATES, 'chat')
 
 
@@ -82,6 +83,8 @@ def load(folder: str, template: str | None = None) -> Text:
     os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')  # "PyTorch was not found": nor is it wanted
     from transformers import AutoTokenizer  # slow to import
 
+    if not any(os.path.exists(os.path.join(folder, name)) for name in VOCABULARIES):
+        raise ValueError(f'{folder}: its tokenizer cannot be read (none of {", ".join(VOCABULARIES)} is there)')
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as problem:
