@@ -7,12 +7,23 @@ the judge's strict pairwise accuracy stays about 0.80. Four and a half minutes o
 
 No ground truth enters the training. ":paper" is the paper's recipe to the letter where it can be at this size: one pair
 a prompt, 4 candidates, 3 votes, temperature 0.7, top_p 0.9, plain DPO, batch 16, no rehearsal.
+
+":llama2_70b", or another model of configs/models, is that recipe at the paper's scale, on files of yours: ift.jsonl and
+eft.jsonl with responses, prompts.jsonl without. ":llama3_8b+lora" trains adapters. What it needs of a TPU:
+
+    python -m selfrew.plan --config=configs/self_rewarding.py:llama2_70b --topology=v5p:4x4x4
 """
 
-from configs import base
+from configs import base, models
 
 
 def get_config(arg: str = ''):
+    name, _, extra = arg.partition('+')
+    if name in models.PRESETS and extra in ('', 'lora'):
+        return at_scale(name, extra == 'lora')
+    if arg not in ('', 'smoke', 'paper'):
+        raise ValueError(f'no variant {arg!r} of this config; there are: smoke, paper, and models, each also with +lora: '
+                         f'{", ".join(models.PRESETS)}')  # fmt: skip
     paper, small = arg == 'paper', base.smoke('' if arg == 'paper' else arg)
     n = 24 if small else 1000
     judging = base.judging(votes=3)
@@ -37,3 +48,32 @@ def get_config(arg: str = ''):
         round=turn,
         evals={'accuracy': base.accuracy(40 if small else 1000), 'judge': base.judge(3, 10 if small else 150)},
     )
+
+
+def at_scale(name: str, lora: bool):
+    """The paper's recipe (§3.1), with a published model. The paper stops early instead of counting epochs."""
+    model = models.get(name)
+    large = model['shape']['hidden_size'] >= 8192
+    votes = {'temperature': 0.7, 'top_p': 0.9, 'rows': 256}
+    learn = {'batch': 16, 'row_length': 4096, 'warmup': 0.0, 'schedule': 'cosine'}
+    given = [{'name': 'records', 'source': f'{data}.jsonl', 'n': n} for data, n in (('ift', 3200), ('eft', 1630))]
+    scale = 10.0 if lora else 1.0  # adapters start at 0 and want larger steps
+    start = base.imitate(*given, lr=0.0) | {'train': base.training(lr=5.5e-6 * scale, final=0.2, epochs=2, **learn)}
+    return base.get(
+        rounds=3,  # M1 by imitation, then M2 and M3
+        keep_states=1,
+        model=model | {'dtype': 'bfloat16', 'params': 'bfloat16', 'max_length': 4096, 'remat': 'full',
+                       'attention': 'xla', 'lora': 16 if lora else 0},
+        # rows are split over data × fsdp: more of them than examples in a batch would be padding
+        mesh={'data': 1, 'fsdp': 16 if large else 8, 'tensor': 4 if large else 1},
+        start=start,
+        round={
+            'prompts': {'name': 'records', 'source': 'prompts.jsonl', 'n': 7000},  # of a pool, without replacement
+            'sampler': {'name': 'sample', 'n': 4, 'max_tokens': 1024, **votes},
+            'scorer': {'name': 'judge', 'template': 'additive', 'votes': 3, 'max_tokens': 256, **votes},
+            'pairs': {'name': 'extremes', 'count': 1},
+            'loss': {'name': 'dpo', 'beta': 0.1},
+            'train': base.training(lr=1e-6 * scale, final=0.1, **learn),
+        },
+        evals={},
+    )  # fmt: skip

@@ -1,0 +1,375 @@
+"""Compiles a run's programs for a TPU that is not there; says what they take of it, and how long. Layer 9.
+
+    python -m selfrew.plan --config=configs/self_rewarding.py:llama2_70b --topology=v5p:8x8x4
+
+Needs no weights, no data and no TPU: jax on a CPU and libtpu's compiler (`pip install -e '.[plan]'`).
+"""
+
+import dataclasses
+import functools
+import json
+import math
+import os
+import re
+import sys
+import time
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from selfrew import chips, hlo
+
+sys.path.insert(0, os.getcwd())  # configs import their neighbours from the folder in which the command stands
+
+GiB = 2**30
+# Before jax is imported: compile for a TPU, look for none, leave its lock alone, and spare the warnings.
+ENVIRONMENT = {'JAX_PLATFORMS': 'cpu', 'TPU_SKIP_MDS_QUERY': '1', 'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
+               'TPU_WORKER_HOSTNAMES': 'localhost', 'TPU_ACCELERATOR_TYPE': 'v5e-8'}  # fmt: skip
+
+
+# --- arithmetic -------------------------------------------------------------------------------------------------------
+
+
+def model_flops(config, matrix: int, tokens: int, heads: int, context: float) -> float:
+    """FLOPs of a forward pass: 2 a weight and token, and attention.
+
+    matrix: weights of the blocks' matrices. heads: positions at which the vocabulary's head is applied.
+    context: columns that a query sees, summed over queries: a causal row of L counts L²/2.
+    """
+    attention = 4 * config.layers * config.heads * config.head_dim * context
+    return 2.0 * matrix * tokens + 2.0 * config.width * config.vocab * heads + attention
+
+
+def seconds(chip: chips.Chip, count: int, *, cycles: float, flops: float, touched: float, wire: float) -> float:
+    """Of a program: its slowest floor — kernels by the compiler's estimate, model FLOPs at peak, its arguments read
+    once from HBM — and its collectives after that, on all links at once; nothing overlaps."""
+    return max(cycles / chip.clock, flops / count / chip.peak, touched / chip.bandwidth) + wire / chip.ici
+
+
+def up(n: float, multiple: int) -> int:
+    """The least multiple that is at least n."""
+    return math.ceil(n / multiple) * multiple
+
+
+# --- the programs of a round ------------------------------------------------------------------------------------------
+
+
+def build(config: dict, devices):
+    """The Lm of a config over some devices, without parameters. Raises ValueError for a model or mesh that cannot be."""
+    from selfrew import lm as lms, sharding, text
+    from selfrew.models import decoder, hf
+
+    get, mesh = config['model'].get, sharding.make(**config['mesh'], devices=devices)
+    where, limit = 'model.shape' if get('shape') else config['model']['folder'], get('max_length')
+    if get('shape'):
+        shape = hf.config_of(config['model']['shape'], where, limit)
+    elif where != 'tiny' and not os.path.isdir(where):
+        raise ValueError(f'no model folder {where!r} here, and nothing is downloaded for a plan; give model.shape')
+    else:
+        shape = hf.read_config(lms.find(where), limit)
+    shape = dataclasses.replace(shape, lora=get('lora', 0), lora_alpha=get('lora_alpha', 16.0))
+    module = decoder.module_of(
+        shape, get('dtype', 'float32'), attention=get('attention', 'xla'), remat=get('remat', 'none'), mesh=mesh
+    )
+    return lms.Lm(module, text.Text(None, 1, 2, 0, (2,)), mesh, get('params', 'float32'))
+
+
+def sampling_turn(config: dict):
+    """The last turn of a config that samples, or else its last turn. Data files are not looked for."""
+    from selfrew import parts, samplers
+
+    def without_files(entry):
+        if isinstance(entry, (list, tuple)):
+            return [without_files(e) for e in entry]
+        if not isinstance(entry, dict):
+            return entry
+        return {k: 'tfds:not/read' if k == 'source' else without_files(v) for k, v in entry.items()}
+
+    words = {k: without_files(config[k]) for k in ('rounds', 'round', 'start', 'by_round') if config.get(k) is not None}
+    turns = parts.fill(parts.turns, words, 'config')()
+    if not turns:
+        raise ValueError('the config has no rounds: there is nothing to plan')
+    return next((t for t in reversed(turns) if t.sampler.func is not samplers.given), turns[-1])
+
+
+def _of(bound, name: str):
+    """The value that a bound part has for an argument."""
+    return bound.keywords.get(name, (bound.func.__kwdefaults__ or {}).get(name))
+
+
+def prompt_count(turn) -> int:
+    """Of a turn, as its config says. ValueError where it does not."""
+    count = sum(_of(p, 'n') or 0 for p in turn.prompts.keywords.get('prompts', (turn.prompts,)))
+    if not count:
+        raise ValueError('a plan needs to know how many prompts there are: set n of the prompts')
+    return count
+
+
+def jobs(turn, prompt_tokens: int, limit: int) -> list[dict]:
+    """What a turn samples: title, requests, rows, prompt (tokens), room (of a response), nucleus. Empty: nothing."""
+    from selfrew import samplers, scorers, text
+
+    sampler, extra = turn.sampler, 0
+    if sampler.func is samplers.with_greedy:
+        sampler, extra = sampler.keywords['sampler'], 1
+    if sampler.func is samplers.given:
+        return []
+    count, n, room = prompt_count(turn), _of(sampler, 'n') + extra, _of(sampler, 'max_tokens')
+    out = [_job('sample', sampler, count * n, prompt_tokens, limit)]
+    for scorer in turn.scorer.keywords.get('scorers', (turn.scorer,)):
+        if scorer.func is scorers.judge:
+            asked = len(text.fill(_of(scorer, 'template'), prompt='', response='')) // 4 + prompt_tokens + room
+            out.append(_job('judge', scorer, count * n * _of(scorer, 'votes'), asked, limit))
+    return out
+
+
+def _job(title: str, part, requests: int, prompt: int, limit: int) -> dict:
+    from selfrew.generate import engine
+
+    room = _of(part, 'max_tokens')
+    if room >= limit:
+        raise ValueError(f'{title}: max_tokens={room} leaves no room for a prompt in a context of {limit}')
+    prompt = min(int(up(prompt, engine.BUCKET)), limit - room)
+    return {'title': title, 'requests': requests, 'rows': _of(part, 'rows'), 'prompt': prompt, 'room': room,
+            'nucleus': (_of(part, 'top_p') or 1.0) < 1}  # fmt: skip
+
+
+def batch_shape(turn, prompt: int, response: int, row_count: int) -> dict:
+    """Of an update: examples, responses of each, rows, tokens of a row, selected tokens of a row; as encode packs them
+    where every response has the full length."""
+    N = 1 if turn.pairs.func.__name__ == 'singles' else 2
+    length, examples = _of(turn.train, 'row_length'), _of(turn.train, 'batch')
+    a_row = max(length // (prompt + N * response), 1)
+    rows = int(up(up(examples / a_row, 4), row_count))
+    return {'examples': examples, 'n': N, 'rows': rows, 'length': length,
+            'selected': int(min(up(a_row * N * response, 32), length))}  # fmt: skip
+
+
+def programs(lm, turn, todo: list[dict], shape: dict):
+    """Yields (title, tokens, flops, lower(what came before), sizes) of each program, sizes in bytes per device."""
+    import jax
+    import jax.numpy as jnp
+
+    from selfrew import sharding, update
+    from selfrew.generate import engine
+    from selfrew.models import decoder
+    from selfrew.types import Batch
+
+    rows, whole = sharding.of(lm.mesh, 'rows'), sharding.of(lm.mesh)
+    array = lambda shape, kind, where=rows: jax.ShapeDtypeStruct(shape, kind, sharding=where)  # noqa: E731
+    key = jax.eval_shape(lambda: jax.random.key(0)).dtype
+    held = lambda tree: sum(  # noqa: E731
+        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
+    )
+    optimizer = update.made(turn.train.keywords['optimizer'])
+    state = update.shapes(lm, optimizer)
+    weights, opt = held(state.params), held(state.opt)
+    c, matrix = lm.config, sum(x.size for x in jax.tree.leaves(state.params['blocks']) if x.ndim == 3)
+    i32, f32 = jnp.int32, jnp.float32
+
+    for job in todo:
+        R, L, room = job['rows'], job['prompt'], job['room']
+        read = jax.jit(engine.prefill, static_argnums=(0, 4))
+        yield (
+            f'{job["title"]}: prefill', R * L, model_flops(c, matrix, R * L, 0, R * L * L / 2),
+            lambda _: read.lower(lm.module, state.params, array((R, L), i32), array((R,), i32), room),
+            {'params': weights, 'beside': opt},
+        )  # fmt: skip
+
+        def step(params, hidden_RD, cache, length_R, key_R, t, temperature, top_p):
+            uniform_R = jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, t)))(key_R)
+            logits_RV = decoder.head(lm.module, params, hidden_RD)
+            token_R, logp_R = engine._pick(logits_RV, uniform_R, temperature, top_p, job['nucleus'])
+            return engine.advance(lm.module, params, token_R, length_R, t, room, cache), token_R, logp_R
+
+        def decode(before):
+            shapes = jax.eval_shape(functools.partial(engine.prefill, lm.module, room=room), state.params,
+                                    array((R, L), i32), array((R,), i32))  # fmt: skip
+            hidden, cache = jax.tree.map(lambda x, s: array(x.shape, x.dtype, s), shapes, before.output_shardings)
+            scalars = [array((), kind, whole) for kind in (i32, f32, f32)]
+            return jax.jit(step, donate_argnums=2).lower(
+                state.params, hidden, cache, array((R,), i32), array((R,), key), *scalars
+            )
+
+        width = jnp.dtype(lm.module.dtype).itemsize
+        cache = 2 * c.layers * R * c.kv_heads * c.head_dim * (L + room) * width
+        split = sharding.row_count(lm.mesh) * math.gcd(lm.mesh.shape['tensor'], c.kv_heads)
+        yield (
+            f'{job["title"]}: decode step', R, model_flops(c, matrix, R, R, R * (L + room / 2)), decode,
+            {'params': weights, 'cache': cache // split, 'beside': opt},
+        )  # fmt: skip
+
+    R, L, S, B, N = (shape[k] for k in ('rows', 'length', 'selected', 'examples', 'n'))
+    batch = Batch(
+        *(array((R, L), i32) for _ in range(4)), *(array((R, S), i32) for _ in range(2)), array((R, S), f32),
+        *(array((B,), kind, whole) for kind in (f32, f32, i32)), array((B, N), f32, whole),
+    )  # fmt: skip
+    flops = model_flops(c, matrix, R * L, R * S, R * L * L / 2)
+    if todo or N > 1:
+        yield ('reference', R * L, flops, lambda _: update._logp.lower(lm.module, state.params, batch),
+               {'params': weights, 'beside': opt})  # fmt: skip
+    part, rest = update.trained(lm, state.params), state.params if c.lora else {'blocks': {}}
+    step = update.stepper(lm, turn.loss, optimizer).compiled
+    yield (
+        'update', R * L, flops * (2 if c.lora else 3),
+        lambda _: step.lower(state._replace(params=part), rest, batch, 1e-6, array((), key, whole)),
+        {'params': weights, 'optimiser': opt, 'beside': held(part) + opt},
+    )  # fmt: skip
+
+
+def examine(lower, before, chip: chips.Chip, count: int, tokens: int, flops: float, sizes: dict) -> tuple[dict, object]:
+    """(what a program needs and takes, the compiled program or None where the compiler refuses it for its memory)."""
+    begun, out = time.time(), {'tokens': tokens, 'model_flops': flops, 'bytes': sizes}
+    try:
+        compiled = lower(before).compile()
+    except Exception as problem:
+        if 'RESOURCE_EXHAUSTED' not in str(problem):
+            raise
+        said = re.search(r'Ran out of memory.*?\)[^()]*\([\d.]+\w\)|Ran out of memory[^\n]*', str(problem))
+        return out | {'fits': False, 'refused': said[0] if said else str(problem).splitlines()[0],
+                      'compile_seconds': time.time() - begun}, None  # fmt: skip
+    memory, cost, does = compiled.memory_analysis(), compiled.cost_analysis(), hlo.read(compiled.as_text())
+    fresh = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    sizes |= {'arguments': memory.argument_size_in_bytes, 'outputs': fresh, 'temporaries': memory.temp_size_in_bytes,
+              'code': memory.generated_code_size_in_bytes}  # fmt: skip
+    total = sum(sizes[k] for k in ('arguments', 'outputs', 'temporaries', 'code', 'beside'))
+    took = seconds(chip, count, cycles=does['cycles'], flops=flops, touched=sizes['arguments'], wire=does['wire'])
+    return out | {
+        'bytes': sizes | {'total': total}, 'fits': total <= chip.hbm * GiB, 'seconds': took,
+        'tokens_per_s': tokens / took, 'mfu': flops / took / count / chip.peak,
+        'kernel_seconds': does['cycles'] / chip.clock, 'collective_seconds': does['wire'] / chip.ici,
+        'collectives': does['collectives'], 'unknown_loops': does['unknown'],
+        'compiler': {k: cost.get(k) for k in ('flops', 'bytes accessed', 'optimal_seconds')},
+        'compile_seconds': time.time() - begun,
+    }, compiled  # fmt: skip
+
+
+def round_seconds(turn, todo: list[dict], shape: dict, found: dict) -> dict:
+    """Of a round's stages, where every sample runs to its limit and every prompt gives its pairs; None: not known."""
+    took = lambda title: found.get(title, {}).get('seconds', math.nan)  # noqa: E731
+    out = {}
+    for job in todo:
+        batches = math.ceil(job['requests'] / job['rows'])
+        each = took(f'{job["title"]}: prefill') + job['room'] * took(f'{job["title"]}: decode step')
+        out[job['title']] = batches * each
+    examples = prompt_count(turn) * (_of(turn.pairs, 'count') or 1)
+    a_pass = math.ceil(min(examples, turn.max_examples or examples) / shape['examples'])
+    if 'reference' in found:
+        out['reference'] = a_pass * took('reference')
+    out['update'] = min(a_pass * _of(turn.train, 'epochs'), _of(turn.train, 'max_steps') or math.inf) * took('update')
+    return {k: None if math.isnan(v) else v for k, v in (out | {'round': sum(out.values())}).items()}
+
+
+def advice(found: dict, chip: chips.Chip, model: dict) -> list[str]:
+    """What to change for each program that does not fit; empty where all do."""
+    out = []
+    for title, one in found.items():
+        if one['fits']:
+            continue
+        state = sum(one['bytes'].get(k, 0) for k in ('params', 'optimiser', 'beside'))
+        ways = []
+        if state > 0.5 * chip.hbm * GiB:
+            narrow = [] if model.get('params') == 'bfloat16' else ['model.params=bfloat16']
+            ways += ['raise mesh.fsdp or mesh.tensor (more chips)', *narrow]
+            ways += [] if model.get('lora') else ['model.lora=16']
+        if ':' in title:
+            ways.append(f'fewer rows (of the {"scorer" if "judge" in title else "sampler"})')
+        else:
+            ways += ['model.remat=full'] if title == 'update' and model.get('remat', 'none') != 'full' else []
+            ways += ['model.attention=splash'] if model.get('attention', 'xla') == 'xla' else []
+            ways.append('a smaller train.batch or train.row_length')
+        out.append(f'{title}: {state / GiB:.1f} GiB a device are parameters and optimiser; ' + ', or '.join(ways))
+    return out
+
+
+# --- the report -------------------------------------------------------------------------------------------------------
+
+NOTES = """GiB a device, of {hbm:.2f} that the compiler grants. beside: what the loop holds meanwhile (the last round's
+optimiser state; in an update also the round's first parameters). MFU: model FLOPs (2 a weight and token forward, 6 in
+an update, 4 with LoRA; the head where it is applied; attention, causal counted by half; recomputation not counted) over
+the bfloat16 peak, every position of a row counted as a token. Times: the compiler's estimate of its kernels, loops counted as often
+as they run, or the time to read a program's arguments from HBM where that is longer; then the collectives' bytes over
+all links, nothing overlapped. Predicted, not measured. A round: prompts of {prompt_tokens} tokens, every response of
+full length, no host work, loading or saving."""
+
+
+def show(plan: dict) -> str:
+    """The plan as text."""
+    gib = lambda n: '–' if n is None else f'{n / GiB:.2f}'  # noqa: E731
+    lines = [f'{plan["model"]}: {plan["parameters"]:,} parameters on {plan["topology"]}, {plan["devices"]} chips, mesh '
+             f'{plan["mesh"]}; jax {plan["jax"]}, libtpu {plan["libtpu"]}', '']  # fmt: skip
+    columns = 'params', 'optimiser', 'cache', 'arguments', 'temporaries', 'beside', 'total'
+    lines.append(f'{"program":24}' + ''.join(f'{c:>12}' for c in columns) + '   fits')
+    for title, one in plan['programs'].items():
+        cells = ''.join(f'{gib(one["bytes"].get(c)):>12}' for c in columns)
+        lines.append(f'{title:24}{cells}   ' + ('yes' if one['fits'] else f'no: {one.get("refused", "too large")}'))
+    lines += ['', f'{"program":24}{"tokens":>10}{"ms":>10}{"kernels":>10}{"collect.":>10}{"tokens/s":>12}{"MFU":>7}'
+              f'{"PFLOP":>9}{"compiled":>10}']  # fmt: skip
+    for title, one in plan['programs'].items():
+        if 'seconds' in one:
+            times = ''.join(f'{1e3 * one[k]:>10.1f}' for k in ('seconds', 'kernel_seconds', 'collective_seconds'))
+            lines.append(f'{title:24}{one["tokens"]:>10,}{times}{one["tokens_per_s"]:>12,.0f}{one["mfu"]:>7.1%}'
+                         f'{one["model_flops"] / 1e15:>9.2f}{one["compile_seconds"]:>8.0f} s')  # fmt: skip
+    lines += ['', 'collectives a device, GiB of output (how many):']
+    for title, one in plan['programs'].items():
+        kinds = ', '.join(f'{k} {gib(c["bytes"])} ({c["count"]:,.0f})' for k, c in one.get('collectives', {}).items())
+        odd = f'; {one["unknown_loops"]} loops of unknown length counted once' if one.get('unknown_loops') else ''
+        lines += [f'  {title}: {kinds or "none"}{odd}'] if 'seconds' in one else []
+    stages = ', '.join(f'{k} {"?" if v is None else f"{v / 60:,.1f}"}' for k, v in plan['round_seconds'].items())
+    lines += ['', f'a round, minutes: {stages}', '', plan['verdict'], '', NOTES.format(**plan)]
+    return '\n'.join(lines)
+
+
+def make(config: dict, name: str, prompt_tokens: int, say=lambda words: None) -> dict:
+    """The plan of a config for a topology, as JSON can hold it. Raises ValueError in a sentence."""
+    import importlib.metadata
+
+    import jax
+
+    from selfrew import sharding
+
+    kind, name, devices = chips.devices(name)
+    chip, turn, lm = chips.CHIPS[kind], sampling_turn(config), build(config, devices)
+    split, count = sharding.row_count(lm.mesh), lm.mesh.size
+    todo = jobs(turn, prompt_tokens, lm.config.max_length)
+    for job in todo:  # as the engine rounds them
+        job['rows'] = int(up(max(min(job['rows'], 1 << (job['requests'] - 1).bit_length()), split), split))
+    shape = batch_shape(turn, prompt_tokens, todo[0]['room'] if todo else _of(turn.train, 'row_length'), split)
+    found, before = {}, None
+    for title, tokens, flops, lower, sizes in programs(lm, turn, todo, shape):
+        if 'decode' in title and before is None:
+            continue  # its prefill was refused
+        say(f'compiling {title} …')
+        found[title], before = examine(lower, before, chip, count, tokens, flops, sizes)
+    changes = advice(found, chip, config['model'])
+    idle = f' {len(devices) - count} chips have nothing to do: raise the mesh.' * (len(devices) > count)
+    return {
+        'model': config['model']['folder'], 'parameters': sum(x.size for x in jax.tree.leaves(lm.abstract())),
+        'topology': name, 'devices': len(devices), 'mesh': dict(lm.mesh.shape), 'hbm': chip.hbm, 'fits': not changes,
+        'prompt_tokens': prompt_tokens, 'jax': jax.__version__, 'libtpu': importlib.metadata.version('libtpu'),
+        'samples': todo, 'batch': shape, 'programs': found, 'round_seconds': round_seconds(turn, todo, shape, found),
+        'verdict': ('does not fit; change\n  ' + '\n  '.join(changes) if changes else 'fits.') + idle,
+    }  # fmt: skip
+
+
+def main(argv) -> None:
+    given = flags.FLAGS
+    if len(argv) > 1 or given.config is None or not given.topology:
+        raise app.UsageError('want --config=FILE:VARIANT and --topology=NAME, e.g. --topology=v5p:4x4x4')
+    os.environ |= ENVIRONMENT
+    say = lambda words: print(words, file=sys.stderr, flush=True)  # noqa: E731
+    try:
+        plan = make(given.config.to_dict(), given.topology, given.prompt_tokens, say)
+    except (ValueError, OSError, KeyError) as problem:
+        if os.environ.get('SELFREW_TRACEBACK'):
+            raise
+        sys.exit(f'selfrew: {problem.args[0] if isinstance(problem, KeyError) else problem}')
+    print(json.dumps(plan, indent=2) if given.json else show(plan))
+
+
+if __name__ == '__main__':
+    config_flags.DEFINE_config_file('config', None, 'A config file, with a variant: FILE:llama2_70b.')
+    flags.DEFINE_string('topology', None, 'v5p:8x8x4, v5p-512, v6e:4x4, v5e-8, v4:2x2x2, …')
+    flags.DEFINE_integer('prompt_tokens', 512, 'How long prompts are taken to be.', lower_bound=1)
+    flags.DEFINE_boolean('json', False, 'Print JSON and nothing else.')
+    app.run(main)
