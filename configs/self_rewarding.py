@@ -22,7 +22,7 @@ def get_config(arg: str = ''):
     if name in models.PRESETS and extra in ('', 'lora'):
         return at_scale(name, extra == 'lora')
     if arg not in ('', 'smoke', 'paper'):
-        raise ValueError(f'no variant {arg!r} of this config; there are: smoke, paper, and models, each also with +lora: '
+        raise ValueError(f'no variant {arg!r} of this config; there are: smoke, paper, and, each also with +lora, '
                          f'{", ".join(models.PRESETS)}')  # fmt: skip
     paper, small = arg == 'paper', base.smoke('' if arg == 'paper' else arg)
     n = 24 if small else 1000

@@ -31,7 +31,7 @@ CHIPS = {
 def topology(name: str) -> tuple[str, str]:
     """('v5p', '2x2x2') of 'v5p:2x2x2' or of the name that Google Cloud rents it by, 'v5p-16'.
 
-    A rented name's number counts chips (v5e, v6e) or TensorCores, two a chip (v4, v5p); its shape is the most cubic one.
+    A rented name's number counts chips (v5e, v6e) or TensorCores, two a chip (v4, v5p); the shape is the most cubic.
     Raises ValueError, in a sentence, for any other name.
     """
     read = re.fullmatch(r'(v\d+[a-z]*?)(litepod)?(?:-(\d+)|:(\d+(?:x\d+)*))', name)

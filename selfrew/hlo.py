@@ -33,8 +33,8 @@ def read(text: str) -> dict:
 
     Returns 'cycles', the compiler's estimates for its kernels; 'collectives', kind -> {'count', 'bytes'} with the bytes
     of the outputs; 'wire', the bytes that a device receives for them, at least; 'unknown', loops counted once because
-    their length could not be read. An asynchronous collective counts once, where it starts (its channel is counted
-    once); a sum of which each device keeps a part, fused with the slicing, is a reduce-scatter.
+    their length could not be read. An asynchronous collective counts once: where it starts, or, where kernels carry it
+    on, once a channel and chain. A sum of which each device keeps a part, fused with the slicing, is a reduce-scatter.
     """
     bodies, entry, name = {}, None, None
     for line in text.splitlines():
@@ -58,10 +58,10 @@ def read(text: str) -> dict:
         out, lines = bodies.get(name, ('', []))
         for shape, op, line in lines:
             estimate = None if kernel else re.search(r'"estimated_cycles":"(\d+)"', line)
-            cycles += times * int(estimate[1]) if estimate else 0
+            cycles += times * int(estimate[1]) if estimate and int(estimate[1]) < 2**62 else 0  # more: it has none
             kind = op.removesuffix('-start')
             if kind in COLLECTIVES:
-                count(kind, op, out if name.startswith('all-reduce-scatter') else shape, line, times, name)
+                count(kind, op, out if name.startswith('all-reduce-scatter') else shape, line, times, name, kernel)
             called = {key: [c.strip(' %') for c in names.split(',')] for key, names in CALLED.findall(line)}
             if op == 'while':
                 known = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
@@ -73,18 +73,19 @@ def read(text: str) -> dict:
                 for other in (n for names in called.values() for n in names):
                     visit(other, times, inner)
 
-    def count(kind, op, shape, line, times, where):
+    def count(kind, op, shape, line, times, where, kernel):
         if where.startswith('all-reduce-scatter'):
             kind = 'reduce-scatter'
         sizes, group = shape_bytes(shape), max(_group(line), 1)
         if op.endswith('-start') and len(sizes) > 1:  # operands, results, and what the hardware keeps
             sizes = [min(filter(lambda s: s > 4, sizes), default=0) if kind == 'reduce-scatter' else max(sizes)]
-        channel = re.search(r'channel_id=(\d+)', line)
-        found.setdefault((kind, channel[1] if channel else line), (sum(sizes), times, group))
+        carried = kernel and not where.startswith('all-reduce-scatter')
+        chain = re.findall(r'(?:channel_|chain_)id="?\d+', line) if carried else []
+        found.setdefault((kind, *(chain or (len(found),))), (sum(sizes), times, group))
 
     visit(entry, 1, False)
     collectives = {}
-    for (kind, _), (size, times, group) in found.items():
+    for (kind, *_), (size, times, group) in found.items():
         one = collectives.setdefault(kind, {'count': 0, 'bytes': 0})
         one['count'] += times
         one['bytes'] += size * times

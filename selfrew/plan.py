@@ -10,8 +10,10 @@ import functools
 import json
 import math
 import os
+import pathlib
 import re
 import sys
+import tempfile
 import time
 
 from absl import app, flags
@@ -55,7 +57,7 @@ def up(n: float, multiple: int) -> int:
 
 
 def build(config: dict, devices):
-    """The Lm of a config over some devices, without parameters. Raises ValueError for a model or mesh that cannot be."""
+    """The Lm of a config over some devices, without parameters. ValueError for a model or mesh that cannot be."""
     from selfrew import lm as lms, sharding, text
     from selfrew.models import decoder, hf
 
@@ -126,12 +128,10 @@ def jobs(turn, prompt_tokens: int, limit: int) -> list[dict]:
 def _job(title: str, part, requests: int, prompt: int, limit: int) -> dict:
     from selfrew.generate import engine
 
-    room = _of(part, 'max_tokens')
-    if room >= limit:
+    if (room := _of(part, 'max_tokens')) >= limit:
         raise ValueError(f'{title}: max_tokens={room} leaves no room for a prompt in a context of {limit}')
-    prompt = min(int(up(prompt, engine.BUCKET)), limit - room)
-    return {'title': title, 'requests': requests, 'rows': _of(part, 'rows'), 'prompt': prompt, 'room': room,
-            'nucleus': (_of(part, 'top_p') or 1.0) < 1}  # fmt: skip
+    return {'title': title, 'requests': requests, 'rows': _of(part, 'rows'), 'room': room,
+            'prompt': min(up(prompt, engine.BUCKET), limit - room), 'nucleus': _of(part, 'top_p') < 1}  # fmt: skip
 
 
 def batch_shape(turn, prompt: int, response: int, row_count: int) -> dict:
@@ -140,9 +140,9 @@ def batch_shape(turn, prompt: int, response: int, row_count: int) -> dict:
     N = 1 if turn.pairs.func.__name__ == 'singles' else 2
     length, examples = _of(turn.train, 'row_length'), _of(turn.train, 'batch')
     a_row = max(length // (prompt + N * response), 1)
-    rows = int(up(up(examples / a_row, 4), row_count))
+    rows = up(up(examples / a_row, 4), row_count)
     return {'examples': examples, 'n': N, 'rows': rows, 'length': length,
-            'selected': int(min(up(a_row * N * response, 32), length))}  # fmt: skip
+            'selected': min(up(a_row * N * response, 32), length)}  # fmt: skip
 
 
 def programs(lm, turn, todo: list[dict], shape: dict):
@@ -221,14 +221,16 @@ def examine(lower, before, chip: chips.Chip, count: int, tokens: int, flops: flo
     """(what a program needs and takes, the compiled program or None where the compiler refuses it for its memory)."""
     begun, out = time.time(), {'tokens': tokens, 'model_flops': flops, 'bytes': sizes}
     try:
-        compiled = lower(before).compile()
+        with tempfile.TemporaryDirectory() as folder:  # Compiled.as_text cannot read all that this compiler writes
+            compiled = lower(before).compile(compiler_options={'xla_dump_to': folder, 'xla_dump_hlo_as_text': True})
+            written = max(pathlib.Path(folder).glob('*after_codegen.txt'), key=os.path.getsize).read_text()
     except Exception as problem:
         if 'RESOURCE_EXHAUSTED' not in str(problem):
             raise
         said = re.search(r'Ran out of memory.*?\)[^()]*\([\d.]+\w\)|Ran out of memory[^\n]*', str(problem))
         return out | {'fits': False, 'refused': said[0] if said else str(problem).splitlines()[0],
                       'compile_seconds': time.time() - begun}, None  # fmt: skip
-    memory, cost, does = compiled.memory_analysis(), compiled.cost_analysis(), hlo.read(compiled.as_text())
+    memory, cost, does = compiled.memory_analysis(), compiled.cost_analysis(), hlo.read(written)
     fresh = memory.output_size_in_bytes - memory.alias_size_in_bytes
     sizes |= {'arguments': memory.argument_size_in_bytes, 'outputs': fresh, 'temporaries': memory.temp_size_in_bytes,
               'code': memory.generated_code_size_in_bytes}  # fmt: skip
@@ -287,10 +289,10 @@ def advice(found: dict, chip: chips.Chip, model: dict) -> list[str]:
 NOTES = """GiB a device, of {hbm:.2f} that the compiler grants. beside: what the loop holds meanwhile (the last round's
 optimiser state; in an update also the round's first parameters). MFU: model FLOPs (2 a weight and token forward, 6 in
 an update, 4 with LoRA; the head where it is applied; attention, causal counted by half; recomputation not counted) over
-the bfloat16 peak, every position of a row counted as a token. Times: the compiler's estimate of its kernels, loops counted as often
-as they run, or the time to read a program's arguments from HBM where that is longer; then the collectives' bytes over
-all links, nothing overlapped. Predicted, not measured. A round: prompts of {prompt_tokens} tokens, every response of
-full length, no host work, loading or saving."""
+the bfloat16 peak, every position of a row counted as a token. Times are predicted, not measured: the compiler's
+estimate of its kernels, loops counted as often as they run, or the reading of a program's arguments from HBM where that
+takes longer; then the collectives' bytes over all links at once, nothing overlapped. A round: prompts of
+{prompt_tokens} tokens, every response of full length, no host work, loading or saving."""
 
 
 def show(plan: dict) -> str:
@@ -333,7 +335,7 @@ def make(config: dict, name: str, prompt_tokens: int, say=lambda words: None) ->
     split, count = sharding.row_count(lm.mesh), lm.mesh.size
     todo = jobs(turn, prompt_tokens, lm.config.max_length)
     for job in todo:  # as the engine rounds them
-        job['rows'] = int(up(max(min(job['rows'], 1 << (job['requests'] - 1).bit_length()), split), split))
+        job['rows'] = up(max(min(job['rows'], 1 << (job['requests'] - 1).bit_length()), split), split)
     shape = batch_shape(turn, prompt_tokens, todo[0]['room'] if todo else _of(turn.train, 'row_length'), split)
     found, before = {}, None
     for title, tokens, flops, lower, sizes in programs(lm, turn, todo, shape):
