@@ -3,6 +3,10 @@
 import dataclasses
 import re
 
+# Before jax is imported: compile for a TPU, look for none, leave libtpu's lock alone, and spare its warnings.
+ENVIRONMENT = {'JAX_PLATFORMS': 'cpu', 'TPU_SKIP_MDS_QUERY': '1', 'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
+               'TPU_WORKER_HOSTNAMES': 'localhost', 'TPU_ACCELERATOR_TYPE': 'v5e-8'}  # fmt: skip
+
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
@@ -16,6 +20,14 @@ class Chip:
     cores: int = 1  # TensorCores a chip, which is what v4-N and v5p-N count
     axes: int = 2  # of the torus
     options: tuple = ()
+
+    def seconds(self, count: int, *, cycles: float, flops: float, touched: float, wire: float) -> float:
+        """Of a program on `count` chips: its slowest floor, and its collectives (`wire` bytes received) after that.
+
+        The floors: kernels by the compiler's estimate, model FLOPs at peak, `touched` bytes read once from HBM.
+        """
+        floors = cycles / self.clock, flops / count / self.peak, touched / self.bandwidth
+        return max(floors) + wire / self.ici
 
 
 # cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e} for peak, bandwidth and links; arXiv 2304.01433 for v4's links. A clock is

@@ -6,7 +6,6 @@ Needs no weights, no data and no TPU: jax on a CPU and libtpu's compiler (`pip i
 """
 
 import dataclasses
-import functools
 import json
 import math
 import os
@@ -24,9 +23,6 @@ from selfrew import chips, hlo
 sys.path.insert(0, os.getcwd())  # configs import their neighbours from the folder in which the command stands
 
 GiB = 2**30
-# Before jax is imported: compile for a TPU, look for none, leave its lock alone, and spare the warnings.
-ENVIRONMENT = {'JAX_PLATFORMS': 'cpu', 'TPU_SKIP_MDS_QUERY': '1', 'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
-               'TPU_WORKER_HOSTNAMES': 'localhost', 'TPU_ACCELERATOR_TYPE': 'v5e-8'}  # fmt: skip
 
 
 # --- arithmetic -------------------------------------------------------------------------------------------------------
@@ -40,12 +36,6 @@ def model_flops(config, matrix: int, tokens: int, heads: int, context: float) ->
     """
     attention = 4 * config.layers * config.heads * config.head_dim * context
     return 2.0 * matrix * tokens + 2.0 * config.width * config.vocab * heads + attention
-
-
-def seconds(chip: chips.Chip, count: int, *, cycles: float, flops: float, touched: float, wire: float) -> float:
-    """Of a program: its slowest floor — kernels by the compiler's estimate, model FLOPs at peak, its arguments read
-    once from HBM — and its collectives after that, on all links at once; nothing overlaps."""
-    return max(cycles / chip.clock, flops / count / chip.peak, touched / chip.bandwidth) + wire / chip.ici
 
 
 def up(n: float, multiple: int) -> int:
@@ -158,9 +148,8 @@ def programs(lm, turn, todo: list[dict], shape: dict):
     rows, whole = sharding.of(lm.mesh, 'rows'), sharding.of(lm.mesh)
     array = lambda shape, kind, where=rows: jax.ShapeDtypeStruct(shape, kind, sharding=where)  # noqa: E731
     key = jax.eval_shape(lambda: jax.random.key(0)).dtype
-    held = lambda tree: sum(  # noqa: E731
-        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
-    )
+    size = lambda x: math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize  # noqa: E731
+    held = lambda tree: sum(map(size, jax.tree.leaves(tree)))  # noqa: E731
     optimizer = update.made(turn.train.keywords['optimizer'])
     state = update.shapes(lm, optimizer)
     weights, opt = held(state.params), held(state.opt)
@@ -183,16 +172,11 @@ def programs(lm, turn, todo: list[dict], shape: dict):
             return engine.advance(lm.module, params, token_R, length_R, t, room, cache), token_R, logp_R
 
         def decode(before):
-            shapes = jax.eval_shape(functools.partial(engine.prefill, lm.module, room=room), state.params,
-                                    array((R, L), i32), array((R,), i32))  # fmt: skip
-            hidden, cache = jax.tree.map(lambda x, s: array(x.shape, x.dtype, s), shapes, before.output_shardings)
-            scalars = [array((), kind, whole) for kind in (i32, f32, f32)]
-            return jax.jit(step, donate_argnums=2).lower(
-                state.params, hidden, cache, array((R,), i32), array((R,), key), *scalars
-            )
+            made = jax.tree.map(lambda x: array(x.shape, x.dtype, x.sharding), before.out_info)
+            rest = array((R,), i32), array((R,), key), *(array((), kind, whole) for kind in (i32, f32, f32))
+            return jax.jit(step, donate_argnums=2).lower(state.params, *made, *rest)
 
-        width = jnp.dtype(lm.module.dtype).itemsize
-        cache = 2 * c.layers * R * c.kv_heads * c.head_dim * (L + room) * width
+        cache = 2 * c.layers * R * c.kv_heads * c.head_dim * (L + room) * jnp.dtype(lm.module.dtype).itemsize
         split = sharding.row_count(lm.mesh) * math.gcd(lm.mesh.shape['tensor'], c.kv_heads)
         yield (
             f'{job["title"]}: decode step', R, model_flops(c, matrix, R, R, R * (L + room / 2)), decode,
@@ -235,7 +219,7 @@ def examine(lower, before, chip: chips.Chip, count: int, tokens: int, flops: flo
     sizes |= {'arguments': memory.argument_size_in_bytes, 'outputs': fresh, 'temporaries': memory.temp_size_in_bytes,
               'code': memory.generated_code_size_in_bytes}  # fmt: skip
     total = sum(sizes[k] for k in ('arguments', 'outputs', 'temporaries', 'code', 'beside'))
-    took = seconds(chip, count, cycles=does['cycles'], flops=flops, touched=sizes['arguments'], wire=does['wire'])
+    took = chip.seconds(count, cycles=does['cycles'], flops=flops, touched=sizes['arguments'], wire=does['wire'])
     return out | {
         'bytes': sizes | {'total': total}, 'fits': total <= chip.hbm * GiB, 'seconds': took,
         'tokens_per_s': tokens / took, 'mfu': flops / took / count / chip.peak,
@@ -305,8 +289,7 @@ def show(plan: dict) -> str:
     for title, one in plan['programs'].items():
         cells = ''.join(f'{gib(one["bytes"].get(c)):>12}' for c in columns)
         lines.append(f'{title:24}{cells}   ' + ('yes' if one['fits'] else f'no: {one.get("refused", "too large")}'))
-    lines += ['', f'{"program":24}{"tokens":>10}{"ms":>10}{"kernels":>10}{"collect.":>10}{"tokens/s":>12}{"MFU":>7}'
-              f'{"PFLOP":>9}{"compiled":>10}']  # fmt: skip
+    lines += ['', 'program                     tokens        ms   kernels  collect.    tokens/s    MFU    PFLOP  compiled']
     for title, one in plan['programs'].items():
         if 'seconds' in one:
             times = ''.join(f'{1e3 * one[k]:>10.1f}' for k in ('seconds', 'kernel_seconds', 'collective_seconds'))
@@ -358,7 +341,7 @@ def main(argv) -> None:
     given = flags.FLAGS
     if len(argv) > 1 or given.config is None or not given.topology:
         raise app.UsageError('want --config=FILE:VARIANT and --topology=NAME, e.g. --topology=v5p:4x4x4')
-    os.environ |= ENVIRONMENT
+    os.environ |= chips.ENVIRONMENT
     say = lambda words: print(words, file=sys.stderr, flush=True)  # noqa: E731
     try:
         plan = make(given.config.to_dict(), given.topology, given.prompt_tokens, say)

@@ -155,9 +155,9 @@ def test_model_flops_by_hand():
 def test_time_is_the_slowest_floor_and_the_collectives():
     chip = chips.CHIPS['v5e']
     base = {'cycles': 1.5e9, 'flops': 0.0, 'touched': 0.0, 'wire': 0.0}  # a second of kernels
-    assert plan.seconds(chip, 8, **base) == 1.0
-    assert plan.seconds(chip, 8, **base | {'touched': 2 * 0.819e12, 'wire': 200e9}) == 3.0
-    assert plan.seconds(chip, 8, **base | {'flops': 4 * 8 * 197e12}) == 4.0
+    assert chip.seconds(8, **base) == 1.0
+    assert chip.seconds(8, **base | {'touched': 2 * 0.819e12, 'wire': 200e9}) == 3.0
+    assert chip.seconds(8, **base | {'flops': 4 * 8 * 197e12}) == 4.0
 
 
 def test_what_does_not_fit_says_what_to_change():
