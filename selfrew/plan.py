@@ -48,22 +48,19 @@ def up(n: float, multiple: int) -> int:
 
 def build(config: dict, devices):
     """The Lm of a config over some devices, without parameters. ValueError for a model or mesh that cannot be."""
-    from selfrew import lm as lms, sharding, text
+    from selfrew import lm as lms, parts, sharding, text
     from selfrew.models import decoder, hf
 
-    get, mesh = config['model'].get, sharding.make(**config['mesh'], devices=devices)
-    where, limit = 'model.shape' if get('shape') else config['model']['folder'], get('max_length')
-    if get('shape'):
-        shape = hf.config_of(config['model']['shape'], where, limit)
-    elif where != 'tiny' and not os.path.isdir(where):
-        raise ValueError(f'no model folder {where!r} here, and nothing is downloaded for a plan; give model.shape')
-    else:
-        shape = hf.read_config(lms.find(where), limit)
-    shape = dataclasses.replace(shape, lora=get('lora', 0), lora_alpha=get('lora_alpha', 16.0))
-    module = decoder.module_of(
-        shape, get('dtype', 'float32'), attention=get('attention', 'xla'), remat=get('remat', 'none'), mesh=mesh
-    )
-    return lms.Lm(module, text.Text(None, 1, 2, 0, (2,)), mesh, get('params', 'float32'))
+    given = parts.fill(lms.load, config['model'] | config['mesh'], 'model, mesh')
+    shape, folder, limit, lora, alpha, dtype, attention, remat, stored = (_of(given, name) for name in (
+        'shape', 'folder', 'max_length', 'lora', 'lora_alpha', 'dtype', 'attention', 'remat', 'params'))  # fmt: skip
+    if not shape and folder != 'tiny' and not os.path.isdir(folder):
+        raise ValueError(f'no model folder {folder!r} here, and nothing is downloaded for a plan; give model.shape')
+    config = hf.config_of(shape, 'model.shape', limit) if shape else hf.read_config(lms.find(folder), limit)
+    config = dataclasses.replace(config, lora=lora, lora_alpha=alpha)
+    mesh = sharding.make(*(_of(given, axis) for axis in sharding.AXES), devices=devices)
+    module = decoder.module_of(config, dtype, attention=attention, remat=remat, mesh=mesh)
+    return lms.Lm(module, text.Text(None, 1, 2, 0, (2,)), mesh, stored)
 
 
 def sampling_turn(config: dict):
