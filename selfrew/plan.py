@@ -25,9 +25,6 @@ sys.path.insert(0, os.getcwd())  # configs import their neighbours from the fold
 GiB = 2**30
 
 
-# --- arithmetic -------------------------------------------------------------------------------------------------------
-
-
 def model_flops(config, matrix: int, tokens: int, heads: int, context: float) -> float:
     """FLOPs of a forward pass: 2 a weight and token, and attention.
 
@@ -208,9 +205,8 @@ def examine(lower, before, chip: chips.Chip, count: int, tokens: int, flops: flo
     except Exception as problem:
         if 'RESOURCE_EXHAUSTED' not in str(problem):
             raise
-        said = re.search(r'Ran out of memory.*?\)[^()]*\([\d.]+\w\)|Ran out of memory[^\n]*', str(problem))
-        return out | {'fits': False, 'refused': said[0] if said else str(problem).splitlines()[0],
-                      'compile_seconds': time.time() - begun}, None  # fmt: skip
+        said = re.search(r'Ran out of memory.*?(?=\. HLO|\n|$)', str(problem))
+        return out | {'fits': False, 'refused': said[0] if said else str(problem).splitlines()[0]}, None
     memory, cost, does = compiled.memory_analysis(), compiled.cost_analysis(), hlo.read(written)
     fresh = memory.output_size_in_bytes - memory.alias_size_in_bytes
     sizes |= {'arguments': memory.argument_size_in_bytes, 'outputs': fresh, 'temporaries': memory.temp_size_in_bytes,
@@ -246,11 +242,8 @@ def round_seconds(turn, todo: list[dict], shape: dict, found: dict) -> dict:
 def advice(found: dict, chip: chips.Chip, model: dict) -> list[str]:
     """What to change for each program that does not fit; empty where all do."""
     out = []
-    for title, one in found.items():
-        if one['fits']:
-            continue
-        state = sum(one['bytes'].get(k, 0) for k in ('params', 'optimiser', 'beside'))
-        ways = []
+    for title, one in ((title, one) for title, one in found.items() if not one['fits']):
+        state, ways = sum(one['bytes'].get(k, 0) for k in ('params', 'optimiser', 'beside')), []
         if state > 0.5 * chip.hbm * GiB:
             narrow = [] if model.get('params') == 'bfloat16' else ['model.params=bfloat16']
             ways += ['raise mesh.fsdp or mesh.tensor (more chips)', *narrow]
@@ -286,7 +279,7 @@ def show(plan: dict) -> str:
     for title, one in plan['programs'].items():
         cells = ''.join(f'{gib(one["bytes"].get(c)):>12}' for c in columns)
         lines.append(f'{title:24}{cells}   ' + ('yes' if one['fits'] else f'no: {one.get("refused", "too large")}'))
-    lines += ['', 'program                     tokens        ms   kernels  collect.    tokens/s    MFU    PFLOP  compiled']
+    lines += ['', f'{"program":24}    tokens        ms   kernels  collect.    tokens/s    MFU    PFLOP  compiled']
     for title, one in plan['programs'].items():
         if 'seconds' in one:
             times = ''.join(f'{1e3 * one[k]:>10.1f}' for k in ('seconds', 'kernel_seconds', 'collective_seconds'))
