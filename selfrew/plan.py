@@ -217,7 +217,7 @@ def examine(lower, before, chip: chips.Chip, count: int, tokens: int, flops: flo
         'bytes': sizes | {'total': total}, 'fits': total <= chip.hbm * GiB, 'seconds': took,
         'tokens_per_s': tokens / took, 'mfu': flops / took / count / chip.peak,
         'kernel_seconds': does['cycles'] / chip.clock, 'collective_seconds': does['wire'] / chip.ici,
-        'collectives': does['collectives'], 'unknown_loops': does['unknown'],
+        'collectives': does['collectives'], 'unknown_loops': does['unknown'], 'sorts': does['sorts'],
         'compiler': {k: cost.get(k) for k in ('flops', 'bytes accessed', 'optimal_seconds')},
         'compile_seconds': time.time() - begun,
     }, compiled  # fmt: skip
@@ -264,16 +264,16 @@ NOTES = """GiB a device, of {hbm:.2f} that the compiler grants. beside: what the
 optimiser state; in an update also the round's first parameters). MFU: model FLOPs (2 a weight and token forward, 6 in
 an update, 4 with LoRA; the head where it is applied; attention, causal counted by half; recomputation not counted) over
 the bfloat16 peak, every position of a row counted as a token. Times are predicted, not measured: the compiler's
-estimate of its kernels, loops counted as often as they run, or the reading of a program's arguments from HBM where that
-takes longer; then the collectives' bytes over all links at once, nothing overlapped. A round: prompts of
-{prompt_tokens} tokens, every response of full length, no host work, loading or saving."""
+estimate of its kernels, which has none for sorts, loops counted as often as they run, or the reading of a program's
+arguments from HBM where that takes longer; then the collectives' bytes over all links at once, nothing overlapped.
+A round: prompts of {prompt_tokens} tokens, every response of full length, no host work, loading or saving."""
 
 
 def show(plan: dict) -> str:
     """The plan as text."""
     gib = lambda n: '–' if n is None else f'{n / GiB:.2f}'  # noqa: E731
-    lines = [f'{plan["model"]}: {plan["parameters"]:,} parameters on {plan["topology"]}, {plan["devices"]} chips, mesh '
-             f'{plan["mesh"]}; jax {plan["jax"]}, libtpu {plan["libtpu"]}', '']  # fmt: skip
+    opening = '{model}: {parameters:,} parameters on {topology}, mesh {mesh}; jax {jax}, libtpu {libtpu}'
+    lines = [opening.format(**plan), '']
     columns = 'params', 'optimiser', 'cache', 'arguments', 'temporaries', 'beside', 'total'
     lines.append(f'{"program":24}' + ''.join(f'{c:>12}' for c in columns) + '   fits')
     for title, one in plan['programs'].items():
@@ -288,7 +288,8 @@ def show(plan: dict) -> str:
     lines += ['', 'collectives a device, GiB of output (how many):']
     for title, one in plan['programs'].items():
         kinds = ', '.join(f'{k} {gib(c["bytes"])} ({c["count"]:,.0f})' for k, c in one.get('collectives', {}).items())
-        odd = f'; {one["unknown_loops"]} loops of unknown length counted once' if one.get('unknown_loops') else ''
+        odd = f'; {one["unknown_loops"]} loops of unknown length counted once' * bool(one.get('unknown_loops'))
+        odd += f'; {one["sorts"]} sorts not timed' * bool(one.get('sorts'))
         lines += [f'  {title}: {kinds or "none"}{odd}'] if 'seconds' in one else []
     stages = ', '.join(f'{k} {"?" if v is None else f"{v / 60:,.1f}"}' for k, v in plan['round_seconds'].items())
     lines += ['', f'a round, minutes: {stages}', '', plan['verdict'], '', NOTES.format(**plan)]

@@ -36,6 +36,7 @@ MODULE = """HloModule jit_step, is_scheduled=true
   %f.2 = bf16[8,256]{1,0} fusion(%x), kind=kCustom, calls=%all-reduce-scatter.3
   %g.1 = bf16[512,64]{1,0} fusion(%y), kind=kCustom, calls=%async_fusion.1
   %g.2 = bf16[512,64]{1,0} fusion(%y), kind=kCustom, calls=%async_fusion.1
+  %sort.1 = (f32[16]{0}, s32[16]{0}) sort(%f.1, %n), dimensions={0}, to_apply=%region_0.1
   ROOT %tuple.1 = (s32[], f32[16]) tuple(%n, %f.1)
 }
 
@@ -56,7 +57,7 @@ ENTRY %main.1 (p: f32[16]) -> f32[16] {
 
 def test_loops_are_counted_as_often_as_they_run_and_collectives_once_where_they_start():
     found = hlo.read(MODULE)
-    assert found['cycles'] == 7 + 80 * 100 and found['unknown'] == 0
+    assert found['cycles'] == 7 + 80 * 100 and found['unknown'] == 0 and found['sorts'] == 80
     assert found['collectives'] == {
         'reduce-scatter': {'count': 80, 'bytes': 80 * 8 * 256 * 2},  # an all-reduce of which a part is kept
         'all-gather': {'count': 80, 'bytes': 80 * 512 * 64 * 2},  # one channel: one collective
