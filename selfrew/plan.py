@@ -272,10 +272,9 @@ A round: prompts of {prompt_tokens} tokens, every response of full length, no ho
 def show(plan: dict) -> str:
     """The plan as text."""
     gib = lambda n: '–' if n is None else f'{n / GiB:.2f}'  # noqa: E731
-    opening = '{model}: {parameters:,} parameters on {topology}, mesh {mesh}; jax {jax}, libtpu {libtpu}'
-    lines = [opening.format(**plan), '']
+    lines = ['{model}: {parameters:,} parameters on {topology}, {mesh}; jax {jax}, libtpu {libtpu}\n'.format(**plan)]
     columns = 'params', 'optimiser', 'cache', 'arguments', 'temporaries', 'beside', 'total'
-    lines.append(f'{"program":24}' + ''.join(f'{c:>12}' for c in columns) + '   fits')
+    lines += [f'{"program":24}' + ''.join(f'{c:>12}' for c in columns) + '   fits']
     for title, one in plan['programs'].items():
         cells = ''.join(f'{gib(one["bytes"].get(c)):>12}' for c in columns)
         lines.append(f'{title:24}{cells}   ' + ('yes' if one['fits'] else f'no: {one.get("refused", "too large")}'))
