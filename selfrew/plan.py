@@ -279,17 +279,16 @@ def show(plan: dict) -> str:
         cells = ''.join(f'{gib(one["bytes"].get(c)):>12}' for c in columns)
         lines.append(f'{title:24}{cells}   ' + ('yes' if one['fits'] else f'no: {one.get("refused", "too large")}'))
     lines += ['', f'{"program":24}    tokens        ms   kernels  collect.    tokens/s    MFU    PFLOP  compiled']
-    for title, one in plan['programs'].items():
-        if 'seconds' in one:
-            times = ''.join(f'{1e3 * one[k]:>10.1f}' for k in ('seconds', 'kernel_seconds', 'collective_seconds'))
-            lines.append(f'{title:24}{one["tokens"]:>10,}{times}{one["tokens_per_s"]:>12,.0f}{one["mfu"]:>7.1%}'
-                         f'{one["model_flops"] / 1e15:>9.2f}{one["compile_seconds"]:>8.0f} s')  # fmt: skip
+    timed = {title: one for title, one in plan['programs'].items() if 'seconds' in one}
+    for title, one in timed.items():
+        times = ''.join(f'{1e3 * one[k]:>10.1f}' for k in ('seconds', 'kernel_seconds', 'collective_seconds'))
+        lines.append(f'{title:24}{one["tokens"]:>10,}{times}{one["tokens_per_s"]:>12,.0f}{one["mfu"]:>7.1%}'
+                     f'{one["model_flops"] / 1e15:>9.2f}{one["compile_seconds"]:>8.0f} s')  # fmt: skip
     lines += ['', 'collectives a device, GiB of output (how many):']
-    for title, one in plan['programs'].items():
-        kinds = ', '.join(f'{k} {gib(c["bytes"])} ({c["count"]:,.0f})' for k, c in one.get('collectives', {}).items())
-        odd = f'; {one["unknown_loops"]} loops of unknown length counted once' * bool(one.get('unknown_loops'))
-        odd += f'; {one["sorts"]} sorts not timed' * bool(one.get('sorts'))
-        lines += [f'  {title}: {kinds or "none"}{odd}'] if 'seconds' in one else []
+    for title, one in timed.items():
+        kinds = ', '.join(f'{k} {gib(c["bytes"])} ({c["count"]:,.0f})' for k, c in one['collectives'].items())
+        odd = f'; {one["unknown_loops"]} loops of unknown length counted once' * bool(one['unknown_loops'])
+        lines.append(f'  {title}: {kinds or "none"}{odd}' + f'; {one["sorts"]} sorts not timed' * bool(one['sorts']))
     stages = ', '.join(f'{k} {"?" if v is None else f"{v / 60:,.1f}"}' for k, v in plan['round_seconds'].items())
     lines += ['', f'a round, minutes: {stages}', '', plan['verdict'], '', NOTES.format(**plan)]
     return '\n'.join(lines)

@@ -170,6 +170,21 @@ def test_what_does_not_fit_says_what_to_change():
     assert 'fewer rows (of the sampler)' in sample and 'remat' not in sample
 
 
+def test_a_report_shows_what_fits_and_what_the_compiler_refused():
+    one = {'fits': True, 'bytes': {'params': 2**30}, 'tokens': 8, 'seconds': 0.5, 'kernel_seconds': 0.4, 'sorts': 2,
+           'collective_seconds': 0.1, 'tokens_per_s': 16.0, 'mfu': 0.25, 'model_flops': 1e15, 'compile_seconds': 3.0,
+           'collectives': {'all-gather': {'count': 80, 'bytes': 2**31}}, 'unknown_loops': 0}  # fmt: skip
+    refused = {'fits': False, 'bytes': {'params': 2**30}, 'refused': 'Ran out of memory (20G of 15.75G)'}
+    said = plan.show({
+        'model': 'm', 'parameters': 10, 'topology': 'v5e:2x4', 'mesh': {}, 'jax': '1', 'libtpu': '2', 'hbm': 15.75,
+        'prompt_tokens': 512, 'programs': {'reference': one, 'update': refused}, 'verdict': 'does not fit; change x',
+        'round_seconds': {'reference': 90.0, 'update': None},
+    })  # fmt: skip
+    for words in ('no: Ran out of memory (20G', 'all-gather 2.00 (80); 2 sorts not timed', '25.0%', 'reference 1.5',
+                  'update ?', 'change x', 'predicted, not measured'):  # fmt: skip
+        assert words in said, said
+
+
 # --- with the compiler ------------------------------------------------------------------------------------------------
 
 SMALL = """
