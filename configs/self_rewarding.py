@@ -62,8 +62,10 @@ def at_scale(name: str, lora: bool):
     return base.get(
         rounds=3,  # M1 by imitation, then M2 and M3
         keep_states=1,
-        model=model | {'dtype': 'bfloat16', 'params': 'bfloat16', 'max_length': 4096, 'remat': 'full',
-                       'attention': 'xla', 'lora': 16 if lora else 0},
+        model=base.model() | model | {
+            'dtype': 'bfloat16', 'params': 'bfloat16', 'max_length': 4096, 'remat': 'full', 'lora': 16 if lora else 0,
+            'chat_template': 'plain' if name.startswith('llama2') else None,
+        },
         # rows are split over data × fsdp: more of them than examples in a batch would be padding
         mesh={'data': 1, 'fsdp': 16 if large else 8, 'tensor': 4 if large else 1},
         start=start,

@@ -1,4 +1,4 @@
-"""Llama 2 (arXiv 2307.09288). The base models have no chat template: point model.folder at a copy that has one."""
+"""Llama 2 (arXiv 2307.09288). The base models: they have no chat template of their own."""
 
 COMMON = {
     'architectures': ['LlamaForCausalLM'], 'model_type': 'llama', 'hidden_act': 'silu', 'vocab_size': 32000,
