@@ -35,7 +35,11 @@ def make(data: int = 1, fsdp: int = 1, tensor: int = 1, devices=None) -> Mesh:
         raise ValueError(f'a mesh of data={data}, fsdp={fsdp}, tensor={tensor} leaves out devices; '
                          f'{jax.process_count()} processes want one of all {len(devices)}')  # fmt: skip
     # Auto, not the default Explicit: linen does not know explicit axes.
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[:want])
+    try:
+        return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[:want])
+    except NotImplementedError as problem:  # a TPU's torus, whose sides the axes must be made of
+        said = str(problem).split('. E.g.')[0]
+        raise ValueError(f'a mesh of data={data}, fsdp={fsdp}, tensor={tensor} cannot be laid out: {said}') from None
 
 
 def of(mesh: Mesh, *names) -> NamedSharding:

@@ -221,8 +221,18 @@ def test_a_mistake_is_named_without_a_traceback(arguments, words):
     assert 'Traceback' not in found.stderr
 
 
+LIBTPU = pytest.mark.skipif(importlib.util.find_spec('libtpu') is None, reason='wants pip install -e ".[plan]"')
+
+
+@LIBTPU
+def test_a_mesh_that_the_torus_cannot_hold_is_refused_in_a_sentence():
+    found = _plan('--config=configs/self_rewarding.py:llama2_70b', '--topology=v5p:8x8x4', '--config.mesh.tensor=16')
+    assert found.returncode == 1 and 'tensor=16 cannot be laid out' in found.stderr
+    assert 'Traceback' not in found.stderr
+
+
+@LIBTPU
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec('libtpu') is None, reason='wants libtpu: pip install -e ".[plan]"')
 def test_a_small_model_is_planned_for_eight_chips(tmp_path):
     (tmp_path / 'small.py').write_text(SMALL)
     found = _plan(f'--config={tmp_path}/small.py', '--topology=v5e:2x4', '--prompt_tokens=32', '--json')
