@@ -30,7 +30,7 @@ setup(
         'parity': ['torch>=2.6'],  # the tests against transformers; on a machine without a GPU take torch's CPU build
         'tf': ['tensorflow-cpu>=2.18'],  # the catalogue of tensorflow-datasets
         'tpu': ['jax[tpu]>=0.9.0'],
-        'plan': ['libtpu>=0.0.40'],  # its compiler, for selfrew.plan on a machine without a TPU
+        'plan': ['libtpu>=0.0.51'],  # its compiler, for selfrew.plan on a machine without a TPU
         'cuda': ['jax[cuda12]>=0.9.0'],
     },
     entry_points={'console_scripts': ['selfrew=selfrew.main:cli']},
