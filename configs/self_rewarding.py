@@ -64,7 +64,7 @@ def at_scale(name: str, lora: bool):
         keep_states=1,
         model=base.model() | model | {
             'dtype': 'bfloat16', 'params': 'bfloat16', 'max_length': 4096, 'remat': 'full', 'lora': 16 if lora else 0,
-            'chat_template': 'plain' if name.startswith('llama2') else None,
+            **({'chat_template': 'plain'} if name.startswith('llama2') else {}),
         },
         # rows are split over data × fsdp: more of them than examples in a batch would be padding
         mesh={'data': 1, 'fsdp': 16 if large else 8, 'tensor': 4 if large else 1},

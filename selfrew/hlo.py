@@ -31,7 +31,7 @@ def _group(line: str) -> int:
 def read(text: str) -> dict:
     """What a compiled module does, per device, loops counted as often as they run.
 
-    Returns 'cycles', the compiler's estimates for its kernels; 'sorts', those without one; 'collectives', kind ->
+    Returns 'cycles', the compiler's estimates for its kernels; 'untimed', sorts and Pallas kernels, which have none; 'collectives', kind ->
     {'count', 'bytes'} with the bytes of the outputs; 'wire', the bytes that a device receives for them, at least;
     'unknown', loops counted once because their length could not be read. An asynchronous collective counts once: where
     it starts, or, where kernels carry it on, once a channel and chain. A sum of which each device keeps a part, fused
@@ -45,7 +45,7 @@ def read(text: str) -> dict:
             entry = name if head[1] else entry
         elif name and (read := LINE.match(line)):
             bodies[name][1].append((read[1], read[2], line))
-    found, unknown, sorts = {}, 0, 0
+    found, unknown, untimed = {}, 0, 0
     cycles = wire = 0.0
 
     def length(condition):
@@ -55,12 +55,13 @@ def read(text: str) -> dict:
         return int(constants[0][1]) if len(constants) == 1 and constants[0] else None
 
     def visit(name, times, kernel):
-        nonlocal cycles, unknown, sorts
+        nonlocal cycles, unknown, untimed
         out, lines = bodies.get(name, ('', []))
         for shape, op, line in lines:
             estimate = None if kernel else re.search(r'"estimated_cycles":"(\d+)"', line)
             cycles += times * int(estimate[1]) if estimate and int(estimate[1]) < 2**62 else 0  # more: it has none
-            sorts += times * (op == 'sort' and not kernel and not estimate)
+            bare = op == 'sort' or 'custom_call_target="tpu_custom_call"' in line
+            untimed += times * (bare and not kernel and not estimate)
             kind = op.removesuffix('-start')
             if kind in COLLECTIVES:
                 count(kind, op, out if name.startswith('all-reduce-scatter') else shape, line, times, name, kernel)
@@ -94,4 +95,4 @@ def read(text: str) -> dict:
         share = (group - 1) / group
         received = {'all-reduce': 2 * share, 'reduce-scatter': group - 1, 'collective-permute': 1.0}
         wire += times * size * received.get(kind, share)
-    return {'cycles': cycles, 'collectives': collectives, 'wire': wire, 'unknown': unknown, 'sorts': sorts}
+    return {'cycles': cycles, 'collectives': collectives, 'wire': wire, 'unknown': unknown, 'untimed': untimed}

@@ -6,6 +6,7 @@ Needs no weights, no data and no TPU: jax on a CPU and libtpu's compiler (`pip i
 """
 
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -136,7 +137,6 @@ def programs(lm, turn, todo: list[dict], shape: dict):
 
     from selfrew import sharding, update
     from selfrew.generate import engine
-    from selfrew.models import decoder
     from selfrew.types import Batch
 
     rows, whole = sharding.of(lm.mesh, 'rows'), sharding.of(lm.mesh)
@@ -156,25 +156,19 @@ def programs(lm, turn, todo: list[dict], shape: dict):
         yield (
             f'{job["title"]}: prefill', R * L, model_flops(c, matrix, R * L, 0, R * L * L / 2),
             lambda _: read.lower(lm.module, state.params, array((R, L), i32), array((R,), i32), room),
-            {'params': weights, 'beside': opt},
+            {'params': weights},
         )  # fmt: skip
 
-        def step(params, hidden_RD, cache, length_R, key_R, t, temperature, top_p):
-            uniform_R = jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, t)))(key_R)
-            logits_RV = decoder.head(lm.module, params, hidden_RD)
-            token_R, logp_R = engine._pick(logits_RV, uniform_R, temperature, top_p, job['nucleus'])
-            return engine.advance(lm.module, params, token_R, length_R, t, room, cache), token_R, logp_R
-
-        def decode(before):
+        def decode(before, produce=functools.partial(engine.produce, lm.module, room=room, nucleus=job['nucleus'])):
             made = jax.tree.map(lambda x: array(x.shape, x.dtype, x.sharding), before.out_info)
             rest = array((R,), i32), array((R,), key), *(array((), kind, whole) for kind in (i32, f32, f32))
-            return jax.jit(step, donate_argnums=2).lower(state.params, *made, *rest)
+            return jax.jit(produce, donate_argnums=2).lower(state.params, *made, *rest)
 
         cache = 2 * c.layers * R * c.kv_heads * c.head_dim * (L + room) * jnp.dtype(lm.module.dtype).itemsize
         split = sharding.row_count(lm.mesh) * math.gcd(lm.mesh.shape['tensor'], c.kv_heads)
         yield (
             f'{job["title"]}: decode step', R, model_flops(c, matrix, R, R, R * (L + room / 2)), decode,
-            {'params': weights, 'cache': cache // split, 'beside': opt},
+            {'params': weights, 'cache': cache // split},
         )  # fmt: skip
 
     R, L, S, B, N = (shape[k] for k in ('rows', 'length', 'selected', 'examples', 'n'))
@@ -185,13 +179,13 @@ def programs(lm, turn, todo: list[dict], shape: dict):
     flops = model_flops(c, matrix, R * L, R * S, R * L * L / 2)
     if todo or N > 1:
         yield ('reference', R * L, flops, lambda _: update._logp.lower(lm.module, state.params, batch),
-               {'params': weights, 'beside': opt})  # fmt: skip
+               {'params': weights})  # fmt: skip
     part, rest = update.trained(lm, state.params), state.params if c.lora else {'blocks': {}}
     step = update.stepper(lm, turn.loss, optimizer).compiled
     yield (
         'update', R * L, flops * (2 if c.lora else 3),
         lambda _: step.lower(state._replace(params=part), rest, batch, 1e-6, array((), key, whole)),
-        {'params': weights, 'optimiser': opt, 'beside': held(part) + opt},
+        {'params': weights, 'optimiser': opt},
     )  # fmt: skip
 
 
@@ -211,13 +205,13 @@ def examine(lower, before, chip: chips.Chip, count: int, tokens: int, flops: flo
     fresh = memory.output_size_in_bytes - memory.alias_size_in_bytes
     sizes |= {'arguments': memory.argument_size_in_bytes, 'outputs': fresh, 'temporaries': memory.temp_size_in_bytes,
               'code': memory.generated_code_size_in_bytes}  # fmt: skip
-    total = sum(sizes[k] for k in ('arguments', 'outputs', 'temporaries', 'code', 'beside'))
+    total = sum(sizes[k] for k in ('arguments', 'outputs', 'temporaries', 'code'))
     took = chip.seconds(count, cycles=does['cycles'], flops=flops, touched=sizes['arguments'], wire=does['wire'])
     return out | {
         'bytes': sizes | {'total': total}, 'fits': total <= chip.hbm * GiB, 'seconds': took,
         'tokens_per_s': tokens / took, 'mfu': flops / took / count / chip.peak,
         'kernel_seconds': does['cycles'] / chip.clock, 'collective_seconds': does['wire'] / chip.ici,
-        'collectives': does['collectives'], 'unknown_loops': does['unknown'], 'sorts': does['sorts'],
+        'collectives': does['collectives'], 'unknown_loops': does['unknown'], 'untimed': does['untimed'],
         'compiler': {k: cost.get(k) for k in ('flops', 'bytes accessed', 'optimal_seconds')},
         'compile_seconds': time.time() - begun,
     }, compiled  # fmt: skip
@@ -243,7 +237,7 @@ def advice(found: dict, chip: chips.Chip, model: dict) -> list[str]:
     """What to change for each program that does not fit; empty where all do."""
     out = []
     for title, one in ((title, one) for title, one in found.items() if not one['fits']):
-        state, ways = sum(one['bytes'].get(k, 0) for k in ('params', 'optimiser', 'beside')), []
+        state, ways = sum(one['bytes'].get(k, 0) for k in ('params', 'optimiser')), []
         if state > 0.5 * chip.hbm * GiB:
             narrow = [] if model.get('params') == 'bfloat16' else ['model.params=bfloat16']
             ways += ['raise mesh.fsdp or mesh.tensor (more chips)', *narrow]
@@ -260,11 +254,10 @@ def advice(found: dict, chip: chips.Chip, model: dict) -> list[str]:
 
 # --- the report -------------------------------------------------------------------------------------------------------
 
-NOTES = """GiB a device, of {hbm:.2f} that the compiler grants. beside: what the loop holds meanwhile (the last round's
-optimiser state; in an update also the round's first parameters). MFU: model FLOPs (2 a weight and token forward, 6 in
+NOTES = """GiB a device, of {hbm:.2f} that the compiler grants. MFU: model FLOPs (2 a weight and token forward, 6 in
 an update, 4 with LoRA; the head where it is applied; attention, causal counted by half; recomputation not counted) over
 the bfloat16 peak, every position of a row counted as a token. Times are predicted, not measured: the compiler's
-estimate of its kernels, which has none for sorts, loops counted as often as they run, or the reading of a program's
+estimate of its kernels, which has none for sorts and Pallas kernels (splash), loops counted as often as they run, or the reading of a program's
 arguments from HBM where that takes longer; then the collectives' bytes over all links at once, nothing overlapped.
 A round: prompts of {prompt_tokens} tokens, every response of full length, no host work, loading or saving."""
 
@@ -273,7 +266,7 @@ def show(plan: dict) -> str:
     """The plan as text."""
     gib = lambda n: '–' if n is None else f'{n / GiB:.2f}'  # noqa: E731
     lines = ['{model}: {parameters:,} parameters on {topology}, {mesh}; jax {jax}, libtpu {libtpu}\n'.format(**plan)]
-    columns = 'params', 'optimiser', 'cache', 'arguments', 'temporaries', 'beside', 'total'
+    columns = 'params', 'optimiser', 'cache', 'arguments', 'temporaries', 'total'
     lines += [f'{"program":24}' + ''.join(f'{c:>12}' for c in columns) + '   fits']
     for title, one in plan['programs'].items():
         cells = ''.join(f'{gib(one["bytes"].get(c)):>12}' for c in columns)
@@ -288,7 +281,7 @@ def show(plan: dict) -> str:
     for title, one in timed.items():
         kinds = ', '.join(f'{k} {gib(c["bytes"])} ({c["count"]:,.0f})' for k, c in one['collectives'].items())
         odd = f'; {one["unknown_loops"]} loops of unknown length counted once' * bool(one['unknown_loops'])
-        lines.append(f'  {title}: {kinds or "none"}{odd}' + f'; {one["sorts"]} sorts not timed' * bool(one['sorts']))
+        lines.append(f'  {title}: {kinds or "none"}{odd}' + f'; {one["untimed"]} sorts or Pallas kernels not timed' * bool(one['untimed']))
     stages = ', '.join(f'{k} {"?" if v is None else f"{v / 60:,.1f}"}' for k, v in plan['round_seconds'].items())
     lines += ['', f'a round, minutes: {stages}', '', plan['verdict'], '', NOTES.format(**plan)]
     return '\n'.join(lines)

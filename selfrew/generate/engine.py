@@ -77,6 +77,13 @@ def advance(module, params, token_R, length_R, t, room: int, cache):
     return hidden_R1D[:, 0], _lay(module, cache)
 
 
+def produce(module, params, hidden_RD, cache, length_R, key_R, t, temperature, top_p, *, room: int, nucleus: bool):
+    """Draws token `t` of each row and reads it. Returns (token [R], its raw log-probability [R], hidden [R D], cache)."""
+    uniform_R = jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, t)))(key_R)
+    token_R, logp_R = _pick(decoder.head(module, params, hidden_RD), uniform_R, temperature, top_p, nucleus)
+    return token_R, logp_R, *advance(module, params, token_R, length_R, t, room, cache)
+
+
 def _lay(module, cache):
     """The cache, its rows and heads split over the mesh."""
     return {name: sharding.constrain(module.mesh, x, None, 'rows', 'kv', None, None) for name, x in cache.items()}
@@ -94,14 +101,14 @@ def _decode(module, params, tokens_RL, length_R, key_R, temperature, top_p, *, e
 
     def step(carry):
         t, hidden_RD, done_R, produced_R, out_RT, logp_RT, cache = carry
-        uniform_R = jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, t)))(key_R)
-        token_R, logp_R = _pick(decoder.head(module, params, hidden_RD), uniform_R, temperature, top_p, nucleus)
+        token_R, logp_R, after_RD, cache = produce(
+            module, params, hidden_RD, cache, length_R, key_R, t, temperature, top_p, room=max_tokens, nucleus=nucleus
+        )
         out_RT = jax.lax.dynamic_update_slice_in_dim(out_RT, token_R[:, None].astype(out_RT.dtype), t, axis=1)
         logp_RT = jax.lax.dynamic_update_slice_in_dim(logp_RT, logp_R[:, None], t, axis=1)
         produced_R = produced_R + ~done_R
         done_R = done_R | jnp.isin(token_R, jnp.array(ends))
-        hidden_RD, cache = advance(module, params, token_R, length_R, t, max_tokens, cache)
-        return t + 1, hidden_RD, done_R, produced_R, out_RT, logp_RT, cache
+        return t + 1, after_RD, done_R, produced_R, out_RT, logp_RT, cache
 
     zeros_RT = jnp.zeros((R, max_tokens), jnp.int32)
     carry = 0, last_RD, jnp.zeros(R, bool), jnp.zeros(R, jnp.int32), zeros_RT, zeros_RT.astype(jnp.float32), cache
