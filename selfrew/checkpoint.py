@@ -8,9 +8,9 @@ from selfrew.types import State
 
 
 def save(lm, folder, state: State) -> None:
-    """Writes the state into the turn's folder, whole or not at all, and enlists it; of a model with adapters, only those.
+    """Writes the state into the turn's folder, whole or not at all, and enlists it.
 
-    Each process writes its parts.
+    Of a model with adapters, only those. Each process writes its parts.
     """
     import orbax.checkpoint as ocp  # slow to import
 

@@ -31,8 +31,8 @@ def _group(line: str) -> int:
 def read(text: str) -> dict:
     """What a compiled module does, per device, loops counted as often as they run.
 
-    Returns 'cycles', the compiler's estimates for its kernels; 'untimed', sorts and Pallas kernels, which have none; 'collectives', kind ->
-    {'count', 'bytes'} with the bytes of the outputs; 'wire', the bytes that a device receives for them, at least;
+    Returns 'cycles', the compiler's estimates for its kernels; 'untimed', sorts and Pallas kernels, which have none;
+    'collectives', kind -> {'count', 'bytes'} with the bytes of the outputs; 'wire', the bytes that a device receives for them, at least;
     'unknown', loops counted once because their length could not be read. An asynchronous collective counts once: where
     it starts, or, where kernels carry it on, once a channel and chain. A sum of which each device keeps a part, fused
     with the slicing, is a reduce-scatter.

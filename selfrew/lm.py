@@ -11,7 +11,9 @@ from selfrew.models import attention as backends, decoder, hf
 
 TINY = os.path.join(os.path.dirname(__file__), 'tiny_base')
 DTYPES = 'float32', 'bfloat16'
-WANTED = '*.json', '*.safetensors', '*.jinja', 'tokenizer.model', 'merges.txt', 'vocab.txt'  # of a hub repository
+# Of a hub repository; some keep their weights twice.
+WANTED = '*.json', '*.safetensors', '*.jinja', 'tokenizer.model', 'merges.txt', 'vocab.txt'
+TWICE = 'consolidated*', 'original/*', '*/*'
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -56,7 +58,7 @@ def find(folder: str) -> str:
     from huggingface_hub import snapshot_download  # slow to import
 
     try:
-        return snapshot_download(folder, allow_patterns=WANTED)
+        return snapshot_download(folder, allow_patterns=list(WANTED), ignore_patterns=list(TWICE))
     except Exception as problem:
         said = str(problem).strip().split('\n')[0]
         raise FileNotFoundError(f'{folder!r} is not a folder here, and as a hub name it could not be downloaded '
@@ -65,7 +67,8 @@ def find(folder: str) -> str:
 
 def load(*, folder: str, data: int = 1, fsdp: int = 1, tensor: int = 1, dtype: str = 'float32',
          params: str = 'float32', max_length: int | None = None, attention: str = 'xla', remat: str = 'none',
-         chat_template: str | None = None, lora: int = 0, lora_alpha: float = 16.0, shape: dict | None = None):  # fmt: skip
+         chat_template: str | None = None, lora: int = 0, lora_alpha: float = 16.0,
+         shape: dict | None = None):  # fmt: skip
     """(lm, params) of a Hugging Face folder or hub name, or of 'tiny', the base that ships with the package.
 
     Args:

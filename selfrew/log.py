@@ -63,7 +63,7 @@ def say(text: str = '') -> None:
 def opening(config: dict, lm, params) -> None:
     """The config, the mesh, and the table of parameters with shapes and shardings."""
     say(dump(config).decode().rstrip())
-    say(f'mesh {dict(lm.mesh.shape)} on {jax.devices()[0].device_kind}, compute {lm.module.dtype}')
+    say(f'mesh {dict(lm.mesh.shape)} on {jax.devices()[0].device_kind}, compute {lm.module.dtype}, parameters {lm.stored}')
     shapes, names = decoder.abstract(lm.module)
     rows = jax.tree_util.tree_flatten_with_path(shapes)[0]
     axes = jax.tree.leaves(names, is_leaf=lambda x: isinstance(x, tuple))

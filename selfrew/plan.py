@@ -257,8 +257,8 @@ def advice(found: dict, chip: chips.Chip, model: dict) -> list[str]:
 NOTES = """GiB a device, of {hbm:.2f} that the compiler grants. MFU: model FLOPs (2 a weight and token forward, 6 in
 an update, 4 with LoRA; the head where it is applied; attention, causal counted by half; recomputation not counted) over
 the bfloat16 peak, every position of a row counted as a token. Times are predicted, not measured: the compiler's
-estimate of its kernels, which has none for sorts and Pallas kernels (splash), loops counted as often as they run, or the reading of a program's
-arguments from HBM where that takes longer; then the collectives' bytes over all links at once, nothing overlapped.
+estimate of its kernels, which has none for sorts and Pallas kernels (splash), loops counted as often as they run, or
+the reading of a program's arguments from HBM where that takes longer; then the collectives' bytes over all links at once, nothing overlapped.
 A round: prompts of {prompt_tokens} tokens, every response of full length, no host work, loading or saving."""
 
 
@@ -281,7 +281,8 @@ def show(plan: dict) -> str:
     for title, one in timed.items():
         kinds = ', '.join(f'{k} {gib(c["bytes"])} ({c["count"]:,.0f})' for k, c in one['collectives'].items())
         odd = f'; {one["unknown_loops"]} loops of unknown length counted once' * bool(one['unknown_loops'])
-        lines.append(f'  {title}: {kinds or "none"}{odd}' + f'; {one["untimed"]} sorts or Pallas kernels not timed' * bool(one['untimed']))
+        odd += f'; {one["untimed"]} sorts or Pallas kernels not timed' * bool(one['untimed'])
+        lines.append(f'  {title}: {kinds or "none"}{odd}')
     stages = ', '.join(f'{k} {"?" if v is None else f"{v / 60:,.1f}"}' for k, v in plan['round_seconds'].items())
     lines += ['', f'a round, minutes: {stages}', '', plan['verdict'], '', NOTES.format(**plan)]
     return '\n'.join(lines)

@@ -105,7 +105,7 @@ def check_checkpoint(checkpoint: str) -> None:
     """FileNotFoundError or ValueError where there is no reward model in that folder or hub repository."""
     folder = lms.find(checkpoint)
     if not hf.read_config(folder).scalar_head:
-        raise ValueError(f'{checkpoint} has no scalar head: a reward model is a ...ForSequenceClassification of 1 label')
+        raise ValueError(f'{checkpoint} has no scalar head: want a ...ForSequenceClassification of 1 label')
 
 
 @functools.lru_cache(maxsize=2)

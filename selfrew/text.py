@@ -36,7 +36,7 @@ class Text:
         return self._said(prompt.messages, add_generation_prompt=True)
 
     def conversation(self, prompt: Prompt, response: str) -> list[int]:
-        """The tokens of the chat with a response as its last turn, as the chat template closes it: for a reward model."""
+        """The tokens of the chat with a response as its last turn, closed as the chat template does: for a reward model."""
         return self._opened(self.encode(self._said([*prompt.messages, {'role': 'assistant', 'content': response}])))
 
     def _said(self, messages, **options) -> str:
@@ -72,8 +72,9 @@ class Text:
 
 
 def load(folder: str, template: str | None = None) -> Text:
-    """The tokenizer and chat template of a Hugging Face folder; `template`: a jinja file in place of the folder's, or the
-    name of one that ships, 'plain'.
+    """The tokenizer and chat template of a Hugging Face folder.
+
+    template: a jinja file in place of the folder's chat template, or the name of one that ships, 'plain'; or None.
 
     BOS comes before a prompt where the template or the tokenizer itself puts it. EOS is the special token that the
     template writes after an assistant's words (Qwen's <|im_end|>, Gemma's <end_of_turn>), else the tokenizer's;
@@ -94,12 +95,14 @@ def load(folder: str, template: str | None = None) -> Text:
     if template is not None:
         path = os.path.join(CHATS, f'{template}.jinja') if template in shipped else template
         if not os.path.isfile(path):
-            raise ValueError(f'model.chat_template={template!r} is neither a file nor one that ships ({", ".join(shipped)})')
+            raise ValueError(f'model.chat_template={template!r} is neither a file nor one that ships '
+                             f'({", ".join(shipped)})')  # fmt: skip
         with open(path) as file:
             tokenizer.chat_template = file.read()
     if not tokenizer.chat_template:
         raise ValueError(f'{folder}: the tokenizer has no chat template (chat_template.jinja or tokenizer_config.json);'
-                         f' name a jinja file in model.chat_template, or one that ships ({", ".join(shipped)})')  # fmt: skip
+                         ' name a jinja file in model.chat_template, or one that ships '
+                         f'({", ".join(shipped)})')  # fmt: skip
     if tokenizer.eos_token_id is None:
         raise ValueError(f'{folder}: the tokenizer names no end token (eos_token in tokenizer_config.json)')
     eos = _turn_end(tokenizer)

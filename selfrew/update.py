@@ -176,7 +176,7 @@ def shapes(lm, optimizer) -> State:
 
 
 def start(lm, state: State, optimizer) -> State:
-    """The state before a round's first update, with fresh moments. Updates write over `state.params`, so it is spent."""
+    """The state before a round's first update, with fresh moments. Updates will write over `state.params`."""
     opt = _beginner(lm, optimizer)(trained(lm, state.params))
     return State(state.params, opt, lm.whole(jnp.int32(state.step)), lm.whole(jnp.int32(state.round)))
 

@@ -1,4 +1,4 @@
-"""Adapters change nothing until they are trained; then they alone change; merged, they are the model that was trained."""
+"""Adapters change nothing until they are trained; then they alone change; merged, they are the trained model."""
 
 import dataclasses
 import functools

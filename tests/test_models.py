@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import huggingface_hub
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -306,6 +307,7 @@ def test_a_tokenizer_without_a_template_or_an_end_is_refused(tmp_path, tiny):
 READ = """
 import os, sys, threading, time
 os.environ['JAX_PLATFORMS'] = 'cpu'
+import huggingface_hub
 import jax
 from selfrew import sharding
 from selfrew.models import decoder, hf
@@ -344,3 +346,42 @@ def test_a_checkpoint_is_read_without_a_second_copy_of_its_stacks(tmp_path):
     del params
     said = subprocess.run([sys.executable, '-c', READ, str(tmp_path)], capture_output=True, text=True, check=True)
     assert int(said.stdout) < 160 << 20  # what XLA itself takes to compile is in it
+
+
+# --- where a model comes from -----------------------------------------------------------------------------------------
+
+
+def test_a_hub_name_is_downloaded_without_what_it_holds_twice(tmp_path, monkeypatch):
+    asked = {}
+
+    def download(name, allow_patterns, ignore_patterns):
+        asked.update(name=name, allow=allow_patterns, ignore=ignore_patterns)
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, 'snapshot_download', download)
+    assert lms.find('Some-Org/a.model_1') == str(tmp_path) and asked['name'] == 'Some-Org/a.model_1'
+    offered = ['config.json', 'model-00001-of-00002.safetensors', 'model.safetensors.index.json', 'tokenizer.model',
+               'chat_template.jinja', 'consolidated.safetensors', 'original/params.json', 'pytorch_model.bin']  # fmt: skip
+    patterns = {'allow_patterns': asked['allow'], 'ignore_patterns': asked['ignore']}
+    assert list(huggingface_hub.utils.filter_repo_objects(offered, **patterns)) == offered[:5]
+
+
+def test_a_hub_name_that_cannot_be_downloaded_is_refused_in_a_sentence(monkeypatch):
+    def download(*_, **__):
+        raise OSError('no route to the hub\nand a long story')
+
+    monkeypatch.setattr(huggingface_hub, 'snapshot_download', download)
+    with pytest.raises(FileNotFoundError, match=r"^'org/model' is not a folder here, .*\(no route to the hub\)$"):
+        lms.find('org/model')
+
+
+def test_a_preset_for_another_model_is_refused_with_the_differences():
+    shape = hf.read_json(lms.TINY) | {'num_hidden_layers': 5}
+    with pytest.raises(ValueError, match='model.shape is not that of .*tiny_base: layers 5, there 3$'):
+        lms.load(folder='tiny', shape=shape)
+
+
+def test_weights_that_lie_there_a_second_time_are_not_read(tmp_path):
+    params = _written(tmp_path)
+    save_file({'layers.0.attention.wq.weight': np.zeros((4, 4), np.float32)}, tmp_path / 'consolidated.safetensors')
+    jax.tree.map(np.testing.assert_array_equal, _read(tmp_path), params)

@@ -227,7 +227,8 @@ def _examples(count=8):
 def _train(lm, params, examples, loss, *, key=0, **options):
     rows = []
     state, totals = update.train(
-        lm, State(jax.tree.map(jnp.copy, params), None, 0, 0), examples, jax.random.key(key), loss, lambda i, m: rows.append((i, m)),
+        lm, State(jax.tree.map(jnp.copy, params), None, 0, 0), examples, jax.random.key(key), loss,
+        lambda i, m: rows.append((i, m)),
         **({'optimizer': update.adamw, 'lr': 1e-2, 'batch': 4, 'row_length': 64} | options),
     )  # fmt: skip
     return state, totals, rows
@@ -312,8 +313,10 @@ def test_sft_learns_its_responses():
 def test_a_round_leaves_no_second_copy_of_the_parameters():
     lm, params = toy()
     given = jax.tree.map(jnp.copy, params)
-    update.train(lm, State(given, None, 0, 0), _examples(4), jax.random.key(0), losses.sft, lambda *_: None, optimizer=update.adamw,
-                 lr=1e-2, batch=4, row_length=64)  # fmt: skip
+    update.train(
+        lm, State(given, None, 0, 0), _examples(4), jax.random.key(0), losses.sft, lambda *_: None,
+        optimizer=update.adamw, lr=1e-2, batch=4, row_length=64,
+    )  # fmt: skip
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(given))
 
 

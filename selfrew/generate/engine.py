@@ -66,8 +66,9 @@ def advance(module, params, token_R, length_R, t, room: int, cache):
     C = cache['k'].shape[4]
     L = C - room
     column_C = jnp.arange(C)
-    position_RC = jnp.where(column_C < L, column_C, column_C - L)[None, :] + (column_C >= L)[None, :] * length_R[:, None]
-    mask_RC = (column_C[None, :] < length_R[:, None]) | ((column_C >= L) & (column_C < L + t))[None, :]
+    produced_C = column_C >= L
+    position_RC = jnp.where(produced_C, column_C - L, column_C)[None, :] + produced_C[None, :] * length_R[:, None]
+    mask_RC = (column_C[None, :] < length_R[:, None]) | (produced_C & (column_C < L + t))[None, :]
     mask_RC = jnp.pad(mask_RC, ((0, 0), (0, 1)), constant_values=True)  # itself
     hidden_R1D, new = module.apply(
         {'params': params}, token_R[:, None], (length_R + t)[:, None], mask_RC[:, None, :], cache, position_RC
@@ -78,7 +79,7 @@ def advance(module, params, token_R, length_R, t, room: int, cache):
 
 
 def produce(module, params, hidden_RD, cache, length_R, key_R, t, temperature, top_p, *, room: int, nucleus: bool):
-    """Draws token `t` of each row and reads it. Returns (token [R], its raw log-probability [R], hidden [R D], cache)."""
+    """Draws token `t` of each row and reads it: (token [R], its raw log-probability [R], hidden [R D], cache)."""
     uniform_R = jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, t)))(key_R)
     token_R, logp_R = _pick(decoder.head(module, params, hidden_RD), uniform_R, temperature, top_p, nucleus)
     return token_R, logp_R, *advance(module, params, token_R, length_R, t, room, cache)
@@ -117,7 +118,7 @@ def _decode(module, params, tokens_RL, length_R, key_R, temperature, top_p, *, e
 
 
 def padded(lm, sequences, rows: int):
-    """Batches of like length: (which ones [M], the same filled up to R rows, tokens [R L] padded on the right, length [R]).
+    """Batches of like length: (which ones [M], the same filled up to R, tokens [R L] padded on the right, length [R]).
 
     R is at most `rows`, but at least one for each part that the mesh splits rows into; the first one fills.
     """

@@ -196,7 +196,8 @@ def _ropes(get, family: str, positions: int, where: str):
                 factor = d.get('factor') or positions / before
                 grown = float(np.sqrt(1 + np.log(factor) / np.log(before))) if factor > 1 else 1.0
                 fields |= {'short': tuple(map(float, d['short_factor'])), 'long': tuple(map(float, d['long_factor'])),
-                           'original': before, 'attention_factor': float(d.get('attention_factor') or grown)}  # fmt: skip
+                           'original': before,
+                           'attention_factor': float(d.get('attention_factor') or grown)}  # fmt: skip
         except KeyError as missing:
             raise ValueError(f'{where}: rope type {kind!r} wants {missing}') from None
         return Rope(kind=kind, **fields)
@@ -259,12 +260,13 @@ def layout(config: ModelConfig, fused: bool) -> dict:
 def _files(folder: str) -> dict:
     """Tensor name -> the safetensors file that holds it. ValueError names a file that is cut or not there."""
     found = {}
-    index = os.path.join(folder, 'model.safetensors.index.json')
-    listed = set()
+    index, names = os.path.join(folder, 'model.safetensors.index.json'), {'model.safetensors'}
     if os.path.exists(index):
         with open(index) as file:
-            listed = set(json.load(file)['weight_map'].values())
-    for name in sorted(listed or {n for n in os.listdir(folder) if n.endswith('.safetensors')}):
+            names = set(json.load(file)['weight_map'].values())
+    elif not os.path.exists(os.path.join(folder, 'model.safetensors')):
+        names = {name for name in os.listdir(folder) if name.endswith('.safetensors')}
+    for name in sorted(names):
         path = os.path.join(folder, name)
         try:
             with safe_open(path, framework='np') as file:
