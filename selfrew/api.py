@@ -73,7 +73,7 @@ class Lm(lms.Lm):
         responses = [r if isinstance(r, Response) else Response(r) for r in responses]
         examples = [Example(p, (r,)) for p, r in zip(prompts, responses, strict=True)]
         longest = self.config.max_length
-        docs, dropped = encode.tokenise(self.text, examples, row_length=longest)
+        docs, dropped = encode.tokenise(self.text, examples, row_length=longest, positions=longest)
         if dropped:
             bad = sorted(set(range(len(examples))) - {doc.index for doc in docs})
             raise ValueError(f'responses {bad} are empty, or longer with their prompt than {longest} tokens')

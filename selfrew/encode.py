@@ -16,8 +16,11 @@ class Doc(NamedTuple):
     weight: float
 
 
-def tokenise(text, examples: list[Example], *, row_length: int) -> tuple[list[Doc], int]:
-    """The examples that fit into a row, and how many did not fit or had an empty response.
+def tokenise(text, examples: list[Example], *, row_length: int,
+             positions: int | None = None) -> tuple[list[Doc], int]:  # fmt: skip
+    """The examples that fit, and how many did not fit or had an empty response.
+
+    One fits whose prompt with all its responses fits into a row, and with each of them into the model's positions (None: any).
 
     A sampled response keeps the tokens that were sampled; one given as text is tokenised, with the end token only where
     it ended by itself. Nothing is cut: half a response would teach a wrong end.
@@ -26,7 +29,8 @@ def tokenise(text, examples: list[Example], *, row_length: int) -> tuple[list[Do
     for index, example in enumerate(examples):
         responses = tuple(tuple(r.tokens or text.response(r.text, r.finish)) for r in example.responses)
         doc = Doc(index, tuple(text.prompt(example.prompt)), responses, example.weight)
-        if all(responses) and _length(doc) <= row_length:
+        longest = len(doc.prompt) + max(map(len, responses))
+        if all(responses) and _length(doc) <= row_length and longest <= (positions or longest):
             docs.append(doc)
     return docs, len(examples) - len(docs)
 

@@ -65,6 +65,11 @@ def find(folder: str) -> str:
                                 f'({said})') from None  # fmt: skip
 
 
+def longest(*, folder: str, max_length: int | None = None, **_) -> int:
+    """The longest context of the model that `load` with these fields would give. Raises as `load` does."""
+    return hf.read_config(find(folder), max_length).max_length
+
+
 def load(*, folder: str, data: int = 1, fsdp: int = 1, tensor: int = 1, dtype: str = 'float32',
          params: str = 'float32', max_length: int | None = None, attention: str = 'xla', remat: str = 'none',
          chat_template: str | None = None, lora: int = 0, lora_alpha: float = 16.0,

@@ -144,6 +144,6 @@ def show(lm, judgements, examples, updating) -> None:
             first('its first verdict', j.verdicts[0][0])
     if examples:
         length = updating.keywords.get('row_length', update.train.__kwdefaults__['row_length'])
-        docs, _ = encode.tokenise(lm.text, examples[:4], row_length=length)
+        docs, _ = encode.tokenise(lm.text, examples[:4], row_length=length, positions=lm.config.max_length)
         if docs:
             first_row(lm, encode.batches(docs, batch=len(docs), row_length=length)[0])

@@ -118,6 +118,17 @@ def _typed(value, hint, where):
     raise ValueError(f'{where}={value!r}: want {wanted}, got {type(value).__name__}')
 
 
+def check_lengths(part, context: int) -> None:
+    """ValueError where a bound part, or one inside it, writes so many tokens that no prompt fits into the context."""
+    for name, value in part.keywords.items():
+        if name == 'max_tokens' and value >= context:
+            raise ValueError(f'{part.func.__name__}: max_tokens={value} leaves no room for a prompt in the context of '
+                             f'{context}; lower it, or raise model.max_length')  # fmt: skip
+        for inner in value if isinstance(value, tuple) else (value,):
+            if isinstance(inner, functools.partial):
+                check_lengths(inner, context)
+
+
 # --- turns ------------------------------------------------------------------------------------------------------------
 
 

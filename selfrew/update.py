@@ -246,10 +246,10 @@ def train(lm, state, examples, key, loss, report, *, optimizer, lr: float, batch
         if value is not None and value < 1:
             raise ValueError(f'train.{name}={value}: want at least 1')
     check_schedule(schedule)
-    docs, dropped = encode.tokenise(lm.text, examples, row_length=row_length)
+    docs, dropped = encode.tokenise(lm.text, examples, row_length=row_length, positions=lm.config.max_length)
     if not docs:
         raise ValueError(f'no example to train on: {len(examples)} came, {dropped} of them empty or longer than '
-                         f'row_length={row_length} tokens')  # fmt: skip
+                         f'row_length={row_length} or {lm.config.max_length} positions')  # fmt: skip
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     pack = functools.partial(
         encode.batches, docs, batch=batch, row_length=row_length, multiple=sharding.row_count(lm.mesh), rng=rng

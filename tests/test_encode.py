@@ -129,3 +129,11 @@ def test_examples_of_unequal_numbers_of_responses_are_refused():
 
 def test_unannotated_references_are_nan():
     assert all(np.isnan(b.ref_logp).all() for b in encode.batches(docs(5), batch=2, row_length=40))
+
+
+def test_what_is_longer_than_the_models_positions_is_left_out_however_long_the_row():
+    """BOS and five tokens of prompt, three and five of responses: 6 + 5 = 11 positions, 14 places of a row."""
+    examples = [Example(prompt(range(3, 8)), (Response('9 9', finish='stop'), Response('9 9 9 9')))]
+    assert encode.tokenise(Numbers(), examples, row_length=14, positions=11)[1] == 0
+    assert encode.tokenise(Numbers(), examples, row_length=14, positions=10)[1] == 1
+    assert encode.tokenise(Numbers(), examples, row_length=13, positions=11)[1] == 1

@@ -255,3 +255,16 @@ def test_a_turn_with_nothing_to_learn_from_says_so(tmp_path):
     config['round']['scorer'] = {'name': 'given'}
     with pytest.raises(ValueError, match='round 01 has nothing to learn from.*"ties": 1.0'):
         _run(config, tmp_path)
+
+
+def test_responses_longer_than_the_context_are_refused_before_a_model_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop.lms.hf, 'read_params', lambda *_: pytest.fail('loaded'))
+    for where, part in (('sample', 'sampler'), ('judge', 'scorer')):
+        config = _small()
+        config['round'][part] |= {'name': where, 'max_tokens': 512}
+        with pytest.raises(ValueError, match=f'{where}: max_tokens=512 leaves no room for a prompt in the context of 512'):
+            _run(config, tmp_path)
+    config = _small()
+    config['model']['max_length'] = config['round']['sampler']['max_tokens']
+    with pytest.raises(ValueError, match='sample: max_tokens=.* leaves no room'):
+        _run(config, tmp_path)
