@@ -240,6 +240,12 @@ def test_norm_divides_by_the_root_mean_square():
     np.testing.assert_allclose(found, [[0.848528, 2.262742]], atol=1e-5)
 
 
+def test_an_offset_of_one_is_added_in_float32():
+    """1 + 2⁻¹⁰ has no bfloat16: added there, the scale would be lost."""
+    x, scale = jnp.ones((1, 4)), jnp.full(4, 2.0**-10, jnp.bfloat16)
+    np.testing.assert_allclose(decoder.rms_norm(x, scale, 0.0, unit_offset=True), np.full((1, 4), 1 + 2.0**-10), rtol=1e-7)
+
+
 def test_bfloat16_compute_keeps_float32_parameters_and_logits():
     module = decoder.module_of(SMALL, 'bfloat16')
     params = decoder.init(module, jax.random.key(0))

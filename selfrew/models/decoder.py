@@ -94,11 +94,11 @@ def _normal(fan_in: int, *names):
     return nn.with_logical_partitioning(nn.initializers.normal(fan_in**-0.5), names)
 
 
-def rms_norm(x, scale, eps: float):
-    """Root-mean-square normalisation over the last axis, in float32."""
-    x32 = x.astype(jnp.float32)
+def rms_norm(x, scale, eps: float, unit_offset: bool = False):
+    """Root-mean-square normalisation over the last axis, in float32, times the scale or, with the offset, 1 + scale."""
+    x32, scale = x.astype(jnp.float32), scale.astype(jnp.float32)
     x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + eps)
-    return (x32 * scale.astype(jnp.float32).reshape((1,) * (x.ndim - 1) + (-1,))).astype(x.dtype)
+    return (x32 * (1.0 + scale if unit_offset else scale).reshape((1,) * (x.ndim - 1) + (-1,))).astype(x.dtype)
 
 
 def turns(rope: Rope, config: ModelConfig, position_RL):
@@ -147,7 +147,7 @@ class Block(nn.Module):
 
         def norm(name, x):
             scale = self.param(name, _norm_init(c), x.shape[-1:])
-            return rms_norm(x, scale + 1.0 if c.unit_offset else scale, c.norm_eps)
+            return rms_norm(x, scale, c.norm_eps, c.unit_offset)
 
         def heads(name, y, count, *axes):
             y = norm(f'{name}_norm', y) if c.qk_norm == 'width' else y
@@ -225,7 +225,7 @@ class Decoder(nn.Module):
         if c.scalar_head:
             zeros = nn.with_logical_partitioning(nn.initializers.zeros, ('embed', None))
             self.param('scalar', zeros, (c.width, 1))
-        return rms_norm(x, scale + 1.0 if c.unit_offset else scale, c.norm_eps), new
+        return rms_norm(x, scale, c.norm_eps, c.unit_offset), new
 
 
 def head(module, params, hidden_XD):
