@@ -72,7 +72,8 @@ def at_scale(name: str, lora: bool):
         round={
             'prompts': {'name': 'records', 'source': 'prompts.jsonl', 'n': 7000},  # of a pool, without replacement
             'sampler': {'name': 'sample', 'n': 4, 'max_tokens': 1024, **votes},
-            'scorer': {'name': 'judge', 'template': 'additive', 'votes': 3, 'max_tokens': 256, **votes},
+            'scorer': {'name': 'judge', 'template': 'additive', 'votes': 3, 'max_tokens': 256,
+                       **votes, 'rows': 64 if lora else 256},  # what small chips hold of a judge's long prompts
             'pairs': {'name': 'extremes', 'count': 1},
             'loss': {'name': 'dpo', 'beta': 0.1},
             'train': base.training(lr=1e-6 * scale, final=0.1, **learn),
