@@ -9,6 +9,7 @@ import pathlib
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -92,9 +93,15 @@ def _small(rounds=2, **fields):
 
 @pytest.fixture(scope='module', autouse=True)
 def _one_load():
-    """Runs share the module and the base's parameters, so that their programs are compiled once."""
+    """Runs share the module, so that their programs are compiled once; each writes over parameters of its own."""
+    once = functools.cache(loop.lms.load)
+
+    def load(**fields):
+        lm, params = once(**fields)
+        return lm, jax.tree.map(jnp.copy, params)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop.lms, 'load', functools.cache(loop.lms.load))
+        patch.setattr(loop.lms, 'load', functools.wraps(once)(load))
         yield
 
 
