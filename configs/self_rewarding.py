@@ -66,8 +66,8 @@ def at_scale(name: str, lora: bool):
             'dtype': 'bfloat16', 'params': 'bfloat16', 'max_length': 4096, 'remat': 'full', 'lora': 16 if lora else 0,
             **({'chat_template': 'plain'} if name.startswith('llama2') else {}),
         },
-        # rows are split over data × fsdp: more of them than examples in a batch would be padding
-        mesh={'data': 1, 'fsdp': 16 if large else 8, 'tensor': 4 if large else 1},
+        # All devices. Rows are split over data × fsdp: where that is more than a batch has examples, the rest is padding.
+        mesh={'data': 1, 'fsdp': -1, 'tensor': 4 if large else 1},
         start=start,
         round={
             'prompts': {'name': 'records', 'source': 'prompts.jsonl', 'n': 7000},  # of a pool, without replacement

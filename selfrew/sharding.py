@@ -21,9 +21,10 @@ RULES = {
 def make(data: int = 1, fsdp: int = 1, tensor: int = 1, devices=None) -> Mesh:
     """A mesh of data × fsdp × tensor of the devices (None: this machine's), the first so many of them.
 
-    Raises ValueError where that number does not divide the number of devices, or some process would have none.
+    fsdp may be -1: as many as the other axes leave. Raises ValueError where that number does not divide the number of devices, or some process would have none.
     """
     devices = jax.devices() if devices is None else list(devices)
+    fsdp = max(len(devices) // max(data * tensor, 1), 1) if fsdp == -1 else fsdp
     shape = (data, fsdp, tensor)
     want = int(np.prod(shape))
     if min(shape) < 1 or len(devices) % want:

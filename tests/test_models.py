@@ -381,6 +381,14 @@ def test_a_hub_name_that_cannot_be_downloaded_is_refused_in_a_sentence(monkeypat
         lms.find('org/model')
 
 
+def test_an_fsdp_of_minus_one_takes_what_the_other_axes_leave():
+    assert dict(sharding.make(fsdp=-1).shape) == {'data': 1, 'fsdp': 8, 'tensor': 1}
+    assert dict(sharding.make(data=2, fsdp=-1, tensor=2).shape) == {'data': 2, 'fsdp': 2, 'tensor': 2}
+    for mesh in ({'fsdp': -1, 'tensor': 3}, {'fsdp': -2}, {'fsdp': -1, 'data': 16}, {'fsdp': -1, 'tensor': 0}):
+        with pytest.raises(ValueError, match='choose a mesh whose product divides 8'):
+            sharding.make(**mesh)
+
+
 def test_a_preset_for_another_model_is_refused_with_the_differences():
     shape = hf.read_json(lms.TINY) | {'num_hidden_layers': 5}
     with pytest.raises(ValueError, match='model.shape is not that of .*tiny_base: layers 5, there 3$'):
