@@ -116,7 +116,7 @@ def load(folder: str, *, mesh: dict | None = None, **options):
       options: dtype, params, max_length, attention, lora, … as selfrew.lm.load has them.
     Raises FileNotFoundError or ValueError that names what is wrong.
     """
-    lm, params = lms.load(folder=folder, **({'fsdp': jax.device_count()} if mesh is None else mesh), **options)
+    lm, params = lms.load(folder=folder, **({'fsdp': -1} if mesh is None else mesh), **options)
     return Lm(**{field.name: getattr(lm, field.name) for field in dataclasses.fields(lm)}), params
 
 

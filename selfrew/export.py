@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 
+
 def save(folder: str, lm, params, *, dtype: str = 'float32', shard_bytes: int = 4 << 30) -> None:
     """Writes what transformers loads: config, tensors, tokenizer, chat template, generation config; adapters merged.
 
@@ -30,9 +31,7 @@ def save(folder: str, lm, params, *, dtype: str = 'float32', shard_bytes: int = 
         shutil.copy(before, folder)
     else:
         ids = {'bos_token_id': lm.text.bos, 'eos_token_id': list(lm.text.ends), 'pad_token_id': lm.text.pad}
-        with open(os.path.join(folder, 'generation_config.json'), 'w') as file:
-            json.dump({name: value for name, value in ids.items() if value is not None}, file, indent=2)
-            file.write('\n')
+        hf.dump(folder, 'generation_config.json', {name: value for name, value in ids.items() if value is not None})
     fields = hf.read_json(lm.folder)
     hf.write(folder, fields, lm.config, decoder.merged(lm.module, params), dtype=dtype, shard_bytes=shard_bytes)
 

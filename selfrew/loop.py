@@ -31,8 +31,9 @@ def run(workdir: str, *, seed: int, model: dict, mesh: dict, rounds: int, round:
     turns = parts.turns(rounds=rounds, round=round, start=start, by_round=by_round)
     tests = {name: parts.bind('evals', entry, f'evals.{name}', eval_shelf) for name, entry in (evals or {}).items()}
     opening = parts.fill(lms.load, dict(model) | dict(mesh), 'model, mesh')
+    context = lms.longest(**opening.keywords)
     for part in [p for turn in turns for p in (turn.sampler, turn.scorer)] + list(tests.values()):
-        parts.check_lengths(part, lms.longest(**opening.keywords))
+        parts.check_lengths(part, context)
     lm, params = opening()
     if hosts.by_main(lambda: config) != config:
         raise ValueError('this process has another config than process 0; start all with the same command')

@@ -157,8 +157,9 @@ def _locals(get, family: str, layers: int, where: str):
     if not window or (family in ('Qwen2', 'Qwen3') and not used):
         window = None
     if kinds is not None:
-        if unknown := set(kinds) - {'full_attention', 'sliding_attention'} or len(kinds) != layers:
-            raise ValueError(f'{where}: layer_types {unknown} is not supported; supported: one of full_attention, '
+        unknown = set(kinds) - {'full_attention', 'sliding_attention'}
+        if unknown or len(kinds) != layers:
+            raise ValueError(f'{where}: layer_types {unknown or kinds} is not supported; supported: one of full_attention, '
                              f'sliding_attention for each of {layers} layers')  # fmt: skip
         local = tuple(kind == 'sliding_attention' for kind in kinds)
     elif family in ('Qwen2', 'Qwen3'):
@@ -297,7 +298,7 @@ def read_params(folder: str, config: ModelConfig, shapes, shardings) -> dict:
             at += blocks[name].shape[-1]
     opened = {path: safe_open(path, framework='np') for path in set(files.values())}
     part = lambda name: opened[files[name]].get_slice(name)  # noqa: E731
-    _check(folder, config, shapes, blocks, where, files, part, fused)
+    _check(folder, config, shapes, blocks, files, part, fused)
 
     def put(name, first, shape, sharding):
         """The rows of a tensor from `first` on, of this shape (theirs), sharded."""
@@ -341,7 +342,7 @@ def _write(stack, layer, i, sharding):
     return jax.lax.with_sharding_constraint(stack, sharding)
 
 
-def _check(folder, config, shapes, blocks, where, files, part, fused) -> None:
+def _check(folder, config, shapes, blocks, files, part, fused) -> None:
     """ValueError that names the tensors that are missing, extra or of another shape than the config says."""
     wanted = {}
     for name, leaf in shapes.items():
@@ -415,8 +416,8 @@ def write(folder: str, fields: dict, config: ModelConfig, params, *, dtype: str 
         index |= dict.fromkeys(mine, name)
     if len(files) > 1:
         total = sum(sum(mine.values()) for _, mine in files)
-        _dump(folder, 'model.safetensors.index.json', {'metadata': {'total_size': total}, 'weight_map': index})
-    _dump(folder, 'config.json', {k: v for k, v in fields.items() if k != 'torch_dtype'} | {'dtype': dtype})
+        dump(folder, 'model.safetensors.index.json', {'metadata': {'total_size': total}, 'weight_map': index})
+    dump(folder, 'config.json', {k: v for k, v in fields.items() if k != 'torch_dtype'} | {'dtype': dtype})
 
 
 @jax.jit
@@ -424,7 +425,8 @@ def _layer(stack, i):
     return jax.lax.dynamic_index_in_dim(stack, i, keepdims=False)
 
 
-def _dump(folder: str, name: str, content: dict) -> None:
+def dump(folder: str, name: str, content: dict) -> None:
+    """A JSON file of a checkpoint."""
     with open(os.path.join(folder, name), 'w') as file:
         json.dump(content, file, indent=2)
         file.write('\n')
