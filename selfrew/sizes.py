@@ -1,0 +1,17 @@
+"""Sizes of arrays: few of them, so that what differs a little shares a compiled program. Layer 0."""
+
+import math
+
+
+def up(n: float, multiple: int) -> int:
+    """The least multiple of `multiple` that is at least n."""
+    return math.ceil(n / multiple) * multiple
+
+
+def rung(n: int, multiple: int = 1) -> int:
+    """The least number >= n of the form k·2^j with 4 <= k < 8 (up to 4: n itself), then up to a multiple.
+
+    Four steps an octave, 4 5 6 7 8 10 12 14 16 20 …: at most a quarter more than was asked for.
+    """
+    step = 1 << max((n - 1).bit_length() - 3, 0)
+    return up(up(n, step), multiple)
