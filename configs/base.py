@@ -22,7 +22,7 @@ def model() -> dict:
     """The base that ships; what each field means is in selfrew.lm.load."""
     return {
         'folder': 'tiny', 'dtype': 'float32', 'params': 'float32', 'max_length': placeholder(int), 'attention': 'xla',
-        'remat': 'none', 'chat_template': placeholder(str), 'lora': 0, 'lora_alpha': 16.0,
+        'remat': 'none', 'cache': placeholder(str), 'cache_gib': placeholder(float), 'chat_template': placeholder(str), 'lora': 0, 'lora_alpha': 16.0,
     }  # fmt: skip
 
 
@@ -49,7 +49,7 @@ def judge(votes: int, n: int = 150) -> dict:
 def judging(votes: int) -> dict:
     """The model as its own judge."""
     return {'name': 'judge', 'template': 'check', 'votes': votes, 'temperature': 0.7, 'top_p': 1.0,
-            'max_tokens': VERDICT, 'rows': 512}  # fmt: skip
+            'max_tokens': VERDICT}  # fmt: skip
 
 
 def fresh(n: int, answers: bool = False) -> dict:
@@ -59,7 +59,7 @@ def fresh(n: int, answers: bool = False) -> dict:
 
 def sampling(n: int) -> dict:
     """Samples of the policy."""
-    return {'name': 'sample', 'n': n, 'temperature': 1.0, 'top_p': 1.0, 'max_tokens': ANSWER, 'rows': 512}
+    return {'name': 'sample', 'n': n, 'temperature': 1.0, 'top_p': 1.0, 'max_tokens': ANSWER}
 
 
 def imitate(*sources: dict, lr: float, epochs: int = 1, max_steps: int | None = None) -> dict:

@@ -15,7 +15,7 @@ def get_config(arg: str = ''):
         rounds=1 if small else 4,
         round={
             'prompts': base.fresh(40 if small else 1000, answers=True),
-            'sampler': {'name': 'sample', 'n': 8, 'max_tokens': base.ANSWER, 'rows': 512},
+            'sampler': {'name': 'sample', 'n': 8, 'max_tokens': base.ANSWER},
             'scorer': {'name': 'exact_answer'},
             'pairs': {'name': 'right_vs_wrong', 'count': 3},
             'loss': {'name': 'dpo', 'beta': 0.1, 'nll': 5.0},  # the paper's α is 1; the tiny base wants a firmer hold

@@ -5,6 +5,7 @@ import os
 import re
 
 import jax
+import jax.numpy as jnp
 
 from selfrew import hosts, sharding, text
 from selfrew.models import attention as backends, decoder, hf
@@ -23,10 +24,16 @@ class Lm:
     mesh: jax.sharding.Mesh
     stored: str = 'float32'  # how parameters are kept, adapters aside
     folder: str | None = None  # where it came from
+    cache: str | None = None  # how keys and values are kept while sampling; None: as they are computed
+    cache_gib: float | None = None  # what they may take of a device; None: see generate.engine.budget
 
     @property
     def config(self) -> decoder.ModelConfig:
         return self.module.config
+
+    @property
+    def cache_dtype(self):
+        return jnp.dtype(self.cache or self.module.dtype)
 
     def abstract(self):
         """The shape and dtype of each parameter."""
@@ -72,8 +79,8 @@ def longest(*, folder: str, max_length: int | None = None, **_) -> int:
 
 def load(*, folder: str, data: int = 1, fsdp: int = 1, tensor: int = 1, dtype: str = 'float32',
          params: str = 'float32', max_length: int | None = None, attention: str = 'xla', remat: str = 'none',
-         chat_template: str | None = None, lora: int = 0, lora_alpha: float = 16.0,
-         shape: dict | None = None):  # fmt: skip
+         cache: str | None = None, cache_gib: float | None = None, chat_template: str | None = None, lora: int = 0,
+         lora_alpha: float = 16.0, shape: dict | None = None):  # fmt: skip
     """(lm, params) of a Hugging Face folder or hub name, or of 'tiny', the base that ships with the package.
 
     Args:
@@ -84,16 +91,20 @@ def load(*, folder: str, data: int = 1, fsdp: int = 1, tensor: int = 1, dtype: s
       max_length: the longest context, at most the checkpoint's; None: the checkpoint's (see hf.config_of).
       attention: 'xla', 'cudnn' (GPU) or 'splash' (TPU). remat: what the backward pass computes again to save memory,
         'none', 'full' (whole blocks) or 'dots' (all but matrix products).
+      cache: how keys and values are kept while sampling, 'float32' or 'bfloat16'; None: in dtype.
+      cache_gib: what they may take of each device's memory; None: 0.3 of it, on a CPU 4 GiB.
       chat_template: a jinja file or 'plain', the chat template where the folder has none, or instead of it.
       lora: rank of adapters; 0 trains all parameters. lora_alpha: adapters count alpha / rank.
       shape: config.json's content as a preset states it; the folder's must say the same.
     Raises FileNotFoundError or ValueError that names what is wrong, before anything is put on a device.
     """
     choices = {'dtype': (dtype, DTYPES), 'params': (params, DTYPES), 'remat': (remat, decoder.REMAT),
-               'attention': (attention, backends.BACKENDS)}  # fmt: skip
+               'attention': (attention, backends.BACKENDS), 'cache': (cache or dtype, DTYPES)}  # fmt: skip
     for name, (value, known) in choices.items():
         if value not in known:
             raise ValueError(f'no {name} {value!r}; there are: {", ".join(known)}')
+    if cache_gib is not None and cache_gib <= 0:
+        raise ValueError(f'cache_gib={cache_gib}: want more than 0, or None')
     if lora < 0:
         raise ValueError(f'lora={lora}: want a rank, or 0')
     mesh = sharding.make(data, fsdp, tensor)
@@ -115,7 +126,7 @@ def load(*, folder: str, data: int = 1, fsdp: int = 1, tensor: int = 1, dtype: s
         raise ValueError(f'{folder}: the tokenizer has {len(words)} tokens and the embedding {config.vocab} rows; '
                          'resize the embedding, or take the tokenizer that belongs to it')  # fmt: skip
     module = decoder.module_of(config, dtype, attention=attention, remat=remat, mesh=mesh)
-    lm = Lm(module, words, mesh, params, folder)
+    lm = Lm(module, words, mesh, params, folder, cache, cache_gib)
     values = hf.read_params(folder, config, lm.abstract(), lm.shardings())
     if lora:
         fresh, lie = decoder.adapters(module, jax.random.key(0)), lm.shardings()['blocks']

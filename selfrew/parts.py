@@ -25,7 +25,7 @@ LOOKED_UP = {
     'template': text.template, 'source': prompts.check_source, 'tasks': tasks.get_all, 'split': tasks.check_split,
     'schedule': update.check_schedule, 'mean': losses.check_mean, 'checkpoint': scorers.check_checkpoint,
 }  # fmt: skip
-COUNTS = ('n', 'batch', 'epochs', 'max_steps', 'row_length', 'votes', 'max_tokens', 'rows', 'count', 'keep_states')
+COUNTS = ('n', 'batch', 'epochs', 'max_steps', 'row_length', 'votes', 'max_tokens', 'rows', 'slots', 'count', 'keep_states')
 
 
 def names(key: str, module) -> tuple:

@@ -7,13 +7,16 @@ from selfrew import generate
 from selfrew.types import Response, Rollout
 
 
-def sample(lm, params, prompts, key, *, n: int = 4, temperature: float = 1.0, top_p: float = 1.0,
-           max_tokens: int = 256, rows: int = 256) -> list[Rollout]:  # fmt: skip
+def sample(lm, params, prompts, key, *, n: int = 4, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0,
+           min_p: float = 0.0, stop: tuple = (), max_tokens: int = 256,
+           slots: int | None = None) -> list[Rollout]:  # fmt: skip
     """`n` samples of the model for each prompt.
 
     Args:
-      temperature, top_p: 0 is greedy; 1.0 keeps all tokens. max_tokens: of a response.
-      rows: requests decoded together; changes the speed and the memory, not the samples.
+      temperature: 0 is greedy. top_k, top_p, min_p: which tokens may be drawn; 0, 1.0 and 0.0 keep all.
+      stop: strings of which the first that appears ends a response, which does not show it. max_tokens: of a response.
+      slots: samples made at the same time, at most; None: 64 on a CPU, 256 elsewhere. Changes the speed and the memory,
+        not the samples.
     Raises ValueError for an option out of range.
     """
     if n < 1:
@@ -22,7 +25,7 @@ def sample(lm, params, prompts, key, *, n: int = 4, temperature: float = 1.0, to
     ids, index = [p.id for p, _ in fitting for _ in range(n)], [i for _ in fitting for i in range(n)]
     responses = generate.generate(
         lm, params, [tokens for _, tokens in fitting for _ in range(n)], generate.request_keys(key, ids, index),
-        max_tokens=max_tokens, temperature=temperature, top_p=top_p, rows=rows,
+        max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, stop=stop, slots=slots,
     )  # fmt: skip
     return [Rollout(p, tuple(responses[i * n : (i + 1) * n])) for i, (p, _) in enumerate(fitting)]
 
@@ -34,8 +37,8 @@ def with_greedy(lm, params, prompts, key, *, sampler) -> list[Rollout]:
     """
     if sampler.func is not sample:
         raise ValueError(f'with_greedy wants the sampler named sample, got {sampler.func.__name__}')
-    max_tokens = sampler.keywords.get('max_tokens', sample.__kwdefaults__['max_tokens'])
-    greedy = sample(lm, params, prompts, key, n=1, temperature=0.0, max_tokens=max_tokens)
+    same = {name: sampler.keywords[name] for name in ('max_tokens', 'stop', 'slots') if name in sampler.keywords}
+    greedy = sample(lm, params, prompts, key, n=1, temperature=0.0, **same)
     drawn = sampler(lm, params, prompts, key)  # leaves out the same prompts: the limit is the same
     return [Rollout(d.prompt, d.responses + g.responses) for d, g in zip(drawn, greedy, strict=True)]
 

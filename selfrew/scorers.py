@@ -137,15 +137,15 @@ def reward_model(lm, params, rollouts, key, *, checkpoint: str, dtype: str = 'fl
 
 
 def judge(lm, params, rollouts, key, *, template: str = 'additive', votes: int = 3, temperature: float = 0.7,
-          top_p: float = 0.9, max_tokens: int = 256, low: float = 0.0, high: float = 5.0,
-          rows: int = 256) -> list[Judgement]:  # fmt: skip
+          top_k: int = 0, top_p: float = 0.9, min_p: float = 0.0, max_tokens: int = 256, low: float = 0.0,
+          high: float = 5.0, slots: int | None = None) -> list[Judgement]:  # fmt: skip
     """The model judges responses with its own parameters: the mean of the valid votes (arXiv 2401.10020, §2.2).
 
     Args:
       template: a jinja file with {{ prompt }} and {{ response }}, or one that ships; it asks for a last 'Score: N'.
-      votes: verdicts sampled for each response. temperature, top_p, max_tokens: of a verdict.
+      votes: verdicts sampled for each response. temperature, top_k, top_p, min_p, max_tokens: of a verdict.
       low, high: the range of a score; outside of it there is no verdict.
-      rows: see samplers.sample.
+      slots: see samplers.sample.
     A response whose judge prompt does not fit into the context, or none of whose votes can be read, scores nan.
     Raises FileNotFoundError without the template, ValueError for an option out of range.
     """
@@ -161,7 +161,7 @@ def judge(lm, params, rollouts, key, *, template: str = 'additive', votes: int =
     keys = generate.request_keys(key, [f'judge/{names[i]}' for i, _ in requests], [vote for _, vote in requests])
     written = generate.generate(
         lm, params, [asked[i] for i, _ in requests], keys, max_tokens=max_tokens, temperature=temperature,
-        top_p=top_p, rows=rows, title='judge',
+        top_k=top_k, top_p=top_p, min_p=min_p, slots=slots, title='judge',
     )  # fmt: skip
     verdicts = [[] for _ in asked]
     for (i, _), verdict in zip(requests, written):

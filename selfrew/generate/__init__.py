@@ -1,8 +1,9 @@
-"""The sampling engine: prefill and decode in one program. Layer 2.
+"""The sampling engine: slots that are filled again as samples end. Layer 2.
 
 A request's tokens depend on its prompt, its key and the parameters alone, never on its batch mates.
 """
 
-from selfrew.generate.engine import generate, request_keys, values
+from selfrew.generate.engine import generate, request_keys
+from selfrew.generate.values import values
 
 __all__ = ['generate', 'request_keys', 'values']

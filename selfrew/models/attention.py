@@ -12,19 +12,22 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask_info as masks
 from jax.sharding import PartitionSpec
 
+from selfrew import sharding
+
 BACKENDS = 'xla', 'cudnn', 'splash'
 
 
-def attend(q_RLNH, k_RKHL, v_RKLH, mask_RLC, cache=None, *, scale: float, softcap: float | None = None,
+def attend(q_RLNH, k_RKHC, v_RKCH, mask_RLC, shared=None, *, scale: float, softcap: float | None = None,
            backend: str = 'xla', mesh=None):  # fmt: skip
     """Softmax attention; query head n looks at key head n // G. Returns [R L N·H] in the dtype of q.
 
-    q: [R L N H], N = K·G. k: [R K H L], tokens last: on a CPU the product is ten times as fast as with features last.
-    v: [R K L H]. cache: 'k' [R K H C'] and 'v' [R K C' H] of earlier tokens, or None.
-    mask: [R L C] bool, True where a query may look: the cache's columns first, then these tokens. Every query must see
-    at least one column: a kernel may divide by zero where the plain product averages.
+    q: [R L N H], N = K·G. k: [R K H C], tokens last: on a CPU the product is ten times as fast as with features last.
+    v: [R K C H]. These are the L tokens themselves, or what a cache holds, of any dtype.
+    mask: [R L C] bool, True where a query may look. Every query must see at least one column: a kernel may divide by
+    zero where the plain product averages.
+    shared: {'k' [K H P], 'v' [K P H]}, columns of all rows, which come first in the mask, or None.
     scale: multiplies the scores. softcap: they become softcap·tanh(score / softcap), or None.
-    backend: of BACKENDS; a single token or a cache is always 'xla'. mesh: that of the arrays, for the kernels, which
+    backend: of BACKENDS; a single token, or where L is not C, is always 'xla'. mesh: that of the arrays, for the kernels, which
     the partitioner cannot split: rows over 'data' and 'fsdp', heads over 'tensor' where these divide them. None: one
     device. ValueError for a back end that does not exist, or that cannot do what is asked.
     """
@@ -32,8 +35,10 @@ def attend(q_RLNH, k_RKHL, v_RKLH, mask_RLC, cache=None, *, scale: float, softca
         raise ValueError(f'no attention {backend!r}; there are: {", ".join(BACKENDS)}')
     if backend == 'cudnn' and softcap is not None:
         raise ValueError("attention='cudnn' has no soft-capping; use xla")
-    if backend == 'xla' or cache is not None or q_RLNH.shape[1] == 1:
-        return _xla(q_RLNH, k_RKHL, v_RKLH, mask_RLC, cache, scale, softcap)
+    if shared is not None or q_RLNH.shape[1] != k_RKHC.shape[3]:
+        return _cached(q_RLNH, k_RKHC, v_RKCH, mask_RLC, shared, scale, softcap)
+    if backend == 'xla' or q_RLNH.shape[1] == 1:
+        return _xla(q_RLNH, k_RKHC, v_RKCH, mask_RLC, scale, softcap)
     if backend == 'cudnn':
         kernel = functools.partial(_cudnn, scale=scale)
     else:
@@ -42,28 +47,77 @@ def attend(q_RLNH, k_RKHL, v_RKLH, mask_RLC, cache=None, *, scale: float, softca
             raise ValueError(f"attention='splash' runs on a TPU (a CPU interprets it), not on {platform}; use xla")
         kernel = functools.partial(_splash, scale=scale, softcap=softcap, interpret=platform == 'cpu')
     if mesh is not None:
-        kernel = _split(kernel, mesh, q_RLNH.shape, k_RKHL.shape[1])
-    return kernel(q_RLNH, k_RKHL.astype(q_RLNH.dtype), v_RKLH.astype(q_RLNH.dtype), mask_RLC)
+        kernel = _split(kernel, mesh, q_RLNH.shape, k_RKHC.shape[1])
+    return kernel(q_RLNH, k_RKHC.astype(q_RLNH.dtype), v_RKCH.astype(q_RLNH.dtype), mask_RLC)
 
 
-def _xla(q_RLNH, k_RKHL, v_RKLH, mask_RLC, cache, scale, softcap):
+def _weights(score_RKGLC, mask_RLC, scale, softcap):
+    score = score_RKGLC * scale
+    if softcap is not None:
+        score = softcap * jnp.tanh(score / softcap)
+    return jax.nn.softmax(jnp.where(mask_RLC[:, None, None, :, :], score, -1e30), axis=-1)
+
+
+def _xla(q_RLNH, k_RKHL, v_RKLH, mask_RLC, scale, softcap):
     """Queries grouped by key head are laid side by side, so that each head is one plain product."""
     R, L, N, H = q_RLNH.shape
     K = k_RKHL.shape[1]
     G = N // K
     q = q_RLNH.reshape(R, L, K, G, H).transpose(0, 2, 3, 1, 4).reshape(R, K, G * L, H)
-    parts = [(k_RKHL, v_RKLH)] if cache is None else [(cache['k'], cache['v']), (k_RKHL, v_RKLH)]
-    scores = [jnp.einsum('rkth,rkhc->rktc', q, k.astype(q.dtype), preferred_element_type=jnp.float32) for k, _ in parts]
-    score = jnp.concatenate(scores, axis=-1).reshape(R, K, G, L, -1) * scale
-    if softcap is not None:
-        score = softcap * jnp.tanh(score / softcap)
-    score = jnp.where(mask_RLC[:, None, None, :, :], score, -1e30)
-    weight = jax.nn.softmax(score, axis=-1).astype(q.dtype).reshape(R, K, G * L, -1)
-    out, at = 0.0, 0
-    for _, v in parts:
-        out = out + jnp.einsum('rktc,rkch->rkth', weight[..., at : at + v.shape[2]], v.astype(q.dtype))
-        at += v.shape[2]
+    score = jnp.einsum('rkth,rkhc->rktc', q, k_RKHL, preferred_element_type=jnp.float32)
+    weight = _weights(score.reshape(R, K, G, L, -1), mask_RLC, scale, softcap).astype(q.dtype)
+    out = jnp.einsum('rktc,rkch->rkth', weight.reshape(R, K, G * L, -1), v_RKLH)
     return out.reshape(R, K, G, L, H).transpose(0, 3, 1, 2, 4).reshape(R, L, N * H)
+
+
+def _cached(q_RLNH, k_RKHC, v_RKCH, mask_RLC, shared, scale, softcap):
+    """The same over a cache. What rows share is one product for the queries of all of them."""
+    R, L, N, H = q_RLNH.shape
+    K = k_RKHC.shape[1]
+    G = N // K
+    q = q_RLNH.reshape(R, L, K, G, H).transpose(0, 2, 3, 1, 4).reshape(R, K, G * L, H)
+    product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+    score, P = product('rkth,rkhc->rktc', q, k_RKHC.astype(q.dtype)), 0
+    if shared is not None:
+        P = shared['k'].shape[2]
+        score = jnp.concatenate([product('rkth,khc->rktc', q, shared['k'].astype(q.dtype)), score], axis=-1)
+    weight = _weights(score.reshape(R, K, G, L, -1), mask_RLC, scale, softcap).astype(q.dtype).reshape(R, K, G * L, -1)
+    out = jnp.einsum('rktc,rkch->rkth', weight[..., P:], v_RKCH.astype(q.dtype))
+    if shared is not None:
+        out = out + jnp.einsum('rktc,kch->rkth', weight[..., :P], shared['v'].astype(q.dtype))
+    return out.reshape(R, K, G, L, H).transpose(0, 3, 1, 2, 4).reshape(R, L, N * H)
+
+
+def append(cache, new, layer, start, mesh):
+    """The cache {'k' [X R K H C], 'v' [X R K C H]} with new tokens {'k' [R K H L], 'v' [R K L H]} in one layer.
+
+    start: the column of the first one, of all rows or of each [R]. Written before it is read, the cache stays in place.
+    """
+    return {name: _put(cache[name], new[name][None], axis, layer, start, mesh) for name, axis in (('k', 4), ('v', 3))}
+
+
+def _put(x, new, axis, layer, start, mesh):
+    new, R = new.astype(x.dtype), x.shape[1]
+    names = None, 'rows', 'kv', None, None
+
+    def at(row, column):
+        place = [layer, row, 0, 0, 0]
+        place[axis] = column
+        return place
+
+    if jnp.ndim(start) == 0:
+        x = jax.lax.dynamic_update_slice(x, new, at(0, start))
+    elif mesh is None or mesh.size == 1 and mesh.devices.flat[0].platform == 'cpu':  # XLA's scatter copies all of x
+        one = lambda r, x: jax.lax.dynamic_update_slice(  # noqa: E731
+            x, jax.lax.dynamic_slice_in_dim(new, r, 1, 1), at(r, start[r])
+        )
+        x = jax.lax.fori_loop(0, R, one, x)
+    else:
+        row_R1, column_RL = jnp.arange(R)[:, None], start[:, None] + jnp.arange(new.shape[axis])[None, :]
+        place, order = [layer, row_R1, slice(None), slice(None), slice(None)], (1, axis, *({2, 3, 4} - {axis}))
+        place[axis] = column_RL
+        x = x.at[tuple(place)].set(new.transpose(0, *order)[0], mode='drop')
+    return sharding.constrain(mesh, x, *names)
 
 
 def _split(kernel, mesh, shape, K: int):

@@ -122,9 +122,9 @@ class Block(nn.Module):
     mesh: Any
 
     @nn.compact
-    def __call__(self, x_RLD, scanned, whole):
+    def __call__(self, carry, scanned, whole):
         c = self.config
-        (cache, local), (sees, angles) = scanned, whole
+        (x_RLD, cache), (layer, local, shared), (sees, angles, start) = carry, scanned, whole
         R, L, D = x_RLD.shape
         wide, narrow = c.heads * c.head_dim, c.kv_heads * c.head_dim
         if c.local and len(set(c.local)) > 1:  # layers take turns: each picks its mask and angles
@@ -161,9 +161,12 @@ class Block(nn.Module):
         k = heads('k', dense('k', y, D, narrow, 'embed', 'kv'), c.kv_heads, 'kv', None)
         v = dense('v', y, D, narrow, 'embed', 'kv').reshape(R, L, c.kv_heads, c.head_dim)
         k, v = k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)
+        if cache is not None:
+            cache = attention.append(cache, {'k': k, 'v': v}, layer, start, self.mesh)
+            k, v = (jax.lax.dynamic_index_in_dim(cache[name], layer, keepdims=False) for name in 'kv')
         scale = c.attention_scale or c.head_dim**-0.5
         out = attention.attend(
-            q, k, v, mask_RLC, cache, scale=scale, softcap=c.attention_softcap, backend=self.attention, mesh=self.mesh
+            q, k, v, mask_RLC, shared, scale=scale, softcap=c.attention_softcap, backend=self.attention, mesh=self.mesh
         )
         out = dense('o', out.reshape(R * L, wide), wide, D, 'heads', 'embed')
         x = x + (out if c.norms == 'pre' else norm('attention_post', out))
@@ -172,7 +175,7 @@ class Block(nn.Module):
         gated = act(dense('gate', y, D, c.mlp, 'embed', 'mlp')) * dense('up', y, D, c.mlp, 'embed', 'mlp')
         out = dense('down', sharding.constrain(self.mesh, gated, 'rows', 'mlp'), c.mlp, D, 'mlp', 'embed')
         x = x + (out if c.norms == 'pre' else norm('mlp_post', out))
-        return sharding.constrain(self.mesh, x.reshape(R, L, D), 'rows', None, None), {'k': k, 'v': v}
+        return (sharding.constrain(self.mesh, x.reshape(R, L, D), 'rows', None, None), cache), None
 
 
 def _norm_init(config):
@@ -188,16 +191,17 @@ class Decoder(nn.Module):
     attention: str = 'xla'  # see attention.BACKENDS
     remat: str = 'none'  # what the backward pass computes again: nothing, whole blocks, all but matrix products
     mesh: Any = None  # where activations lie; None: wherever
+    stacked: bool = True  # the layers' arrays in one each, looped over; False: each layer's its own, see `unstacked`
 
     @nn.compact
-    def __call__(self, tokens_RL, position_RL, mask_RLC, cache=None, cache_position_RC=None):
-        """Returns hidden states [R L D] after the last norm, and what a cache wants of these tokens.
+    def __call__(self, tokens_RL, position_RL, mask_RLC, cache=None, start=None, shared=None):
+        """Returns hidden states [R L D] after the last norm, and the cache with these tokens, None without one.
 
-        That is a dict: keys 'k' [layers R K H L] and values 'v' [layers R K L H].
-
-        mask: [R L C] bool; its columns are those of `cache`, if there is one, and then these L tokens. The cache is
-        only read: the caller writes what is new where it belongs, once for all layers. cache_position: [R C'] of the
-        cache's columns, for the windows of local layers.
+        mask: [R L C] bool; its columns are these L tokens, or with a cache those that are shared and then the cache's.
+        cache: a tuple of {'k' [X R K H C], 'v' [X R K C H]}: of all layers, or unstacked one for each, X = 1.
+        start: the cache's column that the first of these tokens goes to, one for all rows or one for each [R].
+        shared: for each part of the cache {'k' [X K H P], 'v' [X K P H]}, tokens with which all rows begin, or None.
+        Columns stand in the order of positions: with a cache, position p is column p, those that are shared counted.
         """
         c = self.config
         table = self.param('embed', _normal(c.width, 'vocab', 'embed'), (c.vocab, c.width))
@@ -206,26 +210,38 @@ class Decoder(nn.Module):
         x = x * jnp.asarray(c.embed_scale, self.dtype) if c.embed_scale != 1.0 else x
         sees, angles = (mask_RLC,), (turns(c.rope, c, position_RL),)
         if c.local:
-            seen = position_RL if cache is None else jnp.concatenate([cache_position_RC, position_RL], axis=1)
-            near = position_RL[:, :, None] - seen[:, None, :] < (c.window or jnp.iinfo(jnp.int32).max)
+            seen_RC = position_RL if cache is None else jnp.arange(mask_RLC.shape[2])[None, :]
+            near = position_RL[:, :, None] - seen_RC[:, None, :] < (c.window or jnp.iinfo(jnp.int32).max)
             sees, angles = (mask_RLC, mask_RLC & near), (*angles, turns(c.local_rope or c.rope, c, position_RL))
         policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if self.remat == 'dots' else None
         block = Block if self.remat == 'none' else nn.remat(Block, prevent_cse=False, policy=policy)
         # A single token a row is cheap to compute and dear to loop over.
         unroll = min(c.layers, 8) if tokens_RL.shape[1] == 1 else 1
-        blocks = nn.scan(
-            block, variable_axes={'params': 0}, split_rngs={'params': True}, length=c.layers, unroll=unroll,
-            in_axes=(0, nn.broadcast), metadata_params={nn.PARTITION_NAME: 'layers'},
-        )  # fmt: skip
-        blocks = blocks(c, self.dtype, self.attention, self.mesh, name='blocks')
-        x, new = blocks(x, (cache, jnp.array(c.local, bool) if c.local else None), (sees, angles))
+        whole, some = (sees, angles, start), lambda i: (None, None) if cache is None else (cache[i], shared and shared[i])
+        if self.stacked:
+            blocks = nn.scan(
+                block, variable_axes={'params': 0}, split_rngs={'params': True}, length=c.layers, unroll=unroll,
+                in_axes=(0, nn.broadcast), metadata_params={nn.PARTITION_NAME: 'layers'},
+            )  # fmt: skip
+            blocks, (held, common) = blocks(c, self.dtype, self.attention, self.mesh, name='blocks'), some(0)
+            each = jnp.arange(c.layers), jnp.array(c.local, bool) if c.local else None, common
+            (x, held), _ = blocks((x, held), each, whole)
+            cache = cache and (held,)
+        else:
+            parts = []
+            for i in range(c.layers):
+                one, (held, common) = block(c, self.dtype, self.attention, self.mesh, name=f'blocks_{i}'), some(i)
+                common = common and {name: y[0] for name, y in common.items()}
+                (x, held), _ = one((x, held), (0, bool(c.local) and c.local[i], common), whole)
+                parts.append(held)
+            cache = cache and tuple(parts)
         scale = self.param('norm', _norm_init(c), (c.width,))
         if not c.tied:
             self.param('head', _normal(c.width, 'embed', 'vocab'), (c.width, c.vocab))
         if c.scalar_head:
             zeros = nn.with_logical_partitioning(nn.initializers.zeros, ('embed', None))
             self.param('scalar', zeros, (c.width, 1))
-        return rms_norm(x, scale, c.norm_eps, c.unit_offset), new
+        return rms_norm(x, scale, c.norm_eps, c.unit_offset), cache
 
 
 def head(module, params, hidden_XD):
@@ -268,6 +284,17 @@ def abstract(module: Decoder, dtype: str = 'float32'):
     kind = lambda path: jnp.float32 if is_adapter(path) else jnp.dtype(dtype)  # noqa: E731
     shapes = jax.tree.map_with_path(lambda p, x: jax.ShapeDtypeStruct(x.shape, kind(p)), nn.unbox(boxed))
     return shapes, names
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def unstacked(module: Decoder, params) -> dict:
+    """The parameters of `module.clone(stacked=False)`: a copy in which each layer's lie by themselves.
+
+    On a CPU a slice of a stacked array is copied before a product reads it, which costs a decode step more than the
+    product does.
+    """
+    each = {f'blocks_{i}': {n: x[i] for n, x in params['blocks'].items()} for i in range(module.config.layers)}
+    return {name: x for name, x in params.items() if name != 'blocks'} | each
 
 
 def is_adapter(path) -> bool:

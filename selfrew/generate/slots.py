@@ -1,0 +1,143 @@
+"""The device's side: slots that samples are made in, and the three programs that work on them.
+
+A slot holds one sample: the cache of its own tokens, from its prompt's first on, in the order of their positions. What
+is computed in it depends on nothing that happens in another, to the last bit, so a sample may be made in any slot, next
+to any other, at any time.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from selfrew import sharding
+from selfrew.generate import pick
+from selfrew.models import decoder
+
+
+class Ask(NamedTuple):
+    """What is asked of each slot's sample; [A] of it come to as many slots when samples are let in."""
+
+    key: Any  # [S _] uint32, the data of its key
+    token: Any  # [S] int32, its prompt's last token
+    filled: Any  # [S] int32, its prompt's other tokens, but for those that all prompts share
+    limit: Any  # [S] int32, tokens that it may have
+    temperature: Any  # [S] float32; this and the next three: see pick.draw
+    top_k: Any  # [S] int32
+    top_p: Any  # [S] float32
+    min_p: Any  # [S] float32
+    ends: Any  # [S E] int32, tokens that end it; -1 where there are fewer
+
+
+class Slots(NamedTuple):
+    cache: tuple  # of dicts, see `cache`; columns from ask.filled on are not read
+    ask: Ask  # its token is the last one drawn, filled how many columns are in use
+    produced: Any  # [S] int32
+    active: Any  # [S] bool
+    tokens: Any  # [S T] int32, what has been produced
+    logp: Any  # [S T] float32, of each under the raw distribution, in nats
+
+
+def cache(module, dtype, rows: int, columns: int) -> tuple:
+    """An empty one: dicts of 'k' [X rows K H columns] and 'v' [X rows K columns H], X the layers.
+
+    One of all layers, or of an unstacked module one of each layer, X = 1.
+    """
+    c = module.config
+    stacks, layers = (1, c.layers) if module.stacked else (c.layers, 1)
+    k = jnp.zeros((layers, rows, c.kv_heads, c.head_dim, columns), dtype)
+    return tuple(_lay(module, {'k': k, 'v': k.swapaxes(3, 4)}) for _ in range(stacks))
+
+
+def _lay(module, stack):
+    """A part of the cache, its rows and heads split over the mesh."""
+    return {name: sharding.constrain(module.mesh, x, None, 'rows', 'kv', None, None) for name, x in stack.items()}
+
+
+def _whole(module, tree):
+    """Small arrays, which every device has: the host reads them."""
+    return jax.tree.map(lambda x: sharding.constrain(module.mesh, x, *[None] * x.ndim), tree)
+
+
+def _look(module, params, tokens_RL, start, shared, cache):
+    """Reads tokens into the columns from `start` on, of all rows or of each [R]. Returns (hidden [R L D], the cache)."""
+    R, L = tokens_RL.shape
+    P = shared[0]['k'].shape[3] if shared else 0
+    place_C = jnp.arange(P + cache[0]['k'].shape[4])
+    position_RL = jnp.broadcast_to(P + jnp.reshape(start, (-1, 1)) + jnp.arange(L)[None, :], (R, L))
+    mask_RLC = place_C[None, None, :] <= position_RL[:, :, None]
+    return module.apply({'params': params}, tokens_RL, position_RL, mask_RLC, cache, start, shared)
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=5)
+def read(module, params, tokens_RL, start, shared, cache):
+    """The cache with the next L tokens of each prompt, in the columns from `start` on.
+
+    Rows whose prompt is shorter hold anything behind it. A prompt read in pieces does not stall the slots.
+    """
+    return _look(module, params, tokens_RL, start, shared, cache)[1]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def share(module, cache) -> tuple:
+    """What was read in one row, as what all rows begin with."""
+    lay = lambda x: sharding.constrain(module.mesh, x[:, 0], None, 'kv', None, None)  # noqa: E731
+    return tuple({name: lay(x) for name, x in one.items()} for one in cache)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), static_argnames=('rows', 'columns', 'limit', 'ends', 'words'))
+def empty(module, dtype, *, rows, columns, limit, ends, words) -> Slots:
+    """Slots without samples. limit: the longest sample. ends: how many tokens may end one. words: of a key's data."""
+    i32, f32 = functools.partial(_zeros, rows, jnp.int32), functools.partial(_zeros, rows, jnp.float32)
+    ask = Ask(_zeros(rows, jnp.uint32, words), i32(), i32(), i32(), f32(), i32(), f32(), f32(), i32(ends))
+    rest = _whole(module, (ask, i32(), i32() > 0, i32(limit), f32(limit)))
+    return Slots(cache(module, dtype, rows, columns), *rest)
+
+
+def _zeros(rows, kind, *shape):
+    return jnp.zeros((rows, *shape), kind)
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+def admit(module, slots: Slots, pool, slot_A, row_A, ask_A: Ask) -> Slots:
+    """The slots with new samples in `slot`, their prompts from rows of the pool; a slot beyond the last is dropped."""
+    put = lambda x, new: x.at[slot_A].set(new, mode='drop')  # noqa: E731
+    C = pool[0]['k'].shape[4]
+    kept = tuple(_lay(module, {
+        'k': held['k'].at[:, slot_A, :, :, :C].set(new['k'][:, row_A], mode='drop'),
+        'v': held['v'].at[:, slot_A, :, :C].set(new['v'][:, row_A], mode='drop'),
+    }) for held, new in zip(slots.cache, pool))  # fmt: skip
+    fresh = jax.tree.map(put, slots.ask, ask_A), put(slots.produced, 0), put(slots.active, True)
+    return Slots(kept, *_whole(module, fresh), slots.tokens, slots.logp)
+
+
+def step(module, params, shared, slots: Slots) -> Slots:
+    """Each slot's last token read and the next one drawn; nothing changes in slots that are not active."""
+    ask, S = slots.ask, len(slots.active)
+    # Read into the column behind those in use; a slot that is not active never comes to read it.
+    hidden_S1D, kept = _look(module, params, ask.token[:, None], ask.filled, shared, slots.cache)
+    key_S = jax.random.wrap_key_data(ask.key)
+    uniform_S = jax.vmap(lambda k, t: jax.random.uniform(jax.random.fold_in(k, t)))(key_S, slots.produced)
+    logits_SV = decoder.head(module, params, hidden_S1D[:, 0])
+    token_S, logp_S = pick.draw(logits_SV, uniform_S, ask.temperature, ask.top_k, ask.top_p, ask.min_p)
+    live_S = slots.active
+    next_S = jnp.where(live_S, slots.produced, slots.tokens.shape[1])
+    put = lambda x, new: x.at[jnp.arange(S), next_S].set(new, mode='drop')  # noqa: E731
+    produced_S = slots.produced + live_S
+    over_S = jnp.any(token_S[:, None] == ask.ends, axis=1) | (produced_S >= ask.limit)
+    ask = ask._replace(token=jnp.where(live_S, token_S, ask.token), filled=ask.filled + live_S)
+    rest = ask, produced_S, live_S & ~over_S, put(slots.tokens, token_S), put(slots.logp, logp_S)
+    return Slots(kept, *_whole(module, rest))
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=3)
+def advance(module, params, shared, slots: Slots, wanted_S, floor, most) -> Slots:
+    """The slots after at most `most` steps; after fewer once no more than `floor` are active.
+
+    wanted: [S] bool; what the host wants no more of stops.
+    """
+    going = lambda carry: (carry[0] < most) & (jnp.sum(carry[1].active) > floor)  # noqa: E731
+    one = lambda carry: (carry[0] + 1, step(module, params, shared, carry[1]))  # noqa: E731
+    slots = slots._replace(active=slots.active & wanted_S)
+    return jax.lax.while_loop(going, one, (jnp.int32(0), slots))[1]

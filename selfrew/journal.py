@@ -1,0 +1,63 @@
+"""What an unfinished stage has made so far, for the run that comes after a killed one. Layer 1.
+
+A line for each response, in the file of the innermost `kept`; without one, nothing is written.
+"""
+
+import contextlib
+import json
+import os
+
+from selfrew import hosts
+
+_open = []
+
+
+class Journal:
+    """Names and values that were put, those of a killed run included."""
+
+    def __init__(self, path: str):
+        self.path = path
+        text = hosts.by_main(lambda: _text(path))
+        lines = text.split('\n')
+        self.found = dict(json.loads(line) for line in lines[:-1])  # behind the last newline: half a line, or nothing
+        self._file = None
+        if hosts.main():
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            self._file = open(path, 'a', encoding='utf-8')
+            if lines[-1]:  # cut off: the line is made again
+                self._file.truncate(len(text.encode()) - len(lines[-1].encode()))
+
+    def put(self, name: str, value) -> None:
+        """Adds a value. It is on disk once `flush` was called."""
+        if self._file:
+            self._file.write(json.dumps([name, value]) + '\n')
+
+    def flush(self) -> None:
+        if self._file:
+            self._file.flush()
+
+    def close(self) -> None:
+        if self._file:
+            self._file.close()
+
+
+def _text(path: str) -> str:
+    try:
+        with open(path, 'rb') as file:
+            return file.read().decode(errors='replace')
+    except FileNotFoundError:
+        return ''
+
+
+@contextlib.contextmanager
+def kept(path: str):
+    """What is made inside is written to the file at `path`, and what stands there is not made again."""
+    _open.append(Journal(path))
+    try:
+        yield
+    finally:
+        _open.pop().close()
+
+
+def current() -> Journal | None:
+    return _open[-1] if _open else None
