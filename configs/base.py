@@ -22,7 +22,8 @@ def model() -> dict:
     """The base that ships; what each field means is in selfrew.lm.load."""
     return {
         'folder': 'tiny', 'dtype': 'float32', 'params': 'float32', 'max_length': placeholder(int), 'attention': 'xla',
-        'remat': 'none', 'cache': placeholder(str), 'cache_gib': placeholder(float), 'chat_template': placeholder(str), 'lora': 0, 'lora_alpha': 16.0,
+        'remat': 'none', 'cache': placeholder(str), 'cache_gib': placeholder(float), 'chat_template': placeholder(str),
+        'lora': 0, 'lora_alpha': 16.0,
     }  # fmt: skip
 
 

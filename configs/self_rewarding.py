@@ -54,7 +54,7 @@ def at_scale(name: str, lora: bool):
     """The paper's recipe (§3.1), with a published model. The paper stops early instead of counting epochs."""
     model = models.get(name)
     large = model['shape']['hidden_size'] >= 8192
-    votes = {'temperature': 0.7, 'top_p': 0.9, 'rows': 256}
+    votes = {'temperature': 0.7, 'top_p': 0.9, 'slots': 256}
     learn = {'batch': 16, 'row_length': 4096, 'warmup': 0.0, 'schedule': 'cosine'}
     given = [{'name': 'records', 'source': f'{data}.jsonl', 'n': n} for data, n in (('ift', 3200), ('eft', 1630))]
     scale = 10.0 if lora else 1.0  # adapters start at 0 and want larger steps
@@ -73,7 +73,7 @@ def at_scale(name: str, lora: bool):
             'prompts': {'name': 'records', 'source': 'prompts.jsonl', 'n': 7000},  # of a pool, without replacement
             'sampler': {'name': 'sample', 'n': 4, 'max_tokens': 1024, **votes},
             'scorer': {'name': 'judge', 'template': 'additive', 'votes': 3, 'max_tokens': 256,
-                       **votes, 'rows': 64 if lora else 256},  # what small chips hold of a judge's long prompts
+                       **votes, 'slots': 64 if lora else 256},  # what small chips hold of a judge's long prompts
             'pairs': {'name': 'extremes', 'count': 1},
             'loss': {'name': 'dpo', 'beta': 0.1},
             'train': base.training(lr=1e-6 * scale, final=0.1, **learn),

@@ -89,17 +89,19 @@ class Lm(lms.Lm):
                 tokens[one.index[i]] = logp[(doc == i + 1) & (one.mask > 0)]
         return LogProbs(np.array([t.sum(dtype=np.float64) for t in tokens], np.float32), tokens)
 
-    def generate(self, params, prompts, *, n: int = 4, temperature: float = 0.7, top_p: float = 0.9,
-                 max_tokens: int = 256, seed: int = 0, rows: int = 256) -> list[Rollout]:  # fmt: skip
+    def generate(self, params, prompts, *, n: int = 4, temperature: float = 0.7, top_k: int = 0, top_p: float = 0.9,
+                 min_p: float = 0.0, stop: tuple = (), max_tokens: int = 256, seed: int = 0,
+                 slots: int | None = None) -> list[Rollout]:  # fmt: skip
         """`n` samples for each prompt (a string, a list of chat messages, or a Prompt), in order.
 
-        The same seed gives the same samples, whatever `rows`, the number of samples decoded together, is.
+        The same seed gives the same samples, whatever `slots`, the number of those made at the same time, is. See
+        samplers.sample for the options.
         Raises ValueError for an option out of range, or where a prompt and max_tokens exceed the context.
         """
         prompts = [prompt_of(p, str(i)) for i, p in enumerate(prompts)]
         out = samplers.sample(
-            self, params, prompts, jax.random.key(seed), n=n, temperature=temperature, top_p=top_p,
-            max_tokens=max_tokens, rows=rows,
+            self, params, prompts, jax.random.key(seed), n=n, temperature=temperature, top_k=top_k, top_p=top_p,
+            min_p=min_p, stop=tuple(stop), max_tokens=max_tokens, slots=slots,
         )  # fmt: skip
         if len(out) < len(prompts):
             left = sorted({p.id for p in prompts} - {r.prompt.id for r in out})

@@ -16,19 +16,17 @@ class Journal:
     """Names and values that were put, those of a killed run included."""
 
     def __init__(self, path: str):
-        self.path = path
         text = hosts.by_main(lambda: _text(path))
-        lines = text.split('\n')
-        self.found = dict(json.loads(line) for line in lines[:-1])  # behind the last newline: half a line, or nothing
-        self._file = None
-        if hosts.main():
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            self._file = open(path, 'a', encoding='utf-8')
-            if lines[-1]:  # cut off: the line is made again
-                self._file.truncate(len(text.encode()) - len(lines[-1].encode()))
+        lines = text.split('\n')  # behind the last newline: nothing, or half a line, which is made again
+        self.found = dict(json.loads(line) for line in lines[:-1])
+        self._path, self._file, self._begin = path, None, len(text) - len(lines[-1])
 
     def put(self, name: str, value) -> None:
-        """Adds a value. It is on disk once `flush` was called."""
+        """Adds a value. It is written once `flush` was called."""
+        if hosts.main() and self._file is None:
+            os.makedirs(os.path.dirname(self._path), exist_ok=True)
+            self._file = open(self._path, 'a', encoding='ascii')
+            self._file.truncate(self._begin)
         if self._file:
             self._file.write(json.dumps([name, value]) + '\n')
 
@@ -44,7 +42,7 @@ class Journal:
 def _text(path: str) -> str:
     try:
         with open(path, 'rb') as file:
-            return file.read().decode(errors='replace')
+            return file.read().decode('ascii')
     except FileNotFoundError:
         return ''
 

@@ -109,13 +109,14 @@ def measure(lm, state: State, tests: dict, folder, key, log) -> None:
     """Evaluates a round once: the same prompts and draws for every round."""
     if folder.has('evals'):
         return
-    begun, results, name = time.time(), {}, f'{os.path.basename(folder.path)}~evals'
+    begun, results, judged, name = time.time(), {}, {}, f'{os.path.basename(folder.path)}~evals'
     log.begin(name)
     for kind, test in tests.items():
-        metrics, judgements = test(lm, state.params, jax.random.fold_in(key, zlib.crc32(kind.encode())))
-        folder.once(f'eval_{kind}', Judgement, lambda: judgements)
-        results[kind] = metrics
-        logs.say(f'{kind}: ' + ', '.join(f'{k} {v:.4g}' for k, v in metrics.items()))
+        with folder.keeping(f'eval_{kind}'):
+            results[kind], judged[kind] = test(lm, state.params, jax.random.fold_in(key, zlib.crc32(kind.encode())))
+        logs.say(f'{kind}: ' + ', '.join(f'{k} {v:.4g}' for k, v in results[kind].items()))
+    for kind, judgements in judged.items():  # now that all are done: a killed run measures none of them again
+        folder.once(f'eval_{kind}', Judgement, lambda judgements=judgements: judgements)
     folder.note('evals.json', results)
     flat = {f'{kind}/{k}': v for kind, metrics in results.items() for k, v in metrics.items()}
     log.write(name, int(state.step), flat | {'evals/seconds': time.time() - begun})

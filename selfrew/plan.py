@@ -50,15 +50,16 @@ def build(config: dict, devices):
     from selfrew.models import decoder, hf
 
     given = parts.fill(lms.load, config['model'] | config['mesh'], 'model, mesh')
-    shape, folder, limit, lora, alpha, dtype, attention, remat, stored = (_of(given, name) for name in (
-        'shape', 'folder', 'max_length', 'lora', 'lora_alpha', 'dtype', 'attention', 'remat', 'params'))  # fmt: skip
+    shape, folder, limit, lora, alpha, dtype, attention, remat, stored, cache, gib = (_of(given, name) for name in (
+        'shape', 'folder', 'max_length', 'lora', 'lora_alpha', 'dtype', 'attention', 'remat', 'params', 'cache',
+        'cache_gib'))  # fmt: skip
     if not shape and folder != 'tiny' and not os.path.isdir(folder):
         raise ValueError(f'no model folder {folder!r} here, and nothing is downloaded for a plan; give model.shape')
     config = hf.config_of(shape, 'model.shape', limit) if shape else hf.read_config(lms.find(folder), limit)
     config = dataclasses.replace(config, lora=lora, lora_alpha=alpha)
     mesh = sharding.make(*(_of(given, axis) for axis in sharding.AXES), devices=devices)
     module = decoder.module_of(config, dtype, attention=attention, remat=remat, mesh=mesh)
-    return lms.Lm(module, text.Text(None, 1, 2, 0, (2,)), mesh, stored)
+    return lms.Lm(module, text.Text(None, 1, 2, 0, (2,)), mesh, stored, None, cache, gib)
 
 
 def sampling_turn(config: dict):
@@ -93,7 +94,8 @@ def prompt_count(turn) -> int:
 
 
 def jobs(turn, prompt_tokens: int, limit: int) -> list[dict]:
-    """What a turn samples: title, requests, rows, prompt (tokens), room (of a response), nucleus. Empty: nothing."""
+    """What a turn samples: title, requests, distinct (prompts), shared (tokens of all prompts), prompt (tokens), room (of
+    a response), slots (None: as many as the engine takes). Empty: nothing."""
     from selfrew import samplers, scorers, text
 
     sampler, extra = turn.sampler, 0
@@ -102,21 +104,30 @@ def jobs(turn, prompt_tokens: int, limit: int) -> list[dict]:
     if sampler.func is samplers.given:
         return []
     count, n, room = prompt_count(turn), _of(sampler, 'n') + extra, _of(sampler, 'max_tokens')
-    out = [_job('sample', sampler, count * n, prompt_tokens, limit)]
+    out = [_job('sample', sampler, count * n, count, prompt_tokens, '', limit)]
     for scorer in turn.scorer.keywords.get('scorers', (turn.scorer,)):
         if scorer.func is scorers.judge:
-            asked = len(text.fill(_of(scorer, 'template'), prompt='', response='')) // 4 + prompt_tokens + room
-            out.append(_job('judge', scorer, count * n * _of(scorer, 'votes'), asked, limit))
+            before, _, after = text.fill(_of(scorer, 'template'), prompt='\0', response='').partition('\0')
+            asked = (len(before) + len(after)) // 4 + prompt_tokens + room
+            out.append(_job('judge', scorer, count * n * _of(scorer, 'votes'), count * n, asked, before, limit))
     return out
 
 
-def _job(title: str, part, requests: int, prompt: int, limit: int) -> dict:
-    from selfrew.generate import engine
-
+def _job(title: str, part, requests: int, distinct: int, prompt: int, before: str, limit: int) -> dict:
     if (room := _of(part, 'max_tokens')) >= limit:
         raise ValueError(f'{title}: max_tokens={room} leaves no room for a prompt in a context of {limit}')
-    return {'title': title, 'requests': requests, 'rows': _of(part, 'rows'), 'room': room,
-            'prompt': min(up(prompt, engine.BUCKET), limit - room), 'nucleus': _of(part, 'top_p') < 1}  # fmt: skip
+    shared = len(before) // 4 // 32 * 32
+    return {'title': title, 'requests': requests, 'distinct': distinct, 'shared': shared if shared >= 64 else 0,
+            'slots': _of(part, 'slots'), 'prompt': min(up(prompt, 32), limit - room), 'room': room}  # fmt: skip
+
+
+def lay_out(lm, job: dict, chip: chips.Chip):
+    """The engine's layout for a job. ValueError where not a slot fits."""
+    from selfrew.generate import engine
+
+    memory = lm.cache_gib * GiB if lm.cache_gib is not None else engine.SHARE * chip.hbm * GiB
+    return engine.lay_out(lm, [job['prompt']] * job['requests'], [job['room']] * job['requests'], job['distinct'],
+                          slots=job['slots'] or engine.SLOTS, shared=job['shared'], memory=memory)  # fmt: skip
 
 
 def batch_shape(turn, prompt: int, response: int, row_count: int) -> dict:
@@ -130,13 +141,22 @@ def batch_shape(turn, prompt: int, response: int, row_count: int) -> dict:
             'selected': min(up(a_row * N * response, 32), length)}  # fmt: skip
 
 
+def _burst(module, params, shared, state):
+    """What slots.advance does between two looks of the host, the number of steps known: the compiler's times need it."""
+    import jax
+
+    from selfrew.generate import engine, slots
+
+    return jax.lax.fori_loop(0, engine.BURST, lambda _, state: slots.step(module, params, shared, state), state)
+
+
 def programs(lm, turn, todo: list[dict], shape: dict):
-    """Yields (title, tokens, flops, lower(what came before), sizes) of each program, sizes in bytes per device."""
+    """Yields (title, tokens, flops, lower(), sizes) of each program, sizes in bytes per device."""
     import jax
     import jax.numpy as jnp
 
     from selfrew import sharding, update
-    from selfrew.generate import engine
+    from selfrew.generate import engine, slots
     from selfrew.types import Batch
 
     rows, whole = sharding.of(lm.mesh, 'rows'), sharding.of(lm.mesh)
@@ -150,26 +170,34 @@ def programs(lm, turn, todo: list[dict], shape: dict):
     c, matrix = lm.config, sum(x.size for x in jax.tree.leaves(state.params['blocks']) if x.ndim == 3)
     i32, f32 = jnp.int32, jnp.float32
 
+    def laid(tree):
+        """Caches with rows and heads split, the rest whole."""
+        names = lambda x: (None, 'rows', 'kv', None, None) if x.ndim == 5 else (None,) * x.ndim  # noqa: E731
+        return jax.tree.map(lambda x: array(x.shape, x.dtype, sharding.fitting(lm.mesh, x.shape, names(x))), tree)
+
     for job in todo:
-        R, L, room = job['rows'], job['prompt'], job['room']
-        read = jax.jit(engine.prefill, static_argnums=(0, 4))
-        yield (
-            f'{job["title"]}: prefill', R * L, model_flops(c, matrix, R * L, 0, R * L * L / 2),
-            lambda _: read.lower(lm.module, state.params, array((R, L), i32), array((R,), i32), room),
-            {'params': weights},
-        )  # fmt: skip
-
-        def decode(before, produce=functools.partial(engine.produce, lm.module, room=room, nucleus=job['nucleus'])):
-            made = jax.tree.map(lambda x: array(x.shape, x.dtype, x.sharding), before.out_info)
-            rest = array((R,), i32), array((R,), key), *(array((), kind, whole) for kind in (i32, f32, f32))
-            return jax.jit(produce, donate_argnums=2).lower(state.params, *made, *rest)
-
-        cache = 2 * c.layers * R * c.kv_heads * c.head_dim * (L + room) * jnp.dtype(lm.module.dtype).itemsize
-        split = sharding.row_count(lm.mesh) * math.gcd(lm.mesh.shape['tensor'], c.kv_heads)
-        yield (
-            f'{job["title"]}: decode step', R, model_flops(c, matrix, R, R, R * (L + room / 2)), decode,
-            {'params': weights, 'cache': cache // split},
-        )  # fmt: skip
+        layout, module, kind = job['layout'], lm.module, lm.cache_dtype
+        P, R, L, S = layout.shared, layout.prompts, layout.chunk, layout.slots
+        held_by = lambda rows, columns: laid(jax.eval_shape(lambda: slots.cache(module, kind, rows, columns)))  # noqa: E731
+        shared = None
+        if P:
+            heads = sharding.fitting(lm.mesh, (0, c.kv_heads, 0, 0), (None, 'kv', None, None))
+            shared = jax.tree.map(lambda x: array(x.shape, x.dtype, heads), jax.eval_shape(
+                functools.partial(slots.share, module), held_by(1, P)))  # fmt: skip
+        pool, tokens = held_by(R, layout.pool), R * L
+        read = lambda pool=pool, shared=shared, R=R, L=L: slots.read.lower(  # noqa: E731
+            lm.module, state.params, array((R, L), i32), array((), i32, whole), shared, pool
+        )
+        context = job['prompt'] / 2  # columns that a query sees on the average
+        yield (f'{job["title"]}: prefill', tokens, model_flops(c, matrix, tokens, 0, tokens * context), read,
+               {'params': weights, 'cache': held(pool)})  # fmt: skip
+        full = laid(jax.eval_shape(functools.partial(
+            slots.empty, module, kind, rows=S, columns=layout.columns, limit=layout.limit, ends=1, words=2
+        )))  # fmt: skip
+        burst, many = functools.partial(_burst, module), S * engine.BURST
+        flops = model_flops(c, matrix, many, many, many * (job['prompt'] + job['room'] / 2))
+        yield (f'{job["title"]}: decode', many, flops, lambda burst=burst, shared=shared, full=full: jax.jit(
+            burst, donate_argnums=2).lower(state.params, shared, full), {'params': weights, 'cache': held(full.cache)})  # fmt: skip
 
     R, L, S, B, N = (shape[k] for k in ('rows', 'length', 'selected', 'examples', 'n'))
     batch = Batch(
@@ -178,29 +206,29 @@ def programs(lm, turn, todo: list[dict], shape: dict):
     )  # fmt: skip
     flops = model_flops(c, matrix, R * L, R * S, R * L * L / 2)
     if todo or N > 1:
-        yield ('reference', R * L, flops, lambda _: update._logp.lower(lm.module, state.params, batch),
+        yield ('reference', R * L, flops, lambda: update._logp.lower(lm.module, state.params, batch),
                {'params': weights})  # fmt: skip
     part, rest = update.trained(lm, state.params), state.params if c.lora else {'blocks': {}}
     step = update.stepper(lm, turn.loss, optimizer).compiled
     yield (
         'update', R * L, flops * (2 if c.lora else 3),
-        lambda _: step.lower(state._replace(params=part), rest, batch, 1e-6, array((), key, whole)),
+        lambda: step.lower(state._replace(params=part), rest, batch, 1e-6, array((), key, whole)),
         {'params': weights, 'optimiser': opt},
     )  # fmt: skip
 
 
-def examine(lower, before, chip: chips.Chip, count: int, tokens: int, flops: float, sizes: dict) -> tuple[dict, object]:
-    """(what a program needs and takes, the compiled program or None where the compiler refuses it for its memory)."""
+def examine(lower, chip: chips.Chip, count: int, tokens: int, flops: float, sizes: dict) -> dict:
+    """What a program needs and takes; only its refusal where the compiler refuses it for its memory."""
     begun, out = time.time(), {'tokens': tokens, 'model_flops': flops, 'bytes': sizes}
     try:
         with tempfile.TemporaryDirectory() as folder:  # Compiled.as_text cannot read all that this compiler writes
-            compiled = lower(before).compile(compiler_options={'xla_dump_to': folder, 'xla_dump_hlo_as_text': True})
+            compiled = lower().compile(compiler_options={'xla_dump_to': folder, 'xla_dump_hlo_as_text': True})
             written = max(pathlib.Path(folder).glob('*after_codegen.txt'), key=os.path.getsize).read_text()
     except Exception as problem:
         if 'RESOURCE_EXHAUSTED' not in str(problem):
             raise
         said = re.search(r'Ran out of memory.*?(?=\. HLO|\n|$)', str(problem))
-        return out | {'fits': False, 'refused': said[0] if said else str(problem).splitlines()[0]}, None
+        return out | {'fits': False, 'refused': said[0] if said else str(problem).splitlines()[0]}
     memory, cost, does = compiled.memory_analysis(), compiled.cost_analysis(), hlo.read(written)
     fresh = memory.output_size_in_bytes - memory.alias_size_in_bytes
     sizes |= {'arguments': memory.argument_size_in_bytes, 'outputs': fresh, 'temporaries': memory.temp_size_in_bytes,
@@ -214,17 +242,21 @@ def examine(lower, before, chip: chips.Chip, count: int, tokens: int, flops: flo
         'collectives': does['collectives'], 'unknown_loops': does['unknown'], 'untimed': does['untimed'],
         'compiler': {k: cost.get(k) for k in ('flops', 'bytes accessed', 'optimal_seconds')},
         'compile_seconds': time.time() - begun,
-    }, compiled  # fmt: skip
+    }  # fmt: skip
 
 
 def round_seconds(turn, todo: list[dict], shape: dict, found: dict) -> dict:
     """Of a round's stages, where every sample runs to its limit and every prompt gives its pairs; None: not known."""
+    from selfrew.generate import engine
+
     took = lambda title: found.get(title, {}).get('seconds', math.nan)  # noqa: E731
     out = {}
     for job in todo:
-        batches = math.ceil(job['requests'] / job['rows'])
-        each = took(f'{job["title"]}: prefill') + job['room'] * took(f'{job["title"]}: decode step')
-        out[job['title']] = batches * each
+        layout = job['layout']
+        chunks = math.ceil((job['prompt'] - 1 - layout.shared) / layout.chunk)
+        reads = math.ceil(job['distinct'] / layout.prompts) * chunks + math.ceil(layout.shared / layout.chunk)
+        bursts = math.ceil(job['requests'] / layout.slots) * job['room'] / engine.BURST
+        out[job['title']] = reads * took(f'{job["title"]}: prefill') + bursts * took(f'{job["title"]}: decode')
     examples = prompt_count(turn) * (_of(turn.pairs, 'count') or 1)
     a_pass = math.ceil(min(examples, turn.max_examples or examples) / shape['examples'])
     if 'reference' in found:
@@ -243,7 +275,7 @@ def advice(found: dict, chip: chips.Chip, model: dict) -> list[str]:
             ways += ['raise mesh.fsdp or mesh.tensor (more chips)', *narrow]
             ways += [] if model.get('lora') else ['model.lora=16']
         if ':' in title:
-            ways.append(f'fewer rows (of the {"scorer" if "judge" in title else "sampler"})')
+            ways.append(f'fewer slots (of the {"scorer" if "judge" in title else "sampler"})')
         else:
             ways += ['model.remat=full'] if title == 'update' and model.get('remat', 'none') != 'full' else []
             ways += ['model.attention=splash'] if model.get('attention', 'xla') == 'xla' else []
@@ -300,22 +332,20 @@ def make(config: dict, name: str, prompt_tokens: int, say=lambda words: None) ->
     chip, turn, lm = chips.CHIPS[kind], sampling_turn(config), build(config, devices)
     split, count = sharding.row_count(lm.mesh), lm.mesh.size
     todo = jobs(turn, prompt_tokens, lm.config.max_length)
-    for job in todo:  # as the engine rounds them
-        job['rows'] = up(max(min(job['rows'], 1 << (job['requests'] - 1).bit_length()), split), split)
+    for job in todo:
+        job['layout'] = lay_out(lm, job, chip)
     shape = batch_shape(turn, prompt_tokens, todo[0]['room'] if todo else _of(turn.train, 'row_length'), split)
-    found, before = {}, None
+    found = {}
     for title, tokens, flops, lower, sizes in programs(lm, turn, todo, shape):
-        if 'decode' in title and before is None:
-            continue  # its prefill was refused
         say(f'compiling {title} …')
-        found[title], before = examine(lower, before, chip, count, tokens, flops, sizes)
+        found[title] = examine(lower, chip, count, tokens, flops, sizes)
     changes = advice(found, chip, config['model'])
     idle = f' {len(devices) - count} chips have nothing to do: raise the mesh.' * (len(devices) > count)
     return {
         'model': config['model']['folder'], 'parameters': sum(x.size for x in jax.tree.leaves(lm.abstract())),
         'topology': name, 'devices': len(devices), 'mesh': dict(lm.mesh.shape), 'hbm': chip.hbm, 'fits': not changes,
         'prompt_tokens': prompt_tokens, 'jax': jax.__version__, 'libtpu': importlib.metadata.version('libtpu'),
-        'samples': todo, 'batch': shape, 'programs': found, 'round_seconds': round_seconds(turn, todo, shape, found),
+        'samples': [job | {'layout': dataclasses.asdict(job['layout'])} for job in todo], 'batch': shape, 'programs': found, 'round_seconds': round_seconds(turn, todo, shape, found),
         'verdict': ('does not fit; change\n  ' + '\n  '.join(changes) if changes else 'fits.') + idle,
     }  # fmt: skip
 

@@ -1,4 +1,6 @@
-"""The files of a run: each is written once, by an atomic rename, under its folder's manifest. Layer 7.
+"""The files of a run: each is written once, by an atomic rename, under its folder's manifest. Layer 6.
+
+Beside a stage that is being made lies what has been sampled for it, NAME.partial.jsonl, until the stage is written.
 
 Of several processes, process 0 reads and writes them, and tells the others what it found.
 """
@@ -8,7 +10,7 @@ import hashlib
 import json
 import os
 
-from selfrew import hosts
+from selfrew import hosts, journal
 from selfrew.types import from_json, to_json
 
 
@@ -60,12 +62,21 @@ class Folder:
         Raises ValueError where the file is not the one that was written.
         """
         if not self.has(name):
-            nouns = list(make())
+            with self.keeping(name):
+                nouns = list(make())
             data = ''.join(json.dumps(to_json(noun), ensure_ascii=False) + '\n' for noun in nouns).encode()
             self._write(f'{name}.jsonl', data)
             self.enlist(name, {'lines': len(nouns), 'sha256': hashlib.sha256(data).hexdigest()})
+        hosts.by_main(lambda: _remove(self._partial(name)))
         lines = hosts.by_main(lambda: self._checked(name)).decode().split('\n')
         return [from_json(kind, json.loads(line)) for line in lines if line]
+
+    def keeping(self, name: str):
+        """What is sampled inside is written down as it comes, and not sampled again by a run that comes after."""
+        return journal.kept(self._partial(name))
+
+    def _partial(self, name: str) -> str:
+        return os.path.join(self.path, f'{name}.partial.jsonl')
 
     def _checked(self, name: str) -> bytes:
         path = os.path.join(self.path, f'{name}.jsonl')
@@ -83,15 +94,21 @@ def _read(path: str) -> bytes:
         return b''
 
 
+def _remove(path: str) -> None:
+    if os.path.exists(path):
+        os.remove(path)
+
+
 def claim(workdir: str, config: dict, free: tuple) -> None:
     """Makes a workdir this config's own, or checks that it already is; fields named in `free` may differ.
 
-    A workdir in which no stage has been finished yet belongs to nobody. Raises ValueError with the differences where
+    A workdir in which nothing has been sampled yet belongs to nobody. Raises ValueError with the differences where
     another config made it.
     """
     path = os.path.join(workdir, 'config.json')
     config = json.loads(json.dumps(config))
-    if os.path.exists(path) and glob.glob(os.path.join(workdir, 'rounds', '*', 'manifest.json')):
+    made = [glob.glob(os.path.join(workdir, 'rounds', '*', name)) for name in ('manifest.json', '*.partial.jsonl')]
+    if os.path.exists(path) and any(made):
         with open(path) as file:
             theirs = json.load(file)
         found = [d for d in _differences(theirs, config, '') if d.split(':')[0] not in free]

@@ -1,5 +1,6 @@
 """What is sampled depends on the prompt, the key and the parameters alone, and its log-probability is the trainer's."""
 
+import dataclasses
 import functools
 import inspect
 
@@ -7,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toys import BOS, EOS, SMALL, toy
+from toys import BOS, EOS, SMALL, Numbers, toy
 from toys import prompt as numbers
 
-from selfrew import encode, generate, parts, samplers, update
-from selfrew.generate import engine
+from selfrew import encode, generate, journal, parts, samplers, update
+from selfrew.generate import engine, pick, slots as device
 from selfrew.types import Example, Rollout, ask
 
 PICK = 'Pick 2 fruits from this list: lime, bee, kiwi, saw, axe.'
@@ -34,6 +35,10 @@ def _sample(lm, params, prompts, keys=None, **options):
     return generate.generate(lm, params, prompts, keys, **({'max_tokens': 12} | options))
 
 
+class Endless(Numbers):
+    ends = (-5,)
+
+
 @pytest.fixture(scope='module')
 def twelve():
     lm, params = toy()
@@ -44,7 +49,9 @@ def twelve():
 # --- against the full forward pass ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('options', [{}, {'temperature': 0.5, 'top_p': 0.7}, {'temperature': 0.0}], ids=str)
+@pytest.mark.parametrize(
+    'options', [{}, {'temperature': 0.5, 'top_p': 0.7}, {'top_k': 5, 'min_p': 0.1}, {'temperature': 0.0}], ids=str
+)
 def test_decode_equals_teacher_forcing(tiny, options):
     """The log-probability is the raw distribution's, also where the sample was drawn from another one."""
     lm, params = tiny
@@ -86,10 +93,10 @@ def _assert_same(found, expected):
     assert [r.logp for r in found] == pytest.approx([r.logp for r in expected], abs=1e-4)
 
 
-@pytest.mark.parametrize('rows', [1, 5, 64])
-def test_samples_do_not_depend_on_the_batch_size(twelve, rows):
+@pytest.mark.parametrize('slots', [1, 5, 64])
+def test_samples_do_not_depend_on_the_number_of_slots(twelve, slots):
     lm, params, prompts, expected = twelve
-    _assert_same(_sample(lm, params, prompts, rows=rows), expected)
+    _assert_same(_sample(lm, params, prompts, slots=slots), expected)
 
 
 def test_samples_do_not_depend_on_the_order_of_requests_or_their_company(twelve):
@@ -106,15 +113,35 @@ def test_samples_do_not_depend_on_the_mesh(twelve, mesh):
     _assert_same(_sample(*toy(**mesh), prompts), expected)
 
 
+@pytest.mark.parametrize('mesh', [{}, {'fsdp': 8}], ids=str)
+def test_not_a_bit_depends_on_what_else_is_in_the_slots(mesh):
+    """What a killed run has finished is not asked again: the rest stands in other slots, next to others."""
+    lm, params = toy(**mesh)
+    prompts, keys = [p for p in _prompts(lm, 20) for _ in range(2)], _keys(40)
+    expected = _sample(lm, params, prompts, keys, slots=8)
+    layout = engine.lay_out
+    with pytest.MonkeyPatch.context() as patch:  # the sizes of arrays are those of all requests, as in a journal
+        patch.setattr(engine, 'lay_out', lambda *a, **k: whole)
+        for some in ([3, 38, 20, 7, 11, 0], [39, *range(0, 40, 3)]):
+            whole = layout(lm, list(map(len, prompts)), [12] * 40, 20, slots=8, memory=1e9)
+            found = _sample(lm, params, [prompts[i] for i in some], keys[np.array(some)])
+            assert found == [expected[i] for i in some]
+
+
 def test_the_cache_lies_in_as_many_parts_as_there_are_devices():
     lm, params = toy(tensor=2, fsdp=4)
-    tokens, length = lm.rows(np.full((8, 32), 5, np.int32)), lm.rows(np.full(8, 20, np.int32))
-    prefill = jax.jit(engine.prefill, static_argnums=(0, 4))
-    last, cache = prefill(lm.module, params, tokens, length, 16)
-    after = jax.jit(engine.advance, static_argnums=(0, 5))(lm.module, params, length, length, 0, 16, cache)[1]
-    for leaf in (*jax.tree.leaves(cache), *jax.tree.leaves(after)):
+    state = device.empty(lm.module, lm.cache_dtype, rows=8, columns=48, limit=4, ends=1, words=2)
+    pool = device.cache(lm.module, lm.cache_dtype, 8, 32)
+    pool = device.read(lm.module, params, lm.rows(np.full((8, 32), 5, np.int32)), np.int32(0), None, pool)
+    one = lambda kind, *shape: np.ones((2, *shape), kind)  # noqa: E731
+    i32, f32 = np.int32, np.float32
+    ask = device.Ask(one(np.uint32, 2), *map(one, (i32, i32, i32, f32, i32, f32, f32)), one(i32, 1))
+    after = device.admit(lm.module, state, pool, np.array([1, 6], np.int32), np.array([0, 7], np.int32), ask)
+    caches = [pool, after.cache]
+    after = device.advance(lm.module, params, None, after, np.ones(8, bool), np.int32(0), np.int32(2))
+    for leaf in jax.tree.leaves([*caches[:1], after.cache]):
         assert leaf.addressable_shards[0].data.size * 8 == leaf.size
-    assert last.shape == (8, 32) and cache['k'].shape == (2, 8, 2, 8, 48)
+    assert after.cache[0]['k'].shape == (2, 8, 2, 8, 48) and np.asarray(after.produced).tolist() == [0, 1, 0, 0, 0, 0, 1, 0]
 
 
 def test_every_sample_of_a_prompt_is_drawn_anew():
@@ -155,7 +182,8 @@ def test_a_response_ends_at_the_first_end_token_or_at_the_limit():
 
 def test_bad_options_and_too_long_prompts_are_refused():
     lm, params = toy()
-    for wrong in ({'max_tokens': 0}, {'temperature': -0.1}, {'top_p': 0.0}, {'top_p': 1.1}, {'rows': 0}):
+    for wrong in ({'max_tokens': 0}, {'temperature': -0.1}, {'top_p': 0.0}, {'top_p': 1.1}, {'slots': 0}, {'top_k': -1},
+                  {'min_p': 1.5}, {'temperature': float('nan')}):
         (name, value), = wrong.items()
         with pytest.raises(ValueError, match=f'{name}={value}'):
             _sample(lm, params, [[BOS]], **wrong)
@@ -163,48 +191,239 @@ def test_bad_options_and_too_long_prompts_are_refused():
     with pytest.raises(ValueError, match=f'{fits + 1} tokens and max_tokens=12 exceed the context of 128'):
         _sample(lm, params, [[BOS] * (fits + 1)])
     assert len(_sample(lm, params, [[BOS] * fits])) == 1
+    with pytest.raises(ValueError, match=r"stop=\('',\)"):
+        _sample(lm, params, [[BOS]], stop=('',))
+    with pytest.raises(ValueError, match='2 values of top_k for 1 requests'):
+        _sample(lm, params, [[BOS]], top_k=[1, 2])
 
 
 def test_no_request_gives_no_response():
     assert _sample(*toy(), [], keys=_keys(1)) == []
 
 
-def test_temperature_nucleus_and_seed_are_not_compiled_in(twelve):
+def test_no_option_of_a_request_is_compiled_in(twelve):
     lm, params, prompts, _ = twelve
-    _sample(lm, params, prompts, top_p=0.9)  # one program without a nucleus, one with
-    before, compiled, keys = engine._decode._cache_size(), [], _keys(12, jax.random.key(3))
+    _sample(lm, params, prompts)
+    before, compiled, keys = device.advance._cache_size(), [], _keys(12, jax.random.key(3))
     watch = lambda event, *_, **__: compiled.append(event) if 'backend_compile' in event else None  # noqa: E731
     jax.monitoring.register_event_duration_secs_listener(watch)
     try:
-        for options in ({'temperature': 0.3}, {'temperature': 0.0}, {'top_p': 0.5}, {'temperature': 2.0, 'top_p': 0.1}):
+        for options in ({'temperature': 0.3}, {'top_p': 0.5}, {'temperature': 2.0, 'top_k': 3, 'min_p': 0.1},
+                        {'stop': ('5',)}, {'max_tokens': [9] * 11 + [12]}, {'temperature': [0.0, 1.0] * 6}):  # fmt: skip
             _sample(lm, params, prompts, keys, **options)
     finally:
         jax.monitoring.unregister_event_duration_listener(watch)
-    assert engine._decode._cache_size() == before
+    assert device.advance._cache_size() == before
     assert not compiled
+
+
+def test_each_request_has_its_own_options(twelve):
+    lm, params, prompts, plain = twelve
+    options = {
+        'temperature': [1.0, 0.0, 0.5] * 4, 'top_k': [0, 3, 0, 5] * 3, 'top_p': [1.0] * 6 + [0.7] * 6,
+        'min_p': [0.0, 0.2] * 6, 'max_tokens': list(range(1, 13)), 'stop': [('7',), ()] * 6,
+    }  # fmt: skip
+    found = _sample(lm, params, prompts, **options)
+    for i in range(12):
+        alone = _sample(lm, params, prompts[i : i + 1], _keys(12)[i : i + 1], **{k: v[i] for k, v in options.items()})
+        _assert_same([found[i]], alone)
+    _assert_same(_sample(lm, params, prompts, max_tokens=[12] * 12), plain)
+
+
+# --- slots and prompts ------------------------------------------------------------------------------------------------
+
+
+class _Watch:
+    """Counts what a call has the device do: steps, tokens of prompts read."""
+
+    def __init__(self, patch):
+        self.steps = self.read = 0
+        advance, read = device.advance, device.read
+
+        def counted(module, params, shared, state, *rest):
+            before = np.array(state.produced)
+            after = advance(module, params, shared, state, *rest)
+            self.steps += int((np.asarray(after.produced) - before).max())
+            return after
+
+        def counting(module, params, tokens, *rest):
+            self.read += tokens.size
+            return read(module, params, tokens, *rest)
+
+        patch.setattr(device, 'advance', counted)
+        patch.setattr(device, 'read', counting)
+
+
+@pytest.fixture
+def watch(monkeypatch):
+    return _Watch(monkeypatch)
+
+
+def test_slots_are_filled_again_while_the_longest_sample_goes_on(watch):
+    """Without end tokens, in 2 slots: one sample of 60 tokens, and next to it 25 of 2; in batches it were 60 + 12 · 2."""
+    lm, params = toy()
+    lm = dataclasses.replace(lm, text=Endless())
+    found = _sample(lm, params, [[BOS, 5]] * 26, _keys(26), max_tokens=[60] + [2] * 25, slots=2)
+    assert [len(r.tokens) for r in found] == [60] + [2] * 25 and {r.finish for r in found} == {'length'}
+    assert watch.steps == 60
+
+
+def test_samples_of_a_prompt_read_it_once(watch):
+    lm, params = toy()
+    prompts = [[BOS, *range(3, 3 + n)] for n in (30, 40)]
+    twice = _sample(lm, params, [p for p in prompts for _ in range(10)], _keys(20), slots=4)
+    read = watch.read
+    _sample(lm, params, prompts, _keys(2), slots=4)
+    assert read == watch.read - read == 2 * 48  # 2 rows of 41 tokens, of which the last is not read, in steps of 16
+    assert len({r.tokens for r in twice}) >= 18  # an end token at once may come twice
+
+
+@pytest.mark.parametrize('mesh', [{}, {'tensor': 2, 'fsdp': 4}], ids=str)
+def test_what_all_prompts_begin_with_is_read_once(monkeypatch, mesh):
+    lm, params = toy(**mesh)
+    rubric = _prompts(lm, 1, seed=5)[0][:1] + np.random.default_rng(3).integers(3, 64, 69).tolist()
+    prompts = [rubric + p[1:] for p in _prompts(lm, 12)]
+    monkeypatch.setattr(engine, 'SHARED', 1000)
+    apart = _sample(lm, params, prompts, slots=4)
+    monkeypatch.undo()
+    watch = _Watch(monkeypatch)
+    _assert_same(_sample(lm, params, prompts, slots=4), apart)
+    left = max(map(len, prompts)) - 64 - 1  # 64 of the 70 tokens once; then what is left but for the last one
+    assert watch.read == 64 + 16 * -(-left // 16) * 16  # 12 rows, filled up to 16
+
+
+def test_a_long_prompt_does_not_stall_the_slots(monkeypatch):
+    """Two slots: while a sample of 100 tokens goes on in one, a prompt of 100 tokens is read in sixteens for the other."""
+    lm, params = toy()
+    lm, layout, did = dataclasses.replace(lm, text=Endless()), engine.lay_out, []
+    small = {'chunk': 16, 'prompts': 1, 'pool': 112}
+    monkeypatch.setattr(engine, 'lay_out', lambda *a, **k: dataclasses.replace(layout(*a, **k), **small))
+    monkeypatch.setattr(engine, 'sorted', lambda groups, key: groups, raising=False)  # the long one comes last
+    for name in ('read', 'advance'):
+        real = getattr(device, name)
+        monkeypatch.setattr(device, name, lambda *a, name=name, real=real: (did.append(name), real(*a))[1])
+    _sample(lm, params, [[BOS, 3], [BOS, 4], [BOS] + [5] * 100], _keys(3), slots=2, max_tokens=[100, 2, 12])
+    reads = [i for i, name in enumerate(did) if name == 'read'][-7:]  # 100 = 6 · 16 + 4
+    assert [did[i + 1] for i in reads] == ['advance'] * 7
+
+
+def test_slots_are_as_many_as_the_memory_holds():
+    lm, _ = toy()
+    # a column: keys and values, 2 layers, 2 heads of 8, 4 bytes
+    assert engine.row_bytes(lm) == 2 * 2 * 2 * 8 * 4 == 256
+    ask = functools.partial(engine.lay_out, lm, [21] * 40, [12] * 40, 40, slots=32)
+    # a prompt's 20 tokens in two chunks of 16: 32 columns; with 12 samples' 32
+    layout = ask(memory=1e9)
+    assert (layout.slots, layout.columns, layout.pool, layout.chunk, layout.limit) == (32, 32, 32, 32, 16)
+    fixed = 2 * layout.prompts * 32 * 256
+    assert layout.bytes == fixed + 32 * 32 * 256
+    assert ask(memory=fixed + 7.9 * 32 * 256).slots == 7
+    with pytest.raises(ValueError, match=r'a slot of 32 tokens takes 7.63e-06 GiB .* raise model.cache_gib'):
+        ask(memory=fixed + 0.9 * 32 * 256)
+    lm, _ = toy(tensor=2, fsdp=4)
+    assert engine.row_bytes(lm) == 128  # a device has one of the two heads, and a fourth of the rows
+    assert engine.lay_out(lm, [21] * 40, [12] * 40, 40, slots=30, memory=1e9).slots == 32
+    params = toy()[1]
+    with pytest.raises(ValueError, match='the cache may take 1e-06 GiB'):
+        _sample(dataclasses.replace(toy()[0], cache_gib=1e-6), params, [[BOS, 5]], _keys(1))
+
+
+def test_a_narrow_cache_changes_the_logp_a_little():
+    lm, params = toy()
+    prompts = _prompts(lm)
+    exact = _sample(lm, params, prompts, temperature=0.0, max_tokens=3)
+    narrow = _sample(dataclasses.replace(lm, cache='bfloat16'), params, prompts, temperature=0.0, max_tokens=3)
+    apart = [abs(a.logp - b.logp) for a, b in zip(exact, narrow) if a.tokens == b.tokens]
+    assert len(apart) > 6 and 1e-5 < max(apart) < 0.05  # 8 bits of mantissa
+
+
+def test_a_stop_string_ends_a_response_before_itself():
+    lm, params = toy()
+    prompts = _prompts(lm, 16)
+    whole, stop = _sample(lm, params, prompts, max_tokens=16), ('7', '1 2')
+    for before, found in zip(whole, _sample(lm, params, prompts, max_tokens=16, stop=stop)):
+        at = [before.text.index(s) for s in stop if s in before.text]
+        assert found.text == before.text[: min(at, default=None)]
+        assert found.tokens == before.tokens[: len(found.tokens)]
+        if at:
+            said = [lm.text.decode(found.tokens[:n]) for n in (-1, len(found.tokens))]
+            assert found.finish == 'stop' and [any(s in text for s in stop) for text in said] == [False, True]
+            assert found.logp != before.logp or found.tokens == before.tokens
+        else:
+            assert found == before
+    assert 4 < sum('7' in r.text or '1 2' in r.text for r in whole) < 16
+
+
+# --- a killed call ----------------------------------------------------------------------------------------------------
+
+
+def test_what_was_finished_is_not_made_again_and_not_a_bit_changes(tmp_path, monkeypatch):
+    lm, params = toy()
+    prompts, path = [p for p in _prompts(lm, 10) for _ in range(3)], str(tmp_path / 'x.partial.jsonl')
+    ask = functools.partial(_sample, lm, params, prompts, _keys(30), slots=4)
+    expected, real, calls = ask(), device.advance, iter(range(1000))
+
+    def dying(*args):
+        if next(calls) == 7:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(device, 'advance', dying)
+    with pytest.raises(KeyboardInterrupt), journal.kept(path):
+        ask()
+    monkeypatch.undo()
+    with open(path) as file:
+        text = file.read()
+    kept = text.count('\n')
+    assert 4 < kept < 25
+    with open(path, 'w') as file:
+        file.write(text + '["half of a li')
+    made = []
+    monkeypatch.setattr(engine, 'Response', lambda *a, real=engine.Response: (made.append(a), real(*a))[1])
+    with journal.kept(path):
+        found = ask()
+    assert found == expected and [r.logp for r in found] == [r.logp for r in expected]
+    assert len(made) == 30
+    with open(path) as file:
+        lines = file.read().splitlines()
+    assert len(lines) == 30 and lines[:kept] == text.splitlines()
+    with journal.kept(path):  # other requests are other names
+        assert ask(temperature=0.5) != expected
+    assert journal.current() is None
 
 
 # --- how one token is picked ------------------------------------------------------------------------------------------
 
-pick = jax.jit(engine._pick, static_argnums=4)
+_draw = jax.jit(pick.draw)
+
+
+def _picked(logits, u, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0):
+    each = lambda value, kind=np.float32: np.full(len(logits), value, kind)  # noqa: E731
+    return _draw(logits, u, each(temperature), each(top_k, np.int32), each(top_p), each(min_p))
 
 
 def _logits(rows, vocab, seed=0):
     return np.random.default_rng(seed).normal(0, 3, (rows, vocab)).astype(np.float32)
 
 
-@pytest.mark.parametrize(('temperature', 'top_p'), [(1.0, 1.0), (0.5, 1.0), (1.0, 0.7), (2.0, 0.3)])
-def test_tokens_come_as_often_as_their_probability(temperature, top_p):
+@pytest.mark.parametrize('vocab', [16, 300])
+@pytest.mark.parametrize('options', [
+    {}, {'temperature': 0.5}, {'top_p': 0.7}, {'temperature': 2.0, 'top_p': 0.3}, {'top_k': 3}, {'min_p': 0.2},
+    {'top_k': 5, 'top_p': 0.8}, {'temperature': 2.0, 'top_k': 7, 'top_p': 0.9, 'min_p': 0.05},
+], ids=str)  # fmt: skip
+def test_tokens_come_as_often_as_their_probability(options, vocab):
     """u = (i + ½)/n for n = 4000: a token's count is n·p, but for ±1 at each of its ends."""
-    n, (logits,) = 4000, _logits(1, 16)
+    n, (logits,) = 4000, _logits(1, vocab)
     u = (np.arange(n, dtype=np.float32) + 0.5) / n
-    tokens, logp = pick(np.tile(logits, (n, 1)), u, temperature, top_p, top_p < 1)
-    p = np.exp(logits.astype(np.float64) / temperature)
+    tokens, logp = _picked(np.tile(logits, (n, 1)), u, **options)
+    p = np.exp(logits.astype(np.float64) / options.get('temperature', 1.0))
+    best, order = p.max(), np.argsort(-p)
+    p[order[options.get('top_k') or vocab :]] = 0
     p /= p.sum()
-    order = np.argsort(-p)
-    keep = np.cumsum(p[order]) - p[order] < top_p  # the smallest set that holds top_p
+    keep = np.cumsum(p[order]) - p[order] < options.get('top_p', 1.0)  # the smallest set that holds top_p
     p[order[~keep]] = 0
-    assert np.abs(np.bincount(tokens, minlength=16) / n - p / p.sum()).max() <= 1.5 / n
+    p[np.exp(logits / options.get('temperature', 1.0)) < options.get('min_p', 0.0) * best] = 0
+    assert np.abs(np.bincount(tokens, minlength=vocab) / n - p / p.sum()).max() <= 1.5 / n
     raw = logits - np.log(np.exp(logits.astype(np.float64)).sum())
     np.testing.assert_allclose(logp, raw[tokens], atol=1e-5)  # at temperature 1 and of the whole vocabulary
 
@@ -215,7 +434,7 @@ def test_no_token_comes_from_outside_the_nucleus(top_p):
     p = np.asarray(jax.nn.softmax(logits), np.float64)
     likelier = (p[:, None, :] * (p[:, None, :] > p[:, :, None])).sum(-1)  # [R V], the mass of likelier tokens
     for u in (*np.random.default_rng(2).uniform(size=8), 0.0, 1 - 2.0**-23):
-        tokens, _ = pick(logits, np.full(256, u, np.float32), 1.0, top_p, True)
+        tokens, _ = _picked(logits, np.full(256, u, np.float32), top_p=top_p)
         assert (likelier[np.arange(256), tokens] < top_p + 1e-6).all()
 
 
@@ -230,14 +449,28 @@ def test_no_rounding_lets_an_excluded_token_through():
     cdf = np.asarray(jnp.cumsum(jnp.asarray(kept), axis=-1))
     for column in range(0, 500, 5):
         u = np.clip(cdf[:, column] / cdf[:, -1], 0, 1 - 2.0**-23).astype(np.float32)
-        tokens, _ = pick(logits, u, 1.0, 0.7, True)
+        tokens, _ = _picked(logits, u, top_p=0.7)
         assert (kept[np.arange(64), tokens] > 0).all()
+
+
+def test_rows_do_not_share_their_options():
+    """Each row's options alone, and all in one call: the same tokens."""
+    logits, u = _logits(6, 200, seed=5), np.linspace(0.05, 0.9, 6, dtype=np.float32)
+    options = [
+        (1.0, 0, 1.0, 0.0), (0.0, 0, 1.0, 0.0), (0.7, 4, 1.0, 0.0), (1.0, 0, 0.5, 0.0), (2.0, 9, 0.8, 0.1),
+        (1.0, 0, 1.0, 0.3),
+    ]  # fmt: skip
+    columns = [np.array(c, np.int32 if i == 1 else np.float32) for i, c in enumerate(zip(*options))]
+    tokens, logp = _draw(logits, u, *columns)
+    for i, one in enumerate(options):
+        alone = _picked(logits[i : i + 1], u[i : i + 1], *one)
+        assert (int(alone[0][0]), float(alone[1][0])) == (int(tokens[i]), float(logp[i]))
 
 
 def test_temperature_zero_is_argmax_whatever_the_draw():
     logits = _logits(64, 32)
     for u in (0.0, 0.4, 1 - 2.0**-23):
-        tokens, _ = pick(logits, np.full(64, u, np.float32), 0.0, 1.0, False)
+        tokens, _ = _picked(logits, np.full(64, u, np.float32), temperature=0.0)
         np.testing.assert_array_equal(tokens, logits.argmax(-1))
 
 

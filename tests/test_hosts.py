@@ -27,7 +27,7 @@ def get_config():
     config.round.scorer = {'name': 'length'}
     config.evals.accuracy.prompts.n = 8
     config.evals.accuracy.sampler.max_tokens = 12
-    config.evals.accuracy.sampler.rows = 4  # two batches
+    config.evals.accuracy.sampler.slots = 4
     del config.evals['judge']
     return config
 """

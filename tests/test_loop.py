@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from selfrew import checkpoint, loop, parts, stage, update
+from selfrew import checkpoint, journal, loop, parts, stage, update
 
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))  # for configs, as main does
@@ -75,7 +75,7 @@ def test_every_config_runs_to_its_end(name, tmp_path):
 def _small(rounds=2, **fields):
     """The quickstart with the least of everything. Lengths judge, not the model: there is always something to learn."""
     config = _config('quickstart')
-    short = {'max_tokens': 12, 'rows': 32}
+    short = {'max_tokens': 12, 'slots': 8}
     turn, evals = config['round'], config['evals']
     turn['prompts']['n'] = 8
     turn['sampler'] |= {'n': 3} | short
@@ -85,7 +85,7 @@ def _small(rounds=2, **fields):
     turn['rehearsal']['prompts']['prompts'][0]['n'] = 8
     turn['rehearsal']['train'] |= {'batch': 8, 'row_length': 256}
     evals['accuracy']['prompts']['n'], evals['judge']['prompts']['n'] = 8, 3
-    evals['accuracy']['sampler'] |= {'max_tokens': 12}
+    evals['accuracy']['sampler'] |= short
     evals['judge']['scorer'] |= short
     config.pop('start', None)
     return config | {'rounds': rounds} | fields
@@ -162,6 +162,32 @@ def test_a_run_killed_at_every_stage_ends_as_one_that_was_not(tmp_path, monkeypa
     assert len(kills) == len(entries) == 3 * 3 + 4 * 5 and set(kills) == entries
     _assert_like(tmp_path, whole[0])
     assert _said(tmp_path) == _said(whole[0])
+
+
+@pytest.mark.slow
+def test_a_run_killed_amid_its_samples_goes_on_from_them(tmp_path, monkeypatch, whole):
+    """Killed whenever 20 more samples have been made: none of these is made again, and the files are the same."""
+    put, made, kills = journal.Journal.put, [], []
+
+    def dying(self, name, value):
+        put(self, name, value)
+        made.append((self._path, name))
+        if len(made) % 20 == 0:
+            kills.append(self._path)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(journal.Journal, 'put', dying)
+    table = None
+    while table is None:
+        try:
+            table = _run(_small(), tmp_path)
+        except KeyboardInterrupt:
+            assert len(kills) < 20
+    assert len(kills) >= 4 and len(set(made)) == len(made)
+    stages = {os.path.basename(path).removesuffix('.partial.jsonl') for path in kills}
+    assert stages <= {'rollouts', 'eval_accuracy', 'eval_judge'}
+    assert not glob.glob(f'{tmp_path}/rounds/*/*.partial*')
+    _assert_like(tmp_path, whole[0])
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """A plan says what a config needs of a TPU that nobody has: read from what the compiler wrote, and by arithmetic."""
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -9,6 +10,7 @@ import sys
 
 import jax
 import pytest
+import toys
 
 from configs import models, self_rewarding
 from selfrew import chips, hlo, plan
@@ -131,17 +133,24 @@ def test_what_a_round_samples_is_read_off_the_config_without_its_data():
     turn = plan.sampling_turn(self_rewarding.get_config('llama2_70b').to_dict())
     sample, judge = plan.jobs(turn, 500, 4096)
     assert (sample['requests'], sample['prompt'], sample['room']) == (7000 * 4, 512, 1024)  # a multiple of 32
-    assert judge['requests'] == 7000 * 4 * 3 and judge['prompt'] > 500 + 1024 and judge['nucleus']
+    assert (sample['distinct'], sample['shared'], sample['slots']) == (7000, 0, 256)
+    assert judge['requests'] == 7000 * 4 * 3 and judge['prompt'] > 500 + 1024 and judge['distinct'] == 7000 * 4
+    lm = dataclasses.replace(toys.toy()[0], cache_gib=40.0)
+    for job in (sample, judge):
+        job['layout'] = plan.lay_out(lm, job, chips.CHIPS['v5p'])
+    assert {(job['layout'].slots, job['layout'].prompts, job['layout'].chunk) for job in (sample, judge)} == {(256, 4, 256)}
     assert plan.batch_shape(turn, 512, 1024, 16) == {
         'examples': 16, 'n': 2, 'rows': 16, 'length': 4096, 'selected': 2048,  # 512 + 2 · 1,024 tokens: one a row
     }  # fmt: skip
-    found = {t: {'seconds': s} for t, s in (('sample: prefill', 1.0), ('sample: decode step', 0.5),
-                                            ('judge: prefill', 2.0), ('judge: decode step', 0.25), ('reference', 3.0),
+    found = {t: {'seconds': s} for t, s in (('sample: prefill', 1.0), ('sample: decode', 0.5),
+                                            ('judge: prefill', 2.0), ('judge: decode', 0.25), ('reference', 3.0),
                                             ('update', 9.0))}  # fmt: skip
     took = plan.round_seconds(turn, [sample, judge], plan.batch_shape(turn, 512, 1024, 16), found)
-    # 28,000 and 84,000 requests in 256 rows: 110 and 329 batches; 7,000 pairs in batches of 16: 438
-    expected = {'sample': 110 * (1 + 1024 * 0.5), 'judge': 329 * (2 + 256 * 0.25), 'reference': 438 * 3.0,
-                'update': 438 * 9.0}  # fmt: skip
+    # 28,000 and 84,000 requests in 256 slots: 110 and 329 to each; 7,000 and 28,000 prompts read by fours, 256 tokens
+    # at a time, a judge's rubric once; 32 steps at a time; 7,000 pairs in batches of 16: 438
+    chunks = -(-(judge['prompt'] - 1 - judge['shared']) // 256)
+    expected = {'sample': 1750 * 2 * 1.0 + 110 * 32 * 0.5, 'judge': (7000 * chunks + 1) * 2.0 + 329 * 8 * 0.25,
+                'reference': 438 * 3.0, 'update': 438 * 9.0}  # fmt: skip
     assert took == expected | {'round': sum(expected.values())}
     del found['update']
     assert plan.round_seconds(turn, [sample], plan.batch_shape(turn, 512, 1024, 16), found)['round'] is None
@@ -167,7 +176,7 @@ def test_what_does_not_fit_says_what_to_change():
              'reference': {'fits': True, 'bytes': {}}}  # fmt: skip
     update, sample = plan.advice(found, chip, {'remat': 'none'})
     assert all(words in update for words in ('mesh.fsdp', 'params=bfloat16', 'remat=full', 'train.batch'))
-    assert 'fewer rows (of the sampler)' in sample and 'remat' not in sample
+    assert 'fewer slots (of the sampler)' in sample and 'remat' not in sample
 
 
 def test_a_report_shows_what_fits_and_what_the_compiler_refused():
@@ -193,7 +202,7 @@ from configs import base
 def get_config(arg=''):
     config = base.get(rounds=1, round={
         'prompts': {'name': 'records', 'source': 'no/such/file.jsonl', 'n': 100},
-        'sampler': {'name': 'sample', 'n': 2, 'max_tokens': 32, 'rows': 16},
+        'sampler': {'name': 'sample', 'n': 2, 'max_tokens': 32, 'slots': 16},
         'scorer': {'name': 'length'}, 'pairs': {'name': 'extremes'}, 'loss': {'name': 'dpo'},
         'train': {'lr': 1e-6, 'batch': 8, 'row_length': 128},
     }, evals={})
@@ -239,7 +248,7 @@ def test_a_small_model_is_planned_for_eight_chips(tmp_path):
     assert found.returncode == 0, found.stderr
     said = json.loads(found.stdout)
     assert said['devices'] == 8 and said['mesh']['fsdp'] == 4 and '4 chips have nothing to do' in said['verdict']
-    assert said['fits'] and set(said['programs']) == {'sample: prefill', 'sample: decode step', 'reference', 'update'}
+    assert said['fits'] and set(said['programs']) == {'sample: prefill', 'sample: decode', 'reference', 'update'}
     step = said['programs']['update']
     matrix = 2 * (4 * 256 * 256 + 3 * 256 * 512)  # of both layers: q, k, v, o; gate, up, down
     parts = said['parameters'] * 4 / 4

@@ -16,6 +16,8 @@ from selfrew.generate import slots as device
 from selfrew.models import decoder
 from selfrew.types import Response
 
+SLOTS, SLOTS_OF_A_CPU = 256, 64
+SHARE = 0.3  # of a device's memory, for caches
 SHARED = 64  # tokens with which all prompts begin, from which on they are read once for all
 WORK = 1024  # tokens read together when prompts are
 BURST = 32  # steps between two looks at the slots; with stop strings, or while a long prompt is read, STEPS
@@ -65,7 +67,7 @@ def budget(lm) -> float:
     if lm.cache_gib is not None:
         return lm.cache_gib * 2**30
     limit = (lm.mesh.local_devices[0].memory_stats() or {}).get('bytes_limit') if lm.mesh.local_devices else None
-    return 0.3 * limit if limit else 4 * 2**30
+    return SHARE * limit if limit else 4 * 2**30
 
 
 def lay_out(lm, lengths, limits, distinct: int, *, slots: int, shared: int = 0, memory: float) -> Layout:
@@ -81,9 +83,10 @@ def lay_out(lm, lengths, limits, distinct: int, *, slots: int, shared: int = 0, 
     context = max(lengths) - 1 - shared  # a prompt's last token is read in its slot
     chunk = max(min(sizes.up(context, 16), 64 if context <= 256 else 256), 1)
     pool = sizes.up(max(context, 1), chunk)
-    prompts = sizes.up(min(sizes.rung(distinct), max(WORK // chunk, 1)), split)
+    whole = lambda n: 1 << (n - 1).bit_length()  # noqa: E731 a power of 2: few sizes, so that few programs are compiled
+    prompts = sizes.up(min(whole(distinct), max(WORK // chunk, 1)), split)
     columns = max(sizes.rung(max(a - 1 - shared + b for a, b in zip(lengths, limits)), 16), pool)
-    wanted = sizes.up(min(slots, sizes.rung(len(lengths))), split)
+    wanted = sizes.up(min(slots, whole(len(lengths))), split)
     fixed = (2 * prompts // split * pool + shared) * a_column
     fit = int((memory - fixed) // (columns * a_column)) * split
     if fit < split:
@@ -219,7 +222,7 @@ def generate(lm, params, prompts, keys, *, max_tokens, temperature=1.0, top_k=0,
                              f'{lm.config.max_length}')  # fmt: skip
     if not M:
         return []
-    slots = slots or (64 if _on_cpu(lm) else 256)
+    slots = slots or (SLOTS_OF_A_CPU if _on_cpu(lm) else SLOTS)
     layout = lay_out(
         lm, list(map(len, prompts)), [o.limit for o in asked], len(set(prompts)), slots=slots, shared=_common(prompts),
         memory=budget(lm),
