@@ -8,7 +8,8 @@ import pytest
 
 from experiments.speed import peers, run, workload
 
-MINUTE = '--shape=minute --pairs=2 --steps=1 --rounds=1 --prompts=2 --samples=2 --max_tokens=4 --gemm=32'.split()
+MINUTE = ('--shape=minute --pairs=2 --row_length=384 --steps=1 --rounds=1 --prompts=2 --samples=2 --max_tokens=4 '
+          '--gemm=32').split()  # fmt: skip
 
 
 def test_lengths_are_as_stated():

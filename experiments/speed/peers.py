@@ -93,9 +93,9 @@ def tunix_model(shape: workload.Shape, seed: int):
     def fresh(i, x):
         if x.ndim < 2:
             return x
-        embedding = x.shape == (shape.vocab, shape.width)
-        spread = (shape.width if embedding else x.shape[0]) ** -0.5
-        return jax.random.normal(jax.random.fold_in(jax.random.key(seed), i), x.shape) * spread
+        into = np.prod(x.shape[:-1]) if x.shape[-1] == shape.width else x.shape[0]  # products back into the width
+        into = shape.width if x.shape == (shape.vocab, shape.width) else into  # the embedding
+        return jax.random.normal(jax.random.fold_in(jax.random.key(seed), i), x.shape) * into**-0.5
 
     leaves, structure = jax.tree.flatten(nnx.state(llama, nnx.Param))
     nnx.update(llama, jax.tree.unflatten(structure, [fresh(i, x) for i, x in enumerate(leaves)]))
@@ -159,8 +159,7 @@ def tunix_sampler(shape, given) -> dict:
     from tunix.generate import sampler
 
     prompts = workload.prompts(shape, given.prompts, given.seed)
-    stops = set(workload.ends(shape))
-    longest = max(map(len, prompts))
+    longest, ends = max(map(len, prompts)), workload.ends(shape)
     llama = tunix_model(shape, given.seed)
     sample = sampler.Sampler(
         llama, Numbers(), sampler.CacheConfig(longest + given.max_tokens, shape.layers, shape.kv_heads, shape.head_dim)
@@ -169,11 +168,10 @@ def tunix_sampler(shape, given) -> dict:
     made, rounds = [], []
     for i in range(1 + given.rounds):
         start = time.perf_counter()
-        out = sample(texts, given.max_tokens, longest, eos_tokens=sorted(stops), temperature=1.0, top_p=1.0, seed=i)
+        out = sample(texts, given.max_tokens, longest, eos_tokens=ends, temperature=1.0, top_p=1.0, seed=i)
         rounds.append(time.perf_counter() - start)
-        # What it returns may lack the end token itself: that one was produced too.
-        made.append(sum(min(len(t) + (len(t) < given.max_tokens and not stops & {int(x) for x in t[-1:]}),
-                            given.max_tokens) for t in out.tokens))  # fmt: skip
+        # It returns what stands before the end token; that one was produced too.
+        made.append(sum(min(len(t) + 1, given.max_tokens) for t in out.tokens))
     return sample_row(made[1:], rounds[1:], first_call_s=rounds[0])
 
 
@@ -202,17 +200,6 @@ def torch_model(shape: workload.Shape, seed: int):
     return model
 
 
-def torch_tokenizer(shape: workload.Shape):
-    """One word a token."""
-    import transformers
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    own = Tokenizer(models.WordLevel({f'w{i}': i for i in range(shape.vocab)}, unk_token='w0'))
-    own.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    # Marked special, 'w1' would be cut out of 'w17': its text ends in a space, which the splitting drops elsewhere.
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=own, padding_side='left')
-
-
 def trl_dpo(shape, given) -> dict:
     """TRL's DPO trainer.
 
@@ -223,11 +210,12 @@ def trl_dpo(shape, given) -> dict:
     import datasets
     import transformers
     import trl
+    from tokenizers import Tokenizer, models
 
     transformers.logging.set_verbosity_error()
     datasets.disable_progress_bars()
     work = workload.pairs(shape, given.pairs * given.steps, given.seed)
-    rows = [{'prompt_ids': list(p.prompt), 'chosen_ids': list(p.chosen), 'rejected_ids': list(p.rejected)} for p in work]
+    rows = [{f'{name}_ids': list(tokens) for name, tokens in p._asdict().items()} for p in work]
     reference, epochs = [], []
 
     class Tokenised(trl.DPOTrainer):
@@ -249,8 +237,10 @@ def trl_dpo(shape, given) -> dict:
         def on_epoch_end(self, *_, **__):
             epochs[-1] += time.perf_counter()
 
-    tokenizer = torch_tokenizer(shape)
-    tokenizer.add_special_tokens({'pad_token': '<pad>', 'eos_token': '<end>'})
+    special = Tokenizer(models.WordLevel({'<pad>': workload.PAD, '<end>': workload.ends(shape)[0]}, unk_token='<pad>'))
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=special, pad_token='<pad>', eos_token='<end>', padding_side='left'
+    )
     with tempfile.TemporaryDirectory() as folder:
         config = trl.DPOConfig(
             folder, per_device_train_batch_size=given.pairs, num_train_epochs=1 + given.rounds, learning_rate=LR,
@@ -260,11 +250,8 @@ def trl_dpo(shape, given) -> dict:
             dataloader_pin_memory=False, seed=given.seed, **given.trl,
         )  # fmt: skip
         model = torch_model(shape, given.seed)
-        trainer = Tokenised(model, args=config, train_dataset=datasets.Dataset.from_list(rows),
-                            processing_class=tokenizer, callbacks=[Clock()],
-                            data_collator=trl.trainer.dpo_trainer.DataCollatorForPreference(
-                                workload.PAD, pad_to_multiple_of=config.pad_to_multiple_of))  # fmt: skip
-        trainer.train()
+        data = datasets.Dataset.from_list(rows)
+        Tokenised(model, args=config, train_dataset=data, processing_class=tokenizer, callbacks=[Clock()]).train()
     once = statistics.median(reference) * given.steps
     return update_row(work, given, [once + s for s in epochs[1:]], reference_s=once, first_round_s=epochs[0])
 
@@ -348,7 +335,7 @@ def inside(given) -> None:
     """Runs one peer here and writes its figures."""
     row = globals()[given.only[0]](workload.SHAPES[given.shape], given)
     row['peak_rss_gb'] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-    row['versions'] = versions()
+    row['versions'], row['flags'] = versions(), vars(given) | {'json': None}
     with open(given.json, 'w') as file:
         json.dump(row, file)
 
@@ -364,9 +351,9 @@ def main() -> None:
             continue
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, 'row.json')
-            rest = [word for word in sys.argv[1:]]
-            command = [sys.executable, '-m', 'experiments.speed.peers', *rest, '--only', name, '--json', path, '--inside']
-            environment = os.environ | {'JAX_PLATFORMS': 'cpu', 'HF_HUB_OFFLINE': '1', 'TOKENIZERS_PARALLELISM': 'false'}
+            own = '--only', name, '--json', path, '--inside'  # of a flag given twice the last counts
+            command = [sys.executable, '-m', 'experiments.speed.peers', *sys.argv[1:], *own]
+            environment = os.environ | {'JAX_PLATFORMS': 'cpu', 'TOKENIZERS_PARALLELISM': 'false'}
             if subprocess.run(command, env=environment).returncode:
                 print(f'{name}: failed, see above')
                 continue

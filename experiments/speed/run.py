@@ -141,7 +141,7 @@ def slots_of(given) -> tuple[dict, int]:
 def time_sample(lm, params, shape, given) -> dict:
     """Seconds, tokens and FLOPs of sampling. A round is one `generate.generate` for all prompts and samples.
 
-    Before the timed rounds, which draw other samples of the same prompts, come one that compiles and one on other prompts.
+    Before the timed rounds, which draw new samples of the same prompts, one compiles and one has other prompts.
     """
     keywords, slots = slots_of(given)
     width = jnp.dtype(given.dtype).itemsize
@@ -300,7 +300,7 @@ def parse(argv=None):
     flags.add_argument('--max_tokens', type=positive, default=192, help='of a sample')
     flags.add_argument('--slots', type=positive, help='samples decoded at a time; without it, generate\'s own')
     flags.add_argument('--only', default='both', choices=('both', 'update', 'sample'))
-    flags.add_argument('--gemm', type=positive, help='side of the matrices whose product is the peak; without it, several')
+    flags.add_argument('--gemm', type=positive, help='side of the matrices of the peak; without it, several')
     flags.add_argument('--seed', type=int, default=0)
     given = flags.parse_args(argv)
     longest = workload.PROMPT[1] + max(given.max_tokens, workload.RESPONSE[1])
