@@ -101,7 +101,7 @@ class Lm(lms.Lm):
         prompts = [prompt_of(p, str(i)) for i, p in enumerate(prompts)]
         out = samplers.sample(
             self, params, prompts, jax.random.key(seed), n=n, temperature=temperature, top_k=top_k, top_p=top_p,
-            min_p=min_p, stop=tuple(stop), max_tokens=max_tokens, slots=slots,
+            min_p=min_p, stop=(stop,) if isinstance(stop, str) else tuple(stop), max_tokens=max_tokens, slots=slots,
         )  # fmt: skip
         if len(out) < len(prompts):
             left = sorted({p.id for p in prompts} - {r.prompt.id for r in out})

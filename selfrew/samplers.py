@@ -15,8 +15,8 @@ def sample(lm, params, prompts, key, *, n: int = 4, temperature: float = 1.0, to
     Args:
       temperature: 0 is greedy. top_k, top_p, min_p: which tokens may be drawn; 0, 1.0 and 0.0 keep all.
       stop: strings of which the first that appears ends a response, which does not show it. max_tokens: of a response.
-      slots: samples made at the same time, at most; None: 64 on a CPU, 256 elsewhere. Changes the speed and the memory,
-        not the samples.
+      slots: samples made at the same time, at most, see generate.generate; changes the speed and the memory, not the
+        samples.
     Raises ValueError for an option out of range.
     """
     if n < 1:

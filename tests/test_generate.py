@@ -222,6 +222,7 @@ def test_each_request_has_its_own_options(twelve):
     options = {
         'temperature': [1.0, 0.0, 0.5] * 4, 'top_k': [0, 3, 0, 5] * 3, 'top_p': [1.0] * 6 + [0.7] * 6,
         'min_p': [0.0, 0.2] * 6, 'max_tokens': list(range(1, 13)), 'stop': [('7',), ()] * 6,
+        'ends': [(EOS,), (EOS, 5, 6), (7, 8)] * 4,
     }  # fmt: skip
     found = _sample(lm, params, prompts, **options)
     for i in range(12):

@@ -114,7 +114,7 @@ def _common(prompts) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class _Options:
-    """A request's own, in the order in which Ask has them."""
+    """A request's own."""
 
     limit: int
     temperature: float
@@ -122,6 +122,7 @@ class _Options:
     top_p: float
     min_p: float
     stop: tuple
+    ends: tuple
 
 
 def _options(count: int, **given) -> list[_Options]:
@@ -194,7 +195,7 @@ def _read_shared(lm, params, tokens):
 
 
 def generate(lm, params, prompts, keys, *, max_tokens, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, stop=(),
-             slots: int | None = None, title: str = 'sample') -> list[Response]:  # fmt: skip
+             ends=None, slots: int | None = None, title: str = 'sample') -> list[Response]:  # fmt: skip
     """One response for each request, in the order of the requests.
 
     Args:
@@ -202,11 +203,13 @@ def generate(lm, params, prompts, keys, *, max_tokens, temperature=1.0, top_k=0,
       keys: [M] keys, see `request_keys`.
       max_tokens: a response is cut there (finish 'length', no end token).
       temperature: 0 is greedy. top_k, top_p, min_p: see pick.draw.
+      ends: tokens that end a response; None: those of the tokenizer.
       stop: strings of which the first that appears ends a response; its text ends before it, its tokens with it.
-      slots: samples made at the same time, at most; None: 64 on a CPU, 256 elsewhere. They change the speed and the
-        memory, not the tokens; for one number of slots, not a bit.
+      slots: samples made at the same time, at most; None: 256, on a CPU 64 or a fourth of the requests, for there an
+        idle slot costs as much as a busy one. They change the speed and the memory, not the tokens; what else stands
+        in them, or when they are filled, changes not a bit.
       title: of the progress bar.
-    All but slots and title may be lists, with a value for each request (stop: tuples). Inside of `journal.kept`,
+    All but slots and title may be lists, with a value for each request (of tuples for stop and ends). Inside of `journal.kept`,
     responses are written down as they come, and those found there are not made again.
     Raises ValueError where a prompt and max_tokens exceed the model's context, an option is out of range, or the cache
     does not fit.
@@ -215,14 +218,14 @@ def generate(lm, params, prompts, keys, *, max_tokens, temperature=1.0, top_k=0,
         raise ValueError(f'want slots >= 1; got {slots=}')
     M, prompts = len(prompts), [tuple(p) for p in prompts]
     asked = _options(M, limit=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
-                     stop=[tuple(s) for s in stop] if isinstance(stop, list) else tuple(stop))  # fmt: skip
+                     stop=stop, ends=tuple(lm.text.ends) if ends is None else ends)  # fmt: skip
     for prompt, o in zip(prompts, asked):
         if len(prompt) + o.limit > lm.config.max_length:
             raise ValueError(f'a prompt of {len(prompt)} tokens and max_tokens={o.limit} exceed the context of '
                              f'{lm.config.max_length}')  # fmt: skip
     if not M:
         return []
-    slots = slots or (SLOTS_OF_A_CPU if _on_cpu(lm) else SLOTS)
+    slots = slots or (min(SLOTS_OF_A_CPU, -(-M // 4)) if _on_cpu(lm) else SLOTS)
     layout = lay_out(
         lm, list(map(len, prompts)), [o.limit for o in asked], len(set(prompts)), slots=slots, shared=_common(prompts),
         memory=budget(lm),
@@ -260,8 +263,9 @@ def _made(lm, params, layout: Layout, prompts, words, asked, todo, bar):
         return
     if _on_cpu(lm) and lm.mesh.size == 1:
         lm, params = dataclasses.replace(lm, module=lm.module.clone(stacked=False)), decoder.unstacked(lm.module, params)
-    S, ends, shared = layout.slots, lm.text.ends, _read_shared(lm, params, prompts[todo[0]][: layout.shared])
-    state = device.empty(lm.module, lm.cache_dtype, rows=S, columns=layout.columns, limit=layout.limit, ends=len(ends),
+    S, E = layout.slots, max(1, *(len(o.ends) for o in asked))
+    shared = _read_shared(lm, params, prompts[todo[0]][: layout.shared])
+    state = device.empty(lm.module, lm.cache_dtype, rows=S, columns=layout.columns, limit=layout.limit, ends=E,
                          words=words.shape[1])  # fmt: skip
     at_once, patience = max(S // 4, 1), max(S // 16, 1)
     holds, since = np.full(S, -1), np.zeros(S, np.int64)  # the request in each slot; how far it was searched for stops
@@ -284,7 +288,7 @@ def _made(lm, params, layout: Layout, prompts, words, asked, todo, bar):
             *(pick([getattr(asked[i], name) for i in who], kind) for name, kind in (
                 ('limit', np.int32), ('temperature', np.float32), ('top_k', np.int32), ('top_p', np.float32),
                 ('min_p', np.float32))),
-            np.tile(np.array(ends, np.int32), (at_once, 1)),
+            pick([asked[i].ends + (-1,) * (E - len(asked[i].ends)) for i in who], np.int32).reshape(-1, E),
         )  # fmt: skip
         for slot, i, *_ in here:
             holds[slot], since[slot] = i, 0
@@ -320,7 +324,7 @@ def _made(lm, params, layout: Layout, prompts, words, asked, todo, bar):
         for slot in np.flatnonzero(busy if strings else over):
             i, n = int(holds[slot]), int(produced[slot])
             mine, stop = tuple(tokens[slot, :n].tolist()), asked[i].stop
-            finish, said = 'stop' if mine[-1] in ends else 'length', None
+            finish, said = 'stop' if mine[-1] in asked[i].ends else 'length', None
             if stop and (found := _stopped(lm.text, mine, stop, int(since[slot]))):
                 (n, said), finish = found, 'stop'
                 mine = mine[:n]
