@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from selfrew import encode, export, lm as lms, samplers, sharding, update
+from selfrew import encode, export, likelihood, lm as lms, samplers, sharding, update
 from selfrew.models import decoder
 from selfrew.types import Example, Prompt, Response, Rollout, ask
 
@@ -38,7 +38,7 @@ def _logits(module, params, tokens_BT, mask_BT):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _selected(module, params, batch):
-    return update.selected(module, params, batch)
+    return likelihood.selected(module, params, batch)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -81,10 +81,10 @@ class Lm(lms.Lm):
             return LogProbs(np.zeros(0, np.float32), [])
         row = min(longest, -(-max(len(d.prompt) + len(d.responses[0]) for d in docs) // 128) * 128)
         tokens = [None] * len(docs)
-        packed = encode.batches(docs, batch=batch, row_length=row, multiple=sharding.row_count(self.mesh))
+        packed = encode.batches(docs, batch=batch, row_length=row, parts=sharding.row_count(self.mesh))
         for one in packed:
             logp = np.asarray(_selected(self.module, params, update.place(self, one)))
-            doc = np.take_along_axis(one.doc, one.target, axis=1)
+            doc = np.take_along_axis(one.doc.reshape(len(one.target), -1), one.target, axis=1)
             for i in range(int(one.real.sum())):
                 tokens[one.index[i]] = logp[(doc == i + 1) & (one.mask > 0)]
         return LogProbs(np.array([t.sum(dtype=np.float64) for t in tokens], np.float32), tokens)

@@ -3,14 +3,29 @@
 `out.logp` [B N] are summed log-probabilities, best response first; `batch.ref_logp` [B N] the reference's. `loss_B` is
 per example, to be minimised; update takes the mean over B once, weighted by `batch.weight`. `metrics` are [B] arrays,
 averaged alike but unweighted. A loss is a pure function of what it is given; `key` is for losses that draw.
+
+A loss asks for an optional field of `out` by a keyword argument of that name: where it is set, the field is computed,
+as the value says (update.measure); where it is 0, False or None, the field is None and nothing is computed.
 """
+
+import inspect
 
 import chex
 import jax
 import jax.numpy as jnp
 
+from selfrew.types import Forward
+
+OPTIONAL = Forward._fields[2:]
+BY_TOKEN = 'value', 'expect'  # fields of `out` that are not summed over a response
 MEANS = 'token', 'sequence', 'sum'
 REFERENCE_FREE = ('sft',)  # these never look at batch.ref_logp
+
+
+def wants(loss) -> dict:
+    """The optional fields of `out` that a bound loss asks for, with what each is asked."""
+    given = {p.name: p.default for p in inspect.signature(loss).parameters.values() if p.name in OPTIONAL}
+    return {name: value for name, value in given.items() if value}
 
 
 def check_mean(mean: str) -> None:
@@ -19,27 +34,34 @@ def check_mean(mean: str) -> None:
         raise ValueError(f'no mean {mean!r}; there are: {", ".join(MEANS)}')
 
 
-def sft(out, batch, key, *, mean: str = 'token'):
+def sft(out, batch, key, *, mean: str = 'token', entropy: bool = False):
     """Negative log-likelihood of the best response.
 
     Args:
-      mean: 'token', averaged over the batch's tokens; 'sequence', over each response's own; 'sum', not averaged.
+      mean: 'token', averaged over the update's tokens; 'sequence', over each response's own; 'sum', not averaged.
+      entropy: log the mean entropy of the distributions that the response's tokens were predicted by.
     """
     del key
     chex.assert_rank([out.logp, out.length], 2)
     nll_B, length_B = -out.logp[:, 0], jnp.maximum(out.length[:, 0], 1.0)
     check_mean(mean)
     if mean == 'token':
-        count = jnp.maximum(jnp.sum(batch.real), 1.0)
-        loss_B = nll_B * count / jnp.maximum(jnp.sum(batch.real * out.length[:, 0]), 1.0)
+        loss_B = nll_B * batch.count / jnp.maximum(batch.lengths[0], 1.0)
     elif mean == 'sequence':
         loss_B = nll_B / length_B
     else:
         loss_B = nll_B
-    return loss_B, {'nll': nll_B / length_B, 'logps/chosen': out.logp[:, 0], 'lengths/chosen': out.length[:, 0]}
+    metrics = {'nll': nll_B / length_B, 'logps/chosen': out.logp[:, 0], 'lengths/chosen': out.length[:, 0]}
+    return loss_B, metrics | (_entropies(out, 'chosen') if entropy else {})
 
 
-def dpo(out, batch, key, *, beta: float = 0.1, smoothing: float = 0.0, nll: float = 0.0, explore: float = 0.0):
+def _entropies(out, *names) -> dict:
+    """Nats a token of the first responses."""
+    return {f'entropy/{name}': out.entropy[:, n] / jnp.maximum(out.length[:, n], 1.0) for n, name in enumerate(names)}
+
+
+def dpo(out, batch, key, *, beta: float = 0.1, smoothing: float = 0.0, nll: float = 0.0, explore: float = 0.0,
+        entropy: bool = False):  # fmt: skip
     """Direct preference optimisation on summed log-probabilities, −log σ(margin), margin = β(ratio_w − ratio_l).
 
     Rafailov et al. 2023, Eq. 7, and what is built on it:
@@ -48,6 +70,7 @@ def dpo(out, batch, key, *, beta: float = 0.1, smoothing: float = 0.0, nll: floa
       smoothing: ε of conservative DPO, −(1−ε) log σ(margin) − ε log σ(−margin).
       nll: α of IRPO (arXiv 2404.19733, Eq. 1), + α · NLL(winner) / its length.
       explore: α of SELM (arXiv 2405.19332, Eq. 4.2), + αβ · ratio of the third response: *lowers* its likelihood.
+      entropy: log the mean entropy of the distributions that the winner's and the loser's tokens were predicted by.
     Raises ValueError where the examples have no loser, or `explore` has no third response.
     """
     del key
@@ -65,6 +88,7 @@ def dpo(out, batch, key, *, beta: float = 0.1, smoothing: float = 0.0, nll: floa
     if explore:
         loss_B = loss_B + explore * reward_BN[:, 2]
         metrics['logps/explored'] = out.logp[:, 2]
+    metrics |= _entropies(out, 'chosen', 'rejected') if entropy else {}
     return loss_B, metrics | {
         'nll': nll_B,
         'rewards/chosen': reward_BN[:, 0],

@@ -12,20 +12,24 @@ import types
 import typing
 from typing import Any
 
-from selfrew import losses, pairs, prompts, samplers, scorers, tasks, text, update
+from selfrew import losses, optimizers, pairs, prompts, samplers, scorers, tasks, text, update
 
 SHELVES = {
     'prompts': prompts, 'sampler': samplers, 'scorer': scorers, 'scorers': scorers, 'pairs': pairs, 'loss': losses,
-    'optimizer': update, 'train': update,
+    'optimizer': optimizers, 'train': update,
 }  # fmt: skip
-ON_UPDATE = {'optimizer': ('adamw', 'rmsprop'), 'train': ('train',)}
+ON_UPDATE = {'train': ('train',)}
 DEFAULT = {'train': 'train', 'optimizer': 'adamw'}
 # Fields that name something outside the config: looked up when the config is bound, hours before they are used.
 LOOKED_UP = {
     'template': text.template, 'source': prompts.check_source, 'tasks': tasks.get_all, 'split': tasks.check_split,
-    'schedule': update.check_schedule, 'mean': losses.check_mean, 'checkpoint': scorers.check_checkpoint,
+    'schedule': optimizers.check_schedule, 'moments': optimizers.check_moments,
+    'reference': update.check_reference, 'mean': losses.check_mean, 'checkpoint': scorers.check_checkpoint,
 }  # fmt: skip
-COUNTS = ('n', 'batch', 'epochs', 'max_steps', 'row_length', 'votes', 'max_tokens', 'rows', 'slots', 'count', 'keep_states')
+COUNTS = (
+    'n', 'batch', 'accumulate', 'epochs', 'max_steps', 'row_length', 'votes', 'max_tokens', 'rows', 'slots', 'count',
+    'keep_states',
+)  # fmt: skip
 
 
 def names(key: str, module) -> tuple:
@@ -38,7 +42,10 @@ def names(key: str, module) -> tuple:
 
 
 def _contract(function, key: str) -> bool:
-    first = next(iter(inspect.signature(function).parameters), '')
+    parameters = inspect.signature(function).parameters.values()
+    if key == 'optimizer':  # which takes no data
+        return all(p.kind is p.KEYWORD_ONLY for p in parameters)
+    first = next((p.name for p in parameters), '')
     return first == {'pairs': 'judgement', 'loss': 'out'}.get(key, 'lm')
 
 

@@ -19,7 +19,7 @@ import time
 from absl import app, flags
 from ml_collections import config_flags
 
-from selfrew import chips, hlo
+from selfrew import chips, hlo, sizes
 
 sys.path.insert(0, os.getcwd())  # configs import their neighbours from the folder in which the command stands
 
@@ -131,14 +131,17 @@ def lay_out(lm, job: dict, chip: chips.Chip):
 
 
 def batch_shape(turn, prompt: int, response: int, row_count: int) -> dict:
-    """Of an update: examples, responses of each, rows, tokens of a row, selected tokens of a row; as encode packs them
-    where every response has the full length."""
+    """Of an update: examples, responses of each, micro-batches, rows of one, tokens of a row, selected tokens of a
+    part, as encode packs them where every response has the full length."""
     N = 1 if turn.pairs.func.__name__ == 'singles' else 2
     length, examples = _of(turn.train, 'row_length'), _of(turn.train, 'batch')
     a_row = max(length // (prompt + N * response), 1)
-    rows = up(up(examples / a_row, 4), row_count)
-    return {'examples': examples, 'n': N, 'rows': rows, 'length': length,
-            'selected': min(up(a_row * N * response, 32), length)}  # fmt: skip
+    micros = _of(turn.train, 'accumulate')
+    parts = row_count * micros
+    rows = sizes.rung(math.ceil(examples / a_row), parts)
+    each = min(rows // parts * a_row, examples) * N * response  # of the part with most
+    return {'examples': examples, 'n': N, 'micros': micros, 'rows': rows // micros, 'length': length,
+            'selected': min(sizes.rung(each), rows // parts * length)}  # fmt: skip
 
 
 def _burst(module, params, shared, state):
@@ -199,20 +202,25 @@ def programs(lm, turn, todo: list[dict], shape: dict):
         yield (f'{job["title"]}: decode', many, flops, lambda burst=burst, shared=shared, full=full: jax.jit(
             burst, donate_argnums=2).lower(state.params, shared, full), {'params': weights, 'cache': held(full.cache)})  # fmt: skip
 
-    R, L, S, B, N = (shape[k] for k in ('rows', 'length', 'selected', 'examples', 'n'))
+    R, L, S, B, N, A = (shape[k] for k in ('rows', 'length', 'selected', 'examples', 'n', 'micros'))
+    P = sharding.row_count(lm.mesh)
     batch = Batch(
-        *(array((R, L), i32) for _ in range(4)), *(array((R, S), i32) for _ in range(2)), array((R, S), f32),
-        *(array((B,), kind, whole) for kind in (f32, f32, i32)), array((B, N), f32, whole),
+        *(array((R, L), i32) for _ in range(4)), *(array((P, S), i32) for _ in range(2)), array((P, S), f32),
+        *(array((B,), kind, whole) for kind in (f32, f32, i32)), array((), f32, whole), array((N,), f32, whole),
+        array((B, N), f32, whole),
     )  # fmt: skip
-    flops = model_flops(c, matrix, R * L, R * S, R * L * L / 2)
+    flops = model_flops(c, matrix, R * L, P * S, R * L * L / 2)
     if todo or N > 1:
         yield ('reference', R * L, flops, lambda: update._logp.lower(lm.module, state.params, batch),
                {'params': weights})  # fmt: skip
     part, rest = update.trained(lm, state.params), state.params if c.lora else {'blocks': {}}
     step = update.stepper(lm, turn.loss, optimizer).compiled
+    where = lambda x: sharding.of(lm.mesh, None, *(['rows'] if x.sharding == rows else []))  # noqa: E731
+    micro = lambda x: array((A, *x.shape), x.dtype, where(x))  # noqa: E731
+    batches = batch if A == 1 else jax.tree.map(micro, batch)
     yield (
-        'update', R * L, flops * (2 if c.lora else 3),
-        lambda: step.lower(state._replace(params=part), rest, batch, 1e-6, array((), key, whole)),
+        'update', A * R * L, A * flops * (2 if c.lora else 3),
+        lambda: step.lower(state._replace(params=part), rest, batches, 1e-6, array((), key, whole)),
         {'params': weights, 'optimiser': opt},
     )  # fmt: skip
 

@@ -4,8 +4,9 @@ Left of `encode` (host, text): Prompt, Response, Rollout, Judgement, Example. Ea
 JSON line. Right of it (device, fixed shapes): Batch, Forward, State.
 
 Axis letters, as suffixes of array names:
-  B examples of an update   N responses of an example   R rows   L tokens of a row   S of them selected
-  T time in decoding        C columns of a cache        V vocabulary   D width   K key/value heads   G queries a key head
+  B examples of an update   N responses of an example   R rows   L tokens of a row
+  P parts of the rows, as many in each   S selected tokens of a part
+  T time in decoding   C columns of a cache   V vocabulary   D width   K key/value heads   G queries a key head
   H features of a head      F features of the MLP
 """
 
@@ -124,26 +125,36 @@ class Batch(NamedTuple):
     """The examples of one update as packed rows: a prompt once, its N responses after it as branches.
 
     A token sees its own document's prompt and its own branch, causally; a branch's positions continue the prompt's.
+    Rows lie in P parts, as the mesh splits them; a part's selected tokens are of its own rows.
     """
 
     tokens: Any  # [R L] int32
     position: Any  # [R L] int32, from 0 in each document
     doc: Any  # [R L] int32, 1 + index of the example in the batch; 0 is padding
     branch: Any  # [R L] int32, 0 the prompt, 1 + n the n-th response
-    target: Any  # [R S] int32, where in the row each response token stands (0 where unused)
-    source: Any  # [R S] int32, where in the row the token stands that predicts it
-    mask: Any  # [R S] float32, 1 for a response token, 0 for unused
+    target: Any  # [P S] int32, where in the part's rows, laid end to end, each response token stands (0 where unused)
+    source: Any  # [P S] int32, where in them the token stands that predicts it
+    mask: Any  # [P S] float32, 1 for a response token, 0 for unused
     weight: Any  # [B] float32, Example.weight
     real: Any  # [B] float32, 0 for the filling of a last, incomplete batch
     index: Any  # [B] int32, which example of the round this is
+    count: Any  # [] float32, real examples of the update, micro-batches together
+    lengths: Any  # [N] float32, tokens of all n-th responses of the update, micro-batches together
     ref_logp: Any = None  # [B N] float32, the reference column; None before annotation
 
 
 class Forward(NamedTuple):
-    """What a loss unpacks."""
+    """What a loss unpacks. All float32; sums are over a response's tokens, 0 where there is no such response.
 
-    logp: Any  # [B N] float32, nats, summed over a response's tokens; 0 where there is no such response
-    length: Any  # [B N] float32, its tokens
+    From `entropy` on: None where the loss does not ask (see losses.wants); what each is: see update.measure.
+    """
+
+    logp: Any  # [B N] nats, summed
+    length: Any  # [B N] tokens
+    entropy: Any = None  # [B N] nats, summed
+    contrast: Any = None  # [B N] nats, summed
+    value: Any = None  # [P S] of each selected token
+    expect: Any = None  # [P S] of the distribution that each selected token was drawn from
 
 
 class State(NamedTuple):

@@ -1,4 +1,4 @@
-"""The device side of learning: selected-token log-probabilities, the reference pass, one optimiser step. Layer 4."""
+"""The device side of learning: the reference pass, one optimiser step, a round of them. Layer 4."""
 
 import functools
 import math
@@ -9,71 +9,20 @@ import numpy as np
 import optax
 from tqdm import tqdm
 
-from selfrew import encode, hosts, losses, sharding
+from selfrew import encode, hosts, likelihood, losses, optimizers, sharding
 from selfrew.models import decoder
-from selfrew.types import Batch, Forward, State
-
-CHUNK = 8192  # selected tokens whose logits exist at a time
-
-
-def visible(batch: Batch):
-    """[R L L] bool: a token sees its own document's prompt and its own branch, causally."""
-    doc, branch = batch.doc, batch.branch
-    index = jnp.arange(doc.shape[1])
-    same = doc[:, :, None] == doc[:, None, :]
-    trunk = (branch[:, None, :] == 0) | (branch[:, :, None] == branch[:, None, :])
-    return same & trunk & (index[None, :, None] >= index[None, None, :])
-
-
-def token_logp(module, params, hidden_RSD, target_RS):
-    """Log-probability [R S] of each target, in nats, float32: the selected-token primitive.
-
-    The head runs over CHUNK tokens at a time and again in the backward pass, so that no [R S V] array exists.
-    """
-    R, S, D = hidden_RSD.shape
-    width = max(1, min(S, CHUNK // R))
-    pad = -S % width
-    hidden = jnp.pad(hidden_RSD, ((0, 0), (0, pad), (0, 0))).reshape(R, -1, width, D).swapaxes(0, 1)
-    target = jnp.pad(target_RS, ((0, 0), (0, pad))).reshape(R, -1, width).swapaxes(0, 1)
-
-    @jax.checkpoint
-    def chunk(hidden_RWD, target_RW):
-        logits_MV = decoder.head(module, params, hidden_RWD.reshape(-1, D))
-        picked_M = jnp.take_along_axis(logits_MV, target_RW.reshape(-1, 1), axis=-1)[:, 0]
-        return (picked_M - jax.nn.logsumexp(logits_MV, axis=-1)).reshape(R, width)
-
-    logp = jax.lax.map(lambda xs: chunk(*xs), (hidden, target)) if S > width else chunk(hidden[0], target[0])[None]
-    return logp.swapaxes(0, 1).reshape(R, -1)[:, :S]
-
-
-def selected(module, params, batch: Batch):
-    """Log-probability [R S] of each response token of the batch, in nats; 0 where a place is unused."""
-    hidden_RLD, _ = module.apply({'params': params}, batch.tokens, batch.position, visible(batch))
-    hidden_RSD = jnp.take_along_axis(hidden_RLD, batch.source[:, :, None], axis=1)
-    target_RS = jnp.take_along_axis(batch.tokens, batch.target, axis=1)
-    return token_logp(module, params, hidden_RSD, target_RS) * batch.mask
-
-
-def forward(module, params, batch: Batch) -> Forward:
-    """Summed log-probabilities and lengths [B N] of the batch's responses."""
-    logp_RS = selected(module, params, batch)
-    B, N = batch.ref_logp.shape
-    doc_RS = jnp.take_along_axis(batch.doc, batch.target, axis=1)
-    branch_RS = jnp.take_along_axis(batch.branch, batch.target, axis=1)
-    segment_RS = jnp.where(batch.mask > 0, (doc_RS - 1) * N + branch_RS - 1, 0)  # unused places add 0 to the first
-    total = functools.partial(jax.ops.segment_sum, segment_ids=segment_RS.reshape(-1), num_segments=B * N)
-    return Forward(total(logp_RS.reshape(-1)).reshape(B, N), total(batch.mask.reshape(-1)).reshape(B, N))
+from selfrew.types import Batch, State
 
 
 def place(lm, batch: Batch) -> Batch:
-    """The batch on the mesh: rows split, per-example columns whole."""
-    per_example = {'weight', 'real', 'index', 'ref_logp'}
-    return Batch(*(lm.whole(x) if name in per_example else lm.rows(x) for name, x in batch._asdict().items()))
+    """The batch on the mesh, or micro-batches stacked: rows split, what is per example whole."""
+    rows = sharding.of(lm.mesh, *[None] * (np.ndim(batch.tokens) - 2), 'rows')  # before them, micro-batches
+    return Batch(*(hosts.put(x, rows) if name in encode.ROWS else lm.whole(x) for name, x in batch._asdict().items()))
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _logp(module, params, batch):
-    return forward(module, params, batch).logp
+    return likelihood.forward(module, params, batch).logp
 
 
 def reference(lm, params, batches: list[Batch]) -> np.ndarray:
@@ -90,40 +39,6 @@ def reference(lm, params, batches: list[Batch]) -> np.ndarray:
 def annotate(batch: Batch, table: np.ndarray) -> Batch:
     """The batch with its reference column; 0 where an example is only filling."""
     return batch._replace(ref_logp=np.where(batch.real[:, None] > 0, table[batch.index], np.float32(0)))
-
-
-# --- optimisers: a shelf; each returns a transformation without a learning rate, which `train` multiplies in ----------
-
-
-def adamw(*, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.0, clip: float = 1.0):
-    """AdamW (arXiv 1711.05101) after clipping the gradient's global norm to `clip`."""
-    adam = optax.scale_by_adam(b1, b2, eps)
-    return optax.chain(optax.clip_by_global_norm(clip), adam, optax.add_decayed_weights(weight_decay))
-
-
-def rmsprop(*, decay: float = 0.9, eps: float = 1e-8, clip: float = 10.0):
-    """RMSprop, the optimiser of the original DPO code, after clipping the gradient's global norm to `clip`."""
-    return optax.chain(optax.clip_by_global_norm(clip), optax.scale_by_rms(decay, eps))
-
-
-SCHEDULES = 'constant', 'linear', 'cosine'
-
-
-def check_schedule(schedule: str) -> None:
-    """ValueError where there is no such schedule."""
-    if schedule not in SCHEDULES:
-        raise ValueError(f'no schedule {schedule!r}; there are: {", ".join(SCHEDULES)}')
-
-
-def learning_rate(step: int, steps: int, *, lr: float, warmup: float = 0.0, schedule: str = 'constant',
-                  final: float = 0.0) -> float:  # fmt: skip
-    """The rate at `step` (from 0) of `steps`: a linear rise over the fraction `warmup`, then `schedule` to final·lr."""
-    rise = warmup * steps
-    if step < rise:
-        return lr * (step + 1) / (rise + 1)
-    done = (step - rise) / max(steps - rise, 1)
-    shape = {'constant': 1.0, 'linear': 1 - done, 'cosine': 0.5 * (1 + math.cos(math.pi * done))}[schedule]
-    return lr * shape if schedule == 'constant' else lr * (final + (1 - final) * shape)
 
 
 # --- one step, and a round of them ------------------------------------------------------------------------------------
@@ -165,8 +80,10 @@ def shapes(lm, optimizer) -> State:
     params, lie, replicated = lm.abstract(), lm.shardings(), sharding.of(lm.mesh)
     opt = jax.eval_shape(functools.partial(_begin, lm, optimizer), trained(lm, params))
     moments = opt['moments'] if _mastered(lm) else opt
-    like, other = (lambda _, s: s), (lambda _: replicated)
-    where = optax.tree_map_params(optimizer, like, moments, trained(lm, lie), transform_non_params=other)
+    like = lambda x, p, where: where if x.shape == p.shape else replicated  # noqa: E731  Adafactor's rows and columns
+    where = optax.tree_map_params(
+        optimizer, like, moments, trained(lm, params), trained(lm, lie), transform_non_params=lambda _: replicated
+    )
     where = {'master': lie, 'moments': where} if _mastered(lm) else where
     count = jax.ShapeDtypeStruct((), jnp.int32)
     return jax.tree.map(
@@ -189,19 +106,34 @@ def made(optimizer):
 
 @functools.cache
 def stepper(lm, loss, optimizer):
-    """The compiled update (state, batch, lr, key) -> (state, metrics); the same one for the same loss and optimiser."""
+    """The compiled update (state, batch, lr, key) -> (state, metrics); the same one for the same loss and optimiser.
+
+    A batch of stacked micro-batches [A R L] adds their gradients up, in float32, before the one step.
+    """
+
+    wants = losses.wants(loss)
 
     def objective(part, params, batch, key):
-        out = forward(lm.module, whole(params, part), batch)
+        out = likelihood.forward(lm.module, whole(params, part), batch, jax.random.fold_in(key, 1), **wants)
         loss_B, metrics = loss(out, batch, key)
-        count = jnp.maximum(jnp.sum(batch.real), 1.0)
+        count = jnp.maximum(batch.count, 1.0)
         metrics = {name: jnp.sum(value_B * batch.real) / count for name, value_B in metrics.items()}
         return jnp.sum(loss_B * batch.weight * batch.real) / count, metrics
 
+    def gradient(part, rest, batch, key):
+        found = jax.value_and_grad(objective, has_aux=True)(part, rest, batch, key)
+        return jax.tree.map(lambda x: x.astype(jnp.float32), found)
+
+    def summed(part, rest, batches, key):
+        one = lambda batch: gradient(part, rest, batch, key)  # noqa: E731
+        like = jax.eval_shape(one, jax.tree.map(lambda x: x[0], batches))
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
+        add = lambda sums, batch: (jax.tree.map(jnp.add, sums, one(batch)), None)  # noqa: E731
+        return jax.lax.scan(add, zeros, batches)[0]
+
     def step(state, rest, batch, lr, key):
         part, mastered = state.params, _mastered(lm)
-        (value, metrics), grads = jax.value_and_grad(objective, has_aux=True)(part, rest, batch, key)
-        grads = jax.tree.map(lambda g: g.astype(jnp.float32), grads)
+        (value, metrics), grads = (gradient if batch.tokens.ndim == 2 else summed)(part, rest, batch, key)
         exact, moments = (state.opt['master'], state.opt['moments']) if mastered else (part, state.opt)
         updates, moments = optimizer.update(grads, moments, exact)
         exact = jax.tree.map(lambda p, u: p - lr * u, exact, updates)
@@ -224,9 +156,18 @@ def stepper(lm, loss, optimizer):
     return update
 
 
-def train(lm, state, examples, key, loss, report, *, optimizer, lr: float, batch: int = 16, epochs: int = 1,
-          max_steps: int | None = None, row_length: int = 512, warmup: float = 0.0, schedule: str = 'constant',
-          final: float = 0.0):  # fmt: skip
+REFERENCES = 'exact', 'sampler'
+
+
+def check_reference(reference: str) -> None:
+    """ValueError where there is no such reference."""
+    if reference not in REFERENCES:
+        raise ValueError(f'no reference {reference!r}; there are: {", ".join(REFERENCES)}')
+
+
+def train(lm, state, examples, key, loss, report, *, optimizer, lr: float, batch: int = 16, accumulate: int = 1,
+          epochs: int = 1, max_steps: int | None = None, row_length: int = 512, reference: str = 'exact',
+          max_gap: float = 0.01, warmup: float = 0.0, schedule: str = 'constant', final: float = 0.0):  # fmt: skip
     """A round's updates on its examples; the reference is `state.params` as they come in. Returns (State, totals).
 
     The state that comes in is spent: its arrays become those of the one that is returned, so that a model need not lie
@@ -234,60 +175,99 @@ def train(lm, state, examples, key, loss, report, *, optimizer, lr: float, batch
 
     Args:
       loss: from the shelf `losses`, bound. report(step, metrics): called after each update, with floats.
-      optimizer: a function that makes an optax transformation, see above.
-      batch: examples an update. epochs: passes over the examples. max_steps: stops earlier, or None.
+      optimizer: a function that makes an optax transformation, see `optimizers`.
+      batch: examples an update. accumulate: micro-batches into which its rows are split, to take less memory; their
+        gradients add up to the same. epochs: passes over the examples. max_steps: stops earlier, or None.
       row_length: tokens of a packed row; an example that does not fit is dropped and counted.
-      lr, warmup, schedule, final: see `learning_rate`.
+      reference: 'exact', a pass over all examples with the parameters as they come in; 'sampler', the log-probabilities
+        that the responses were sampled with, checked by such a pass over the first update's examples alone: where
+        trainer and sampler differ by more than max_gap nats a token in the mean, nothing is trained.
+      lr, warmup, schedule, final: see `optimizers.learning_rate`.
     Totals are numbers: steps, examples, dropped, tokens (of responses, trained on), gap (mean |trainer − sampler|
     log-probability per token, nan where nothing was sampled) and gap_max (the largest such mean of one response).
-    Raises ValueError for an option out of range, a schedule that does not exist, or where no example is left.
+    Raises ValueError for an option out of range, a schedule or reference that does not exist, where no example is left,
+    or where the sampler's log-probabilities are missing or too far off.
     """
-    for name, value in {'batch': batch, 'epochs': epochs, 'row_length': row_length, 'max_steps': max_steps}.items():
+    counts = {'batch': batch, 'accumulate': accumulate, 'epochs': epochs, 'row_length': row_length}
+    for name, value in (counts | {'max_steps': max_steps}).items():
         if value is not None and value < 1:
             raise ValueError(f'train.{name}={value}: want at least 1')
-    check_schedule(schedule)
+    optimizers.check_schedule(schedule)
+    check_reference(reference)
     docs, dropped = encode.tokenise(lm.text, examples, row_length=row_length, positions=lm.config.max_length)
     if not docs:
         raise ValueError(f'no example to train on: {len(examples)} came, {dropped} of them empty or longer than '
                          f'row_length={row_length} or {lm.config.max_length} positions')  # fmt: skip
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
-    pack = functools.partial(
-        encode.batches, docs, batch=batch, row_length=row_length, multiple=sharding.row_count(lm.mesh), rng=rng
-    )
-    passes = [pack() for _ in range(epochs)]
-    todo, table = [b for one in passes for b in one][:max_steps], None
-    if _name(loss) not in losses.REFERENCE_FREE or any(r.logp is not None for e in examples for r in e.responses):
-        table = reference(lm, state.params, passes[0])
-        todo = [annotate(b, table) for b in todo]
+    passes = encode.epochs(
+        docs, epochs, batch=batch, row_length=row_length, parts=accumulate * sharding.row_count(lm.mesh),
+        rng=np.random.default_rng(np.asarray(jax.random.key_data(key))),
+    )  # fmt: skip
+    todo = [b for one in passes for b in one][:max_steps]
+    micros = [[m for b in some for m in encode.split(b, accumulate)] for some in (passes[0][:1], passes[0])]
+    table, gaps = column(lm, state.params, docs, examples, loss, *micros, kind=reference, max_gap=max_gap)
+    todo = todo if table is None else [annotate(b, table) for b in todo]
     optimizer = made(optimizer)
     state, step = start(lm, state, optimizer), stepper(lm, loss, optimizer)
     metrics = None
     with tqdm(total=len(todo), desc='update', unit='step', mininterval=1.0, disable=not hosts.main()) as bar:
         for i, one in enumerate(todo):
-            rate = learning_rate(i, len(todo), lr=lr, warmup=warmup, schedule=schedule, final=final)
-            state, latest = step(state, place(lm, one), rate, jax.random.fold_in(key, i))
+            rate = optimizers.learning_rate(i, len(todo), lr=lr, warmup=warmup, schedule=schedule, final=final)
+            state, latest = step(state, place(lm, stacked(one, accumulate)), rate, jax.random.fold_in(key, i))
             if metrics is not None:  # the step before: fetched while this one runs
                 report(i - 1, {k: float(v) for k, v in metrics.items()})
             metrics = latest | {'lr': rate}
             bar.update()
         report(len(todo) - 1, {k: float(v) for k, v in metrics.items()})
     tokens = sum(float(b.mask.sum()) for b in todo)
-    gaps = [] if table is None else _gaps(docs, examples, table)
     return state, {
         'steps': len(todo), 'examples': len(docs), 'dropped': dropped, 'tokens': tokens,
         'gap': float(np.mean(gaps)) if gaps else math.nan, 'gap_max': max(gaps, default=math.nan),
     }  # fmt: skip
 
 
+def stacked(batch: Batch, accumulate: int) -> Batch:
+    """What the step wants: the batch, or its micro-batches along a first axis."""
+    return batch if accumulate == 1 else jax.tree.map(lambda *x: np.stack(x), *encode.split(batch, accumulate))
+
+
+def column(lm, params, docs, examples, loss, first, batches, *, kind: str, max_gap: float):
+    """(reference column [examples N] or None, |trainer − sampler| of each sampled response in nats a token).
+
+    Args: first, batches: the first update's and all of the round's; kind and max_gap: see `train`.
+    """
+    said, wanted = _sampled(docs, examples), _name(loss) not in losses.REFERENCE_FREE
+    if kind == 'sampler' and wanted:
+        if lacking := sorted({doc.index for doc in docs if np.isnan(said[doc.index]).any()}):
+            raise ValueError(f"train.reference='sampler': responses of examples {lacking[:5]} have no log-probability "
+                             f'(were not sampled), {len(lacking)} examples in all; use exact')  # fmt: skip
+        gaps = _gaps(docs, said, reference(lm, params, first))
+        if not np.mean(gaps) <= max_gap:
+            raise ValueError(f"train.reference='sampler': trainer and sampler differ by {np.mean(gaps):.3g} nats "
+                             f'a token in the mean, {max(gaps):.3g} at most, and max_gap={max_gap}; use exact')  # fmt: skip
+        return said, gaps
+    if not wanted and np.isnan(said).all():
+        return None, []
+    table = reference(lm, params, batches)
+    return table, _gaps(docs, said, table)
+
+
 def _name(loss) -> str:
     return getattr(loss, 'func', loss).__name__
 
 
-def _gaps(docs, examples, table) -> list[float]:
+def _sampled(docs, examples) -> np.ndarray:
+    """The log-probabilities [examples N] that responses were sampled with, nan where they were not."""
+    nan = lambda x: math.nan if x is None else x  # noqa: E731
+    out = np.full((1 + docs[-1].index, max(len(d.responses) for d in docs)), np.nan, np.float32)
+    for doc in docs:
+        out[doc.index, : len(doc.responses)] = [nan(r.logp) for r in examples[doc.index].responses]
+    return out
+
+
+def _gaps(docs, said, table) -> list[float]:
     """|trainer − sampler| mean log-probability per token of each sampled response. 0 up to rounding, or a bug."""
-    return [
-        abs(float(logp) - response.logp) / len(response.tokens)
-        for doc in docs
-        for response, logp in zip(examples[doc.index].responses, table[doc.index])
-        if response.logp is not None
-    ]
+    lengths = np.ones_like(said)
+    for doc in docs:
+        lengths[doc.index] = [len(r) for r in doc.responses]
+    gaps = np.abs(table - said[: len(table)]) / lengths[: len(table)]
+    return gaps[~np.isnan(gaps)].tolist()

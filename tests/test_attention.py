@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from selfrew import sharding, update
+from selfrew import likelihood, sharding
 from selfrew.models import attention
 
 SCALE = 0.3
@@ -29,7 +29,7 @@ def _packed(R, L):
         cuts = np.linspace(0, L - 5 - 3 * r, 7).astype(int)
         for i, (start, end) in enumerate(zip(cuts, cuts[1:])):
             doc[r, start:end], branch[r, start:end] = 1 + i // 3, i % 3
-    return update.visible(types.SimpleNamespace(doc=jnp.asarray(doc), branch=jnp.asarray(branch)))
+    return likelihood.visible(types.SimpleNamespace(doc=jnp.asarray(doc), branch=jnp.asarray(branch)))
 
 
 def _window(R, L):

@@ -33,7 +33,7 @@ def test_rows_give_back_their_documents(n, row_length):
 
 
 def test_all_batches_have_one_shape_and_rows_divide_among_devices():
-    batches = encode.batches(docs(23, seed=3), batch=5, row_length=40, multiple=8, rng=np.random.default_rng(1))
+    batches = encode.batches(docs(23, seed=3), batch=5, row_length=40, parts=8, rng=np.random.default_rng(1))
     assert len(batches) == 5  # ceil(23 / 5)
     assert len({tuple(x.shape for x in b) for b in batches}) == 1
     assert batches[0].tokens.shape[0] % 8 == 0
@@ -53,21 +53,24 @@ def test_masks_come_from_lengths_never_from_ids():
     (batch,) = encode.batches([doc], batch=1, row_length=16)
     assert batch.mask.sum() == 6  # 5 tokens and 1
     row, column = np.nonzero(batch.mask)
-    assert tuple(batch.tokens[row, batch.target[row, column]].tolist()) == (*response, EOS)
+    assert tuple(batch.tokens.reshape(1, -1)[row, batch.target[row, column]].tolist()) == (*response, EOS)
 
 
 def test_each_token_is_predicted_from_the_one_before_it_in_its_own_branch():
     """By brute force: a target's source is the same branch's token one position earlier, or else the prompt's last."""
     for batch in encode.batches(docs(9, n=3, seed=7), batch=5, row_length=60, rng=np.random.default_rng(2)):
         expected = set()
+        length = batch.doc.shape[1]
         for row, (doc, branch, position) in enumerate(zip(batch.doc, batch.branch, batch.position)):
             columns = zip(doc.tolist(), branch.tolist(), position.tolist())
             at = {(d, b, p): i for i, (d, b, p) in enumerate(columns) if d}
             for (d, b, p), i in at.items():
                 if b:
-                    expected.add((row, at[d, b, p - 1] if (d, b, p - 1) in at else at[d, 0, p - 1], i))
-        row, column = np.nonzero(batch.mask)
-        found = list(zip(row.tolist(), batch.source[row, column].tolist(), batch.target[row, column].tolist()))
+                    before = at[d, b, p - 1] if (d, b, p - 1) in at else at[d, 0, p - 1]
+                    expected.add((row * length + before, row * length + i))
+        part, column = np.nonzero(batch.mask)
+        first = part * length * len(batch.doc) // len(batch.target)
+        found = [*zip((first + batch.source[part, column]).tolist(), (first + batch.target[part, column]).tolist())]
         assert len(found) == len(set(found)) and set(found) == expected
 
 

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from selfrew import checkpoint, hosts, lm as lms, sharding, stage, update
+from selfrew import checkpoint, hosts, lm as lms, optimizers, sharding, stage, update
 
 ROOT = pathlib.Path(__file__).parent.parent
 LIMIT = 240  # seconds; a hang fails
@@ -125,7 +125,7 @@ def test_two_processes_killed_and_started_again_end_as_one_process_does(tmp_path
 
 
 def _adamw():
-    return update.adamw()
+    return optimizers.adamw()
 
 
 def _words(text):

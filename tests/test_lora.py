@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from toys import SMALL, prompt, toy
 
-from selfrew import checkpoint, losses, stage, update
+from selfrew import checkpoint, losses, optimizers, stage, update
 from selfrew import lm as lms
 from selfrew.models import decoder
 from selfrew.types import Example, Response, State
 
 LORA = dataclasses.replace(SMALL, lora=3, lora_alpha=6.0)
-ADAMW = functools.partial(update.adamw, clip=1.0)
+ADAMW = functools.partial(optimizers.adamw, clip=1.0)
 PAIRS = [
     Example(prompt([3, 4, 40 + i], f'p{i}'), (Response(f'10 {30 + i}'), Response(f'20 {30 + i}')), (1.0, 0.0))
     for i in range(4)
@@ -109,7 +109,7 @@ def test_small_updates_of_bfloat16_parameters_add_up_in_a_float32_copy():
     lm, params = toy()
     half = dataclasses.replace(lm, stored='bfloat16')
     narrow = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
-    examples, sgd = PAIRS[:2], functools.partial(update.rmsprop, clip=1e9)
+    examples, sgd = PAIRS[:2], functools.partial(optimizers.rmsprop, clip=1e9)
     train = functools.partial(
         update.train, key=jax.random.key(0), loss=losses.sft, report=lambda *_: None, optimizer=sgd, batch=2, epochs=40,
         row_length=64,

@@ -12,13 +12,15 @@ KEY = jax.random.key(0)
 REWARDS = 'rewards/chosen', 'rewards/rejected', 'rewards/margins', 'rewards/accuracies'
 
 
-def _batch(ref_logp, real=None, weight=None):
+def _batch(ref_logp, real=None, weight=None, lengths=None):
     B = len(ref_logp)
     ones = np.ones(B, np.float32)
     columns = dict(
         weight=ones if weight is None else np.array(weight, np.float32),
         real=ones if real is None else np.array(real, np.float32),
         index=np.arange(B, dtype=np.int32),
+        count=np.float32(B if real is None else np.sum(real)),
+        lengths=np.ones(np.shape(ref_logp)[-1], np.float32) if lengths is None else np.array(lengths, np.float32),
         ref_logp=np.array(ref_logp, np.float32),
     )
     return Batch(**{name: columns.get(name) for name in Batch._fields})
@@ -132,7 +134,7 @@ def test_nll_touches_the_winner_alone_by_its_own_length():
 )
 def test_sft_takes_the_mean_that_was_asked_for(mean, value):
     out, real = _out([[-10.0, -1.0], [-6.0, -1.0], [0.0, 0.0]], [[20.0, 9.0], [3.0, 9.0], [0.0, 0.0]]), [1, 1, 0]
-    loss_B, metrics = losses.sft(out, _batch(np.full((3, 2), np.nan), real=real), KEY, mean=mean)
+    loss_B, metrics = losses.sft(out, _batch(np.full((3, 2), np.nan), real=real, lengths=[23, 18]), KEY, mean=mean)
     assert float(jnp.sum(loss_B * jnp.array(real)) / 2) == _near(value)  # the filling counts for nothing
     np.testing.assert_allclose(metrics['nll'], [0.5, 2.0, 0.0])
 

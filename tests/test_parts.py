@@ -92,7 +92,8 @@ def test_an_update_is_train_and_its_optimiser_adamw_where_nothing_else_is_said()
     assert (update.func.__name__, update.keywords['optimizer'].func.__name__) == ('train', 'adamw')
     other = parts.bind('train', {'lr': 1e-3, 'optimizer': {'name': 'rmsprop', 'decay': 0.5}}, 'round.train')
     assert other.keywords['optimizer'].keywords == {'decay': 0.5}
-    _refused('train', {'lr': 1e-3, 'optimizer': {'name': 'learning_rate'}}, 'there are: adamw, rmsprop')
+    shelf = 'there are: adafactor, adamw, lion, rmsprop, sgd'
+    _refused('train', {'lr': 1e-3, 'optimizer': {'name': 'learning_rate'}}, shelf)
 
 
 def test_the_same_entry_gives_the_same_object():

@@ -140,7 +140,8 @@ def test_what_a_round_samples_is_read_off_the_config_without_its_data():
         job['layout'] = plan.lay_out(lm, job, chips.CHIPS['v5p'])
     assert {(job['layout'].slots, job['layout'].prompts, job['layout'].chunk) for job in (sample, judge)} == {(256, 4, 256)}
     assert plan.batch_shape(turn, 512, 1024, 16) == {
-        'examples': 16, 'n': 2, 'rows': 16, 'length': 4096, 'selected': 2048,  # 512 + 2 · 1,024 tokens: one a row
+        # 512 + 2 · 1,024 tokens: one a row
+        'examples': 16, 'n': 2, 'micros': 1, 'rows': 16, 'length': 4096, 'selected': 2048,
     }  # fmt: skip
     found = {t: {'seconds': s} for t, s in (('sample: prefill', 1.0), ('sample: decode', 0.5),
                                             ('judge: prefill', 2.0), ('judge: decode', 0.25), ('reference', 3.0),

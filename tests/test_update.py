@@ -10,7 +10,7 @@ import optax
 import pytest
 from toys import EOS, SMALL, docs, prompt, toy
 
-from selfrew import encode, losses, sharding, update
+from selfrew import encode, likelihood, losses, optimizers, sharding, update
 from selfrew.types import Example, Response, State
 
 SFT = losses.sft
@@ -20,8 +20,8 @@ TABLE = -np.random.default_rng(9).uniform(5.0, 40.0, (64, 2)).astype(np.float32)
 
 
 def _pack(given, lm=None, batch=None, row_length=64, rng=None):
-    multiple = sharding.row_count(lm.mesh) if lm else 1
-    found = encode.batches(given, batch=batch or len(given), row_length=row_length, multiple=multiple, rng=rng)
+    parts = sharding.row_count(lm.mesh) if lm else 1
+    found = encode.batches(given, batch=batch or len(given), row_length=row_length, parts=parts, rng=rng)
     return [update.annotate(b, TABLE) for b in found]
 
 
@@ -62,10 +62,8 @@ def test_packing_changes_nothing(plain, loss):
     given, results = plain
     together, = _pack(given, row_length=sum(map(encode._length, given)))
     assert (together.doc > 0).any(axis=1).sum() == 1
-    rows = [encode._pack([d], [[0]], 1, 1, 32, 32) for d in given]  # a row each, by hand
-    apart = [np.concatenate([getattr(b, name) for b in rows]) for name in rows[0]._fields]
-    apart = type(rows[0])(*apart)
-    apart = apart._replace(doc=apart.doc * (1 + np.arange(8)[:, None]), ref_logp=TABLE[apart.index])
+    apart = encode._pack(given, [[[i]] for i in range(8)], 8, 1, 32, 32)  # a row and a part each, by hand
+    apart = update.annotate(apart, TABLE)
     _assert_same(_step(*toy(), together, loss), results[loss])
     _assert_same(_step(*toy(), apart, loss), results[loss])
 
@@ -119,13 +117,13 @@ def test_a_weight_multiplies_its_examples_loss():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, 3 * b, atol=1e-5), three[2], one[2])
 
 
-@pytest.mark.parametrize('chunk', [1, 7, 32])
-def test_token_logp_in_chunks_is_that_of_the_whole(monkeypatch, chunk):
+@pytest.mark.parametrize('chunk', [1, 7, 10])
+def test_logp_in_chunks_is_that_of_the_whole(monkeypatch, chunk):
     lm, params = toy()
     hidden = jax.random.normal(jax.random.key(1), (3, 10, SMALL.width))
     target = jax.random.randint(jax.random.key(2), (3, 10), 0, SMALL.vocab)
-    monkeypatch.setattr(update, 'CHUNK', chunk)  # 1, 2 and 10 tokens of a row at a time
-    of = lambda p, h: update.token_logp(lm.module, p, h, target)  # noqa: E731
+    monkeypatch.setattr(likelihood, 'CHUNK', chunk * 4 * SMALL.vocab)  # so many tokens of a part at a time
+    of = lambda p, h: likelihood.measure(lm.module, p, h, target)['logp']  # noqa: E731
     value, grads = jax.value_and_grad(lambda p, h: of(p, h).sum(), (0, 1))(params, hidden)
     logp = jax.nn.log_softmax(hidden @ params['head'])  # the definition, [3 10 64] whole
     np.testing.assert_allclose(
@@ -156,7 +154,7 @@ def test_logp_and_length_are_the_definitions():
     """Summed over the response, log softmax of the token before it, in a plain causal pass over prompt + response."""
     (lm, params), (doc,) = toy(), docs(1)
     (batch,) = encode.batches([doc], batch=1, row_length=32)
-    out = jax.jit(update.forward, static_argnums=0)(lm.module, params, batch)
+    out = jax.jit(likelihood.forward, static_argnums=0)(lm.module, params, batch)
     for n, response in enumerate(doc.responses):
         tokens = jnp.array([doc.prompt + response])
         length = tokens.shape[1]
@@ -178,7 +176,7 @@ def test_no_gradient_comes_from_the_future_a_sibling_or_another_document():
     given = [encode.Doc(i, take(4), (take(5), take(6)), 1.0) for i in range(3)]
     (batch,) = encode.batches(given, batch=3, row_length=60)
     assert (batch.doc > 0).any(axis=1).sum() == 1
-    logp_of = lambda embed: update.forward(lm.module, params | {'embed': embed}, batch).logp  # noqa: E731
+    logp_of = lambda embed: likelihood.forward(lm.module, params | {'embed': embed}, batch).logp  # noqa: E731
     grads = np.asarray(jax.jit(jax.jacrev(logp_of))(params['embed']))  # [B N V D]
     for i, doc in enumerate(given):
         for n, response in enumerate(doc.responses):
@@ -190,9 +188,9 @@ def test_a_tokens_logp_does_not_look_at_later_ones():
     lm, params = toy()
     response = (5, 6, 7, 8, 9)
     (batch,) = encode.batches([encode.Doc(0, (1, 10, 11), (response,), 1.0)], batch=1, row_length=16)
-    logp = jax.jit(lambda b: update.forward(lm.module, params, b).logp[0, 0])
+    logp = jax.jit(lambda b: likelihood.forward(lm.module, params, b).logp[0, 0])
     for cut in range(1, 5):
-        first = batch._replace(mask=batch.mask * (np.arange(32) < cut)[None, :].astype(np.float32))
+        first = batch._replace(mask=batch.mask * (np.arange(batch.mask.shape[1]) < cut)[None, :].astype(np.float32))
         later = first._replace(tokens=np.where(batch.position >= 3 + cut, 50, batch.tokens))
         assert (later.tokens != first.tokens).sum() >= 5 - cut and float(logp(first)) == float(logp(later)) != 0.0
 
@@ -229,7 +227,7 @@ def _train(lm, params, examples, loss, *, key=0, **options):
     state, totals = update.train(
         lm, State(jax.tree.map(jnp.copy, params), None, 0, 0), examples, jax.random.key(key), loss,
         lambda i, m: rows.append((i, m)),
-        **({'optimizer': update.adamw, 'lr': 1e-2, 'batch': 4, 'row_length': 64} | options),
+        **({'optimizer': optimizers.adamw, 'lr': 1e-2, 'batch': 4, 'row_length': 64} | options),
     )  # fmt: skip
     return state, totals, rows
 
@@ -315,7 +313,7 @@ def test_a_round_leaves_no_second_copy_of_the_parameters():
     given = jax.tree.map(jnp.copy, params)
     update.train(
         lm, State(given, None, 0, 0), _examples(4), jax.random.key(0), losses.sft, lambda *_: None,
-        optimizer=update.adamw, lr=1e-2, batch=4, row_length=64,
+        optimizer=optimizers.adamw, lr=1e-2, batch=4, row_length=64,
     )  # fmt: skip
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(given))
 
@@ -379,13 +377,13 @@ def test_training_for_no_step_is_refused_by_name(options):
 # --- optimisers -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('optimizer', [update.adamw, update.rmsprop])
+@pytest.mark.parametrize('optimizer', [optimizers.adamw, optimizers.rmsprop])
 def test_moments_begin_where_their_parameters_lie(optimizer):
     lm, params = toy(tensor=2, fsdp=4)
     state, wanted = update.start(lm, State(params, None, 0, 0), update.made(optimizer)), dict(_leaves(lm.shardings()))
     like = [name for path, leaf in _leaves(state.opt) for name, where in wanted.items()
             if path.endswith(name) and leaf.sharding.is_equivalent_to(where, leaf.ndim)]  # fmt: skip
-    assert sorted(like) == sorted([*wanted] * {update.adamw: 2, update.rmsprop: 1}[optimizer])
+    assert sorted(like) == sorted([*wanted] * {optimizers.adamw: 2, optimizers.rmsprop: 1}[optimizer])
 
 
 def test_nothing_larger_than_a_norm_is_whole_on_every_device():
@@ -397,7 +395,7 @@ def test_nothing_larger_than_a_norm_is_whole_on_every_device():
 
 
 def test_learning_rates_by_hand():
-    rate = functools.partial(update.learning_rate, lr=1.0)
+    rate = functools.partial(optimizers.learning_rate, lr=1.0)
     assert [rate(i, 5) for i in range(5)] == [1.0] * 5
     # warmup 0.4 of 10 steps: 4 steps on the way to the 5th, 1/5 … 4/5
     assert [rate(i, 10, warmup=0.4) for i in range(5)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])

@@ -17,7 +17,7 @@ import numpy as np
 from absl import app, flags
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from selfrew import losses, lm as lms, tasks, update
+from selfrew import losses, lm as lms, optimizers, tasks, update
 from selfrew.models import decoder, hf
 from selfrew.types import Example, Response, State, ask
 
@@ -100,7 +100,7 @@ def main(_):
 
         state, totals = update.train(
             lm, State(params, None, 0, 0), documents(DOCUMENTS.value, rng), jax.random.key(SEED.value),
-            losses.sft, report, optimizer=functools.partial(update.adamw, weight_decay=0.01), lr=3e-3, batch=64,
+            losses.sft, report, optimizer=functools.partial(optimizers.adamw, weight_decay=0.01), lr=3e-3, batch=64,
             row_length=256, warmup=0.02, schedule='cosine', final=0.02,
         )  # fmt: skip
         write_tokenizer(FOLDER.value, np.random.default_rng(SEED.value))
