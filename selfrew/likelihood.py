@@ -48,7 +48,7 @@ def _is(x_MV, index_M):
 
 
 def at(x_MV, index_M):
-    """The element [M] of each row at an index. Not a gather: V may be split over devices, its gradient is no scatter."""
+    """The element [M] of each row at an index. Not a gather: V may be split over devices; no scatter back."""
     return jnp.sum(jnp.where(_is(x_MV, index_M), x_MV, 0.0), axis=-1)
 
 

@@ -242,8 +242,9 @@ def column(lm, params, docs, examples, loss, first, batches, *, kind: str, max_g
                              f'(were not sampled), {len(lacking)} examples in all; use exact')  # fmt: skip
         gaps = _gaps(docs, said, reference(lm, params, first))
         if not np.mean(gaps) <= max_gap:
-            raise ValueError(f"train.reference='sampler': trainer and sampler differ by {np.mean(gaps):.3g} nats "
-                             f'a token in the mean, {max(gaps):.3g} at most, and max_gap={max_gap}; use exact')  # fmt: skip
+            found = f'{np.mean(gaps):.3g} nats a token in the mean, {max(gaps):.3g} at most'
+            raise ValueError(f"train.reference='sampler': trainer and sampler differ by {found}, and "
+                             f'max_gap={max_gap}; use exact')  # fmt: skip
         return said, gaps
     if not wanted and np.isnan(said).all():
         return None, []

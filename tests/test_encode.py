@@ -39,6 +39,65 @@ def test_all_batches_have_one_shape_and_rows_divide_among_devices():
     assert batches[0].tokens.shape[0] % 8 == 0
 
 
+def _lengths(kind: str, count: int, rng):
+    """Of documents that fit into a row of 512."""
+    found = {'geometric': 20 + rng.geometric(1 / 150, count), 'even': rng.integers(1, 513, count),
+             'two': np.where(rng.random(count) < 0.5, rng.integers(20, 60, count), rng.integers(300, 400, count))}
+    return np.minimum(found[kind], 512).tolist()
+
+
+@pytest.mark.parametrize('kind, most', [('geometric', 1.06), ('even', 1.1), ('two', 1.08)])
+def test_rows_are_close_to_the_fewest_that_could_be(kind, most):
+    """No fewer than the tokens fill, nor than there are documents longer than half a row."""
+    rng, taken, least = np.random.default_rng(0), 0, 0
+    for _ in range(30):
+        lengths = _lengths(kind, 64, rng)
+        plan = encode._best_fit([encode.Doc(i, (3,) * n, ((),), 1.0) for i, n in enumerate(lengths)], 512)
+        assert sorted(i for row in plan for i in row) == list(range(64))
+        assert max(sum(lengths[i] for i in row) for row in plan) <= 512
+        taken, least = taken + len(plan), least + max(-(-sum(lengths) // 512), sum(2 * n > 512 for n in lengths))
+    assert taken / least < most
+
+
+def test_epochs_have_one_shape_and_each_sees_every_document_once():
+    given = docs(41, seed=3, high=20)
+    passes = encode.epochs(given, 6, batch=8, row_length=64, parts=2, rng=np.random.default_rng(1))
+    assert len({tuple(np.shape(x) for x in b) for one in passes for b in one}) == 1
+    for one in passes:
+        assert sorted(int(i) for b in one for i in b.index[b.real > 0]) == list(range(41))
+    assert len({tuple(one[0].index.tolist()) for one in passes}) == 6  # shuffled anew
+
+
+def test_every_batch_gets_short_and_long_documents_alike():
+    """Of 80 lengths that differ, a batch of 8 gets one of each ten by rank, so that its total is near the mean."""
+    given = [encode.Doc(i, (3,) * (5 + i), ((4,),), 1.0) for i in range(80)]
+    for batch in encode.batches(given, batch=8, row_length=128, rng=np.random.default_rng(2)):
+        assert sorted(batch.index // 10) == list(range(8))
+
+
+def test_rounds_of_like_size_share_a_shape():
+    shapes = set()
+    for seed in range(12):
+        given = docs(64, seed=seed, high=30)
+        (*_, last) = encode.batches(given, batch=16, row_length=96, rng=np.random.default_rng(seed))
+        shapes.add((last.tokens.shape, last.target.shape))
+    assert len(shapes) <= 2
+
+
+def test_micro_batches_share_out_the_rows_and_keep_the_totals():
+    (batch,) = encode.batches(docs(9, seed=1), batch=11, row_length=40, parts=6)
+    micros = encode.split(batch, 3)
+    np.testing.assert_array_equal(sum(m.real for m in micros), batch.real)
+    assert {m.tokens.shape for m in micros} == {(len(batch.tokens) // 3, 40)} and {len(m.target) for m in micros} == {2}
+    found = {}
+    for m in micros:
+        found |= _documents(m)
+        assert m.count == 9 and m.lengths.tolist() == batch.lengths.tolist()
+        assert {d - 1 for d in m.doc.ravel().tolist()} - {-1} == set(np.flatnonzero(m.real).tolist())
+    assert found == _documents(batch)
+    assert batch.lengths.tolist() == [sum(len(d.responses[n]) for d in docs(9, seed=1)) for n in range(2)]
+
+
 def test_the_last_incomplete_batch_is_filled_with_what_is_not_real():
     given = docs(7, seed=5)
     *_, last = encode.batches(given, batch=4, row_length=40)

@@ -218,7 +218,8 @@ def test_grouped_attention_equals_loops(cached):
     draw = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
     q, k, v = draw(R, L, N, H), draw(R, K, cached + L, H), draw(R, K, cached + L, H)
     mask = rng.random((R, L, cached + L)) < 0.6
-    mask[:, :, -1] = True  # none looks at nothing
+    mask &= np.tril(np.ones((L, cached + L), bool), cached)
+    mask[:, range(L), range(cached, cached + L)] = True  # none looks at nothing
     expected = np.zeros((R, L, N, H))
     for r in range(R):
         for i in range(L):
@@ -229,7 +230,7 @@ def test_grouped_attention_equals_loops(cached):
                 weight = np.exp(score - score.max())
                 expected[r, i, n] = (weight / weight.sum()) @ v[r, key, seen]
     kt = k.swapaxes(2, 3)
-    found = attention.attend(q, kt, v, mask, scale=H**-0.5)
+    found = attention.attend(q, kt, v, mask, scale=H**-0.5, cached=cached > 0)
     np.testing.assert_allclose(found, expected.reshape(R, L, N * H), atol=1e-5)
 
 

@@ -1,7 +1,9 @@
 """The update sees what it should and nothing else: same numbers however it is packed, ordered, compiled or sharded."""
 
+import dataclasses
 import functools
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -10,18 +12,17 @@ import optax
 import pytest
 from toys import EOS, SMALL, docs, prompt, toy
 
-from selfrew import encode, likelihood, losses, optimizers, sharding, update
+from selfrew import encode, likelihood, losses, optimizers, parts, sharding, update
 from selfrew.types import Example, Response, State
 
-SFT = losses.sft
 DPO = functools.partial(losses.dpo, beta=0.5, nll=1.0)
 IDENTITY = optax.identity()
 TABLE = -np.random.default_rng(9).uniform(5.0, 40.0, (64, 2)).astype(np.float32)  # a reference of any kind
 
 
 def _pack(given, lm=None, batch=None, row_length=64, rng=None):
-    parts = sharding.row_count(lm.mesh) if lm else 1
-    found = encode.batches(given, batch=batch or len(given), row_length=row_length, parts=parts, rng=rng)
+    shards = sharding.row_count(lm.mesh) if lm else 1
+    found = encode.batches(given, batch=batch or len(given), row_length=row_length, parts=shards, rng=rng)
     return [update.annotate(b, TABLE) for b in found]
 
 
@@ -45,10 +46,17 @@ def plain():
     """Eight documents, and for each loss what a step on them gives, packed in two or three rows on one device."""
     lm, params = toy()
     given = docs(8)
-    return given, {loss: _step(lm, params, _pack(given)[0], loss) for loss in (SFT, DPO)}
+    return given, {loss: _step(lm, params, _pack(given)[0], loss) for loss in LOSSES}
 
 
-both = pytest.mark.parametrize('loss', [SFT, DPO], ids=['sft', 'dpo'])
+def _all():
+    """Every loss on the shelf, with its options that change what is computed; new ones stand here by themselves."""
+    options = {'dpo': {'beta': 0.5, 'nll': 1.0}}
+    return [functools.partial(getattr(losses, n), **options.get(n, {})) for n in parts.names('loss', losses)]
+
+
+LOSSES = _all()
+both = pytest.mark.parametrize('loss', LOSSES, ids=lambda loss: loss.func.__name__)
 
 
 @both
@@ -136,6 +144,139 @@ def test_logp_in_chunks_is_that_of_the_whole(monkeypatch, chunk):
     expected, expected_grads = jax.value_and_grad(whole, (0, 1))(params, hidden)
     assert float(value) == pytest.approx(float(expected), abs=1e-4)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), grads, expected_grads)
+
+
+@both
+def test_a_head_in_chunks_changes_nothing(plain, loss, monkeypatch):
+    given, results = plain
+    lm, params = _again()
+    monkeypatch.setattr(likelihood, 'CHUNK', 5 * 4 * SMALL.vocab)
+    _assert_same(_step(lm, params, _pack(given)[0], loss), results[loss])
+
+
+@both
+@pytest.mark.parametrize('remat', ['full', 'dots'])
+def test_what_is_computed_again_changes_nothing(plain, loss, remat):
+    given, results = plain
+    lm, params = _again(remat=remat)
+    _assert_same(_step(lm, params, _pack(given)[0], loss), results[loss])
+
+
+@both
+@pytest.mark.parametrize('mesh', [{}, {'fsdp': 4}], ids=str)
+def test_accumulation_changes_nothing(plain, loss, mesh):
+    given, results = plain
+    lm, params = toy(**mesh)
+    (batch,) = encode.batches(given, batch=9, row_length=64, parts=3 * sharding.row_count(lm.mesh))
+    batch = update.stacked(update.annotate(batch, TABLE), 3)
+    assert batch.tokens.ndim == 3 and batch.real.sum(axis=0).tolist() == [1] * 8 + [0]
+    _assert_same(_step(lm, params, batch, loss), results[loss])
+
+
+def _again(**fields):
+    """The toy as another object, for which everything is compiled again."""
+    lm, params = toy()
+    return dataclasses.replace(lm, module=lm.module.clone(**fields)), params
+
+
+# --- what a loss may ask for ------------------------------------------------------------------------------------------
+
+KEYS = jax.random.split(jax.random.key(3), (2, 10))
+EXPECT = {'expect': True}
+WANTS = {'entropy': {'entropy': True}, 'contrast': {'contrast': 4}, 'expect': EXPECT, 'value': EXPECT}
+
+
+def _by_hand(name, params, hidden, target):
+    """[2 10] from all logits at once; of the contrast, for each token that could have been drawn: [2 10 V]."""
+    logits = hidden @ params['head']
+    p = jax.nn.softmax(logits, axis=-1)
+    own = lambda x: jnp.take_along_axis(x, target[..., None], axis=-1)  # noqa: E731
+    if name == 'entropy':
+        return -jnp.sum(p * jnp.log(p), axis=-1)
+    if name == 'contrast':
+        return -jnp.log(jax.nn.sigmoid(logits - own(logits)))
+    values = hidden @ params['value']
+    return jnp.sum(p * values, axis=-1) if name == 'expect' else own(values)[..., 0]
+
+
+@pytest.mark.parametrize('chunk', [3, 10])
+@pytest.mark.parametrize('name', WANTS)
+def test_what_is_wanted_is_that_of_all_logits_at_once(monkeypatch, name, chunk):
+    monkeypatch.setattr(likelihood, 'CHUNK', chunk * 4 * SMALL.vocab)
+    lm, params = toy()
+    params = params | {'value': jax.random.normal(jax.random.key(4), params['head'].shape)}
+    hidden = 3 * jax.random.normal(jax.random.key(1), (2, 10, SMALL.width))
+    target = jax.random.randint(jax.random.key(2), (2, 10), 0, SMALL.vocab)
+
+    def found(params, hidden):
+        return likelihood.measure(lm.module, params, hidden, target, key_PS=KEYS, **WANTS[name])[name]
+
+    value, back = jax.vjp(jax.jit(found), params, hidden)
+    expected, expected_back = jax.vjp(functools.partial(_by_hand, name, target=target), params, hidden)
+    slope = jax.random.normal(jax.random.key(5), (2, 10))
+    if name == 'contrast':  # which was drawn: one of the four largest but the target, by what its contrast is
+        own = np.arange(SMALL.vocab) == np.asarray(target)[..., None]
+        order = np.argsort(np.where(own, np.inf, -np.asarray(hidden @ params['head'])))
+        order = order[..., :4]
+        off = np.abs(np.take_along_axis(np.asarray(expected), order, -1) - np.asarray(value)[..., None])
+        assert (off.min(axis=-1) < 1e-5).all() and len(set(off.argmin(axis=-1).ravel().tolist())) > 1
+        drawn = np.take_along_axis(order, off.argmin(axis=-1)[..., None], -1) == np.arange(SMALL.vocab)
+        expected, slopes = jnp.sum(jnp.where(drawn, expected, 0.0), axis=-1), jnp.where(drawn, slope[..., None], 0.0)
+    else:
+        slopes = slope
+    np.testing.assert_allclose(value, expected, atol=1e-4)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), back(slope), expected_back(slopes))
+
+
+def test_a_contrast_is_drawn_as_the_softmax_of_the_largest_says():
+    logits = jnp.log(jnp.array([0.4, 0.3, 0.2, 0.1]))[None].repeat(4000, 0)  # the target 0 is out, 3 too small
+    keys = jax.random.split(jax.random.key(0), 4000)
+    found = np.asarray(likelihood.contrast(logits, jnp.zeros(4000, jnp.int32), keys, 2))
+    share = np.isclose(found, np.log1p(0.4 / 0.3))  # −log σ(log 0.3 − log 0.4)
+    assert np.isclose(found, np.log1p(0.4 / 0.2))[~share].all()
+    assert share.mean() == pytest.approx(0.6, abs=0.03)  # 0.3 / (0.3 + 0.2), within four standard deviations
+
+
+def test_a_draw_is_the_tokens_own_wherever_it_stands():
+    (lm, params), given = toy(), docs(6)
+    of = jax.jit(lambda batch: likelihood.forward(lm.module, params, batch, jax.random.key(7), contrast=5).contrast)
+    one, = encode.batches(given, batch=6, row_length=64)
+    other, = encode.batches(given, batch=6, row_length=128, parts=2, rng=np.random.default_rng(1))
+    np.testing.assert_allclose(of(other)[np.argsort(other.index)], of(one), atol=1e-4)
+
+
+@both
+def test_what_no_loss_asks_for_is_not_computed(loss):
+    """The entropy takes an exponential and a logarithm a logit more: unasked, the program has none of them."""
+    lm, params = toy()
+    (batch,) = _pack(docs(4))
+    cost = lambda loss: update.stepper(lm, loss, IDENTITY).compiled.lower(  # noqa: E731
+        update.start(lm, State(params, None, 0, 0), IDENTITY), {'blocks': {}}, batch, 1.0, jax.random.key(0)
+    ).compile().cost_analysis()['transcendentals']
+    assert losses.wants(loss) == {} and losses.wants(functools.partial(loss, entropy=True)) == {'entropy': True}
+    asked = functools.partial(loss.func, **loss.keywords, entropy=True)
+    assert cost(asked) - cost(loss) >= batch.mask.size * SMALL.vocab
+    metrics = _step(lm, params, batch, asked)[1]
+    assert 0 < metrics['entropy/chosen'] < math.log(SMALL.vocab)
+
+
+@pytest.mark.parametrize('mesh', [{}, {'fsdp': 8}, {'fsdp': 4, 'tensor': 2}], ids=str)
+def test_no_logits_larger_than_a_chunk_exist(monkeypatch, mesh):
+    """Of all arrays with an axis of V in the compiled update, none has more than a chunk's tokens beside it."""
+    config = dataclasses.replace(SMALL, vocab=1504)
+    lm, params = toy(config, **mesh)
+    shards, vocab = lm.mesh.shape['tensor'], 1504
+    (batch,) = _pack(docs(32, low=6, high=12), lm)
+    chunk = max(batch.mask.shape[1] // 5, 1)
+    monkeypatch.setattr(likelihood, 'CHUNK', chunk * 4 * vocab // shards)
+    state = update.start(lm, State(params, None, 0, 0), IDENTITY)
+    compiled = update.stepper(lm, losses.dpo, IDENTITY).compiled.lower(
+        state, {'blocks': {}}, update.place(lm, batch), 1.0, jax.random.key(0)
+    ).compile()  # fmt: skip
+    sizes = [math.prod(map(int, shape.split(','))) for shape in re.findall(r'f32\[([\d,]+)\]', compiled.as_text())
+             if str(vocab // shards) in shape.split(',') or str(vocab) in shape.split(',')]  # fmt: skip
+    assert sizes and max(sizes) <= max(chunk, SMALL.width) * vocab  # the head itself is [32 V]
+    assert batch.mask.shape[1] > 2 * max(chunk, SMALL.width) or mesh  # and all logits would be more
 
 
 # --- what a token sees ------------------------------------------------------------------------------------------------
@@ -353,9 +494,69 @@ def test_the_gap_is_that_of_the_samplers_logp():
     assert totals['tokens'] == 3 and totals['examples'] == 1 and totals['dropped'] == 0
 
 
+def _sampled(lm, params, count=6, off=0.0):
+    """Examples with the trainer's own log-probabilities as the sampler's, but for `off` nats a token."""
+    examples = [dataclasses.replace(e, responses=tuple(
+        Response('', (*map(int, r.text.split()), EOS), 'stop', 0.0) for r in e.responses
+    )) for e in _examples(count)]  # fmt: skip
+    found, _ = encode.tokenise(lm.text, examples, row_length=64)
+    table = update.reference(lm, params, encode.batches(found, batch=count, row_length=64))
+    return [dataclasses.replace(e, responses=tuple(
+        dataclasses.replace(r, logp=float(logp) + off * len(r.tokens)) for r, logp in zip(e.responses, row))
+    ) for e, row in zip(examples, table)]  # fmt: skip
+
+
+def test_the_samplers_logp_serve_as_the_reference_without_a_pass_over_all(monkeypatch):
+    lm, params = toy()
+    examples, passes = _sampled(lm, params), []
+    reference = update.reference
+    monkeypatch.setattr(update, 'reference', lambda *a: passes.append(len(a[2])) or reference(*a))
+    exact, _, rows = _train(lm, params, examples, losses.dpo, batch=2, lr=1e-3)
+    ours, totals, found = _train(lm, params, examples, losses.dpo, batch=2, lr=1e-3, reference='sampler')
+    assert passes == [3, 1] and totals['gap'] < 1e-5  # three batches, and the first
+    assert [m['loss'] for _, m in found] == pytest.approx([m['loss'] for _, m in rows], abs=1e-5)
+
+
+def test_a_sampler_that_is_not_the_trainer_is_no_reference():
+    lm, params = toy()
+    off, train = _sampled(lm, params, off=0.25), functools.partial(_train, lm, params, reference='sampler')
+    with pytest.raises(ValueError, match=r'differ by 0\.25 nats a token in the mean, 0\.25 at most, and max_gap=0\.2;'):
+        train(off, losses.dpo, max_gap=0.2)
+    _, totals, _ = train(off, losses.dpo, max_gap=0.3)
+    assert [totals['gap'], totals['gap_max']] == pytest.approx([0.25, 0.25], abs=1e-5)
+    with pytest.raises(ValueError, match=r'examples \[0, 1, 2, 3, 4\] have no log-probability .* 6 examples in all'):
+        train(_examples(6), losses.dpo)
+    with pytest.raises(ValueError, match="no reference 'policy'; there are: exact, sampler"):
+        _train(lm, params, off, losses.dpo, reference='policy')
+
+
+def test_rounds_of_different_sizes_compile_a_program_for_each_shape_only():
+    """Six rounds of 20 to 25 examples of random lengths: two numbers of rows, two of selected tokens, not all of both."""
+    lm, params = toy()
+    loss, names, shapes = functools.partial(losses.dpo, beta=0.3), [], set()
+    place = update.place
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(update, 'place', lambda *a: shapes.add((a[1].tokens.shape, a[1].target.shape)) or place(*a))
+
+        def watch(event, _, **about):
+            names.extend([about['fun_name']] if 'backend_compile' in event else [])
+
+        jax.monitoring.register_event_duration_secs_listener(watch)
+        try:
+            for i in range(6):
+                rng = np.random.default_rng(i)
+                say = lambda: Response(' '.join(['9'] * rng.integers(2, 15)))  # noqa: E731, B023
+                examples = [Example(prompt([5] * rng.integers(2, 15)), (say(), say())) for _ in range(20 + i)]
+                _train(lm, params, examples, loss, key=i, batch=8, epochs=2)
+        finally:
+            jax.monitoring.unregister_event_duration_listener(watch)
+    assert len(shapes) < 4
+    assert sum('step' in n for n in names) <= len(shapes) and sum('_logp' in n for n in names) <= len(shapes)
+
+
 def test_train_says_what_is_wrong():
     lm, params = toy()
-    with pytest.raises(ValueError, match=r"no schedule 'step'; there are: constant, linear, cosine"):
+    with pytest.raises(ValueError, match=r"no schedule 'step'; there are: constant, linear, cosine, wsd"):
         _train(lm, params, _examples(), losses.dpo, schedule='step')
     with pytest.raises(ValueError, match=r'8 came, 8 of them empty or longer than row_length=5'):
         _train(lm, params, _examples(), losses.dpo, row_length=5)
@@ -367,7 +568,7 @@ def test_train_says_what_is_wrong():
         _train(lm, params, [*_examples(), Example(prompt([5]), (Response('6'),))], losses.dpo)
 
 
-@pytest.mark.parametrize('options', [{'max_steps': 0}, {'epochs': 0}, {'batch': 0}], ids=str)
+@pytest.mark.parametrize('options', [{'max_steps': 0}, {'epochs': 0}, {'batch': 0}, {'accumulate': 0}], ids=str)
 def test_training_for_no_step_is_refused_by_name(options):
     lm, params = toy()
     with pytest.raises(ValueError, match=next(iter(options))):
@@ -377,13 +578,53 @@ def test_training_for_no_step_is_refused_by_name(options):
 # --- optimisers -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('optimizer', [optimizers.adamw, optimizers.rmsprop])
-def test_moments_begin_where_their_parameters_lie(optimizer):
+SHELF = {name: getattr(optimizers, name) for name in parts.names('optimizer', optimizers)}
+MOMENTS = {'adamw': 2, 'rmsprop': 1, 'lion': 1, 'sgd': 0, 'adafactor': 1}  # arrays of each parameter's shape
+
+
+@pytest.mark.parametrize('name', SHELF)
+def test_moments_begin_where_their_parameters_lie(name):
     lm, params = toy(tensor=2, fsdp=4)
-    state, wanted = update.start(lm, State(params, None, 0, 0), update.made(optimizer)), dict(_leaves(lm.shardings()))
+    state, wanted = update.start(lm, State(params, None, 0, 0), update.made(SHELF[name])), dict(_leaves(lm.shardings()))
+    shapes = {path: x.shape for path, x in _leaves(params)}
     like = [name for path, leaf in _leaves(state.opt) for name, where in wanted.items()
-            if path.endswith(name) and leaf.sharding.is_equivalent_to(where, leaf.ndim)]  # fmt: skip
-    assert sorted(like) == sorted([*wanted] * {optimizers.adamw: 2, optimizers.rmsprop: 1}[optimizer])
+            if path.endswith(name) and leaf.shape == shapes[name]
+            and leaf.sharding.is_equivalent_to(where, leaf.ndim)]  # fmt: skip
+    assert sorted(like) == sorted([*wanted] * MOMENTS[name])
+
+
+@pytest.mark.parametrize('name', SHELF)
+def test_every_optimiser_learns(name):
+    lm, params = toy(fsdp=2)
+    lr = {'sgd': 0.3, 'adafactor': 3e-3, 'lion': 1e-3}.get(name, 5e-3)
+    optimizer = functools.partial(SHELF[name], weight_decay=1e-4)
+    _, _, rows = _train(lm, params, _examples(), losses.dpo, optimizer=optimizer, epochs=4, lr=lr)
+    assert rows[-1][1]['dpo'] < rows[0][1]['dpo'] - 0.03
+
+
+def test_first_directions_by_hand():
+    """Of gradients (3, 4) clipped to norm 1, so (0.6, 0.8), at parameters (1, 2)."""
+    gradient, at = jnp.array([3.0, 4.0]), jnp.array([1.0, 2.0])
+
+    def first(name, **options):
+        made = SHELF[name](clip=1.0, **options)
+        return np.asarray(made.update(gradient, made.init(at), at)[0])
+
+    near = functools.partial(pytest.approx, rel=1e-4)
+    assert first('sgd') == near([0.6, 0.8]) and first('sgd', momentum=0.9) == near([0.6, 0.8])
+    assert first('adamw', weight_decay=0.5) == near([1.5, 2.0])  # the sign, and half of the parameter
+    assert first('lion', weight_decay=0.5) == near([1.5, 2.0])
+    assert first('rmsprop', decay=0.75) == near([2.0, 2.0])  # g / √(¼ g²)
+    assert first('adafactor') == near([1.0, 1.0])  # g / √g² at first, of root mean square 1
+
+
+def test_a_first_moment_can_be_kept_in_bfloat16():
+    lm, params = toy()
+    state = update.start(lm, State(params, None, 0, 0), optimizers.adamw(moments='bfloat16'))
+    kinds = [leaf.dtype for _, leaf in _leaves(state.opt) if leaf.ndim]
+    assert sorted({str(k) for k in kinds}) == ['bfloat16', 'float32'] and kinds.count(jnp.bfloat16) * 2 == len(kinds)
+    with pytest.raises(ValueError, match="no moments 'half'; there are: float32, bfloat16"):
+        optimizers.adamw(moments='half')
 
 
 def test_nothing_larger_than_a_norm_is_whole_on_every_device():
@@ -402,6 +643,7 @@ def test_learning_rates_by_hand():
     assert [rate(i, 4, schedule='linear') for i in range(4)] == pytest.approx([1.0, 0.75, 0.5, 0.25])
     # halfway the cosine is 0: 0.2 + 0.8 · ½ = 0.6; a quarter: ½(1 + cos 45°) = 0.853553, 0.2 + 0.8 · 0.853553
     assert rate(2, 4, schedule='cosine', final=0.2) == pytest.approx(0.6)
+    assert [rate(i, 10, schedule='wsd') for i in (0, 7, 8, 9)] == pytest.approx([1.0, 1.0, 1.0, 0.5])
     assert rate(1, 4, schedule='cosine', final=0.2) == pytest.approx(0.882843, abs=1e-6)
 
 

@@ -15,19 +15,20 @@ from jax.sharding import PartitionSpec
 from selfrew import sharding
 
 BACKENDS = 'xla', 'cudnn', 'splash'
+BLOCK = 128  # queries that look together, at least
 
 
 def attend(q_RLNH, k_RKHC, v_RKCH, mask_RLC, shared=None, *, scale: float, softcap: float | None = None,
-           backend: str = 'xla', mesh=None):  # fmt: skip
+           backend: str = 'xla', mesh=None, cached: bool = False):  # fmt: skip
     """Softmax attention; query head n looks at key head n // G. Returns [R L N·H] in the dtype of q.
 
     q: [R L N H], N = K·G. k: [R K H C], tokens last: on a CPU the product is ten times as fast as with features last.
-    v: [R K C H]. These are the L tokens themselves, or what a cache holds, of any dtype.
-    mask: [R L C] bool, True where a query may look. Every query must see at least one column: a kernel may divide by
-    zero where the plain product averages.
-    shared: {'k' [K H P], 'v' [K P H]}, columns of all rows, which come first in the mask, or None.
+    v: [R K C H]. These are the L tokens themselves, or with `cached` what a cache holds, of any dtype.
+    mask: [R L C] bool, True where a query may look; without a cache at nothing later than itself. Every query must see
+    at least one column: a kernel may divide by zero where the plain product averages.
+    shared: {'k' [K H P], 'v' [K P H]}, columns of all rows, which come first in the mask, or None. Wants `cached`.
     scale: multiplies the scores. softcap: they become softcap·tanh(score / softcap), or None.
-    backend: of BACKENDS; a single token, or where L is not C, is always 'xla'. mesh: that of the arrays, for the kernels, which
+    backend: of BACKENDS; a single token, or a cache, is always 'xla'. mesh: that of the arrays, for the kernels, which
     the partitioner cannot split: rows over 'data' and 'fsdp', heads over 'tensor' where these divide them. None: one
     device. ValueError for a back end that does not exist, or that cannot do what is asked.
     """
@@ -35,10 +36,10 @@ def attend(q_RLNH, k_RKHC, v_RKCH, mask_RLC, shared=None, *, scale: float, softc
         raise ValueError(f'no attention {backend!r}; there are: {", ".join(BACKENDS)}')
     if backend == 'cudnn' and softcap is not None:
         raise ValueError("attention='cudnn' has no soft-capping; use xla")
-    if shared is not None or q_RLNH.shape[1] != k_RKHC.shape[3]:
+    if cached:
         return _cached(q_RLNH, k_RKHC, v_RKCH, mask_RLC, shared, scale, softcap)
     if backend == 'xla' or q_RLNH.shape[1] == 1:
-        return _xla(q_RLNH, k_RKHC, v_RKCH, mask_RLC, scale, softcap)
+        return _causal(q_RLNH, k_RKHC, v_RKCH, mask_RLC, scale, softcap)
     if backend == 'cudnn':
         kernel = functools.partial(_cudnn, scale=scale)
     else:
@@ -58,16 +59,31 @@ def _weights(score_RKGLC, mask_RLC, scale, softcap):
     return jax.nn.softmax(jnp.where(mask_RLC[:, None, None, :, :], score, -1e30), axis=-1)
 
 
-def _xla(q_RLNH, k_RKHL, v_RKLH, mask_RLC, scale, softcap):
-    """Queries grouped by key head are laid side by side, so that each head is one plain product."""
+def _causal(q_RLNH, k_RKHL, v_RKLH, mask_RLL, scale, softcap):
+    """Without a cache: a block of queries at a time, against the columns up to its end, which is all that it may see.
+
+    About half of the products; and scores, which the backward pass computes again, exist for one block. At most eight.
+    """
     R, L, N, H = q_RLNH.shape
     K = k_RKHL.shape[1]
-    G = N // K
-    q = q_RLNH.reshape(R, L, K, G, H).transpose(0, 2, 3, 1, 4).reshape(R, K, G * L, H)
-    score = jnp.einsum('rkth,rkhc->rktc', q, k_RKHL, preferred_element_type=jnp.float32)
-    weight = _weights(score.reshape(R, K, G, L, -1), mask_RLC, scale, softcap).astype(q.dtype)
-    out = jnp.einsum('rktc,rkch->rkth', weight.reshape(R, K, G * L, -1), v_RKLH)
-    return out.reshape(R, K, G, L, H).transpose(0, 3, 1, 2, 4).reshape(R, L, N * H)
+    G, width = N // K, max(BLOCK, -(-L // (8 * BLOCK)) * BLOCK)
+    q_RKGLH = q_RLNH.reshape(R, L, K, G, H).transpose(0, 2, 3, 1, 4)
+
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def block(q_RKGTH, k_RKHC, v_RKCH, mask_RTC):
+        T, C = mask_RTC.shape[1:]
+        q = q_RKGTH.reshape(R, K, G * T, H)
+        score = jnp.einsum('rkth,rkhc->rktc', q, k_RKHC.astype(q.dtype), preferred_element_type=jnp.float32)
+        weight = _weights(score.reshape(R, K, G, T, C), mask_RTC, scale, softcap).astype(q.dtype)
+        weight = weight.reshape(R, K, G * T, C)
+        return jnp.einsum('rktc,rkch->rkth', weight, v_RKCH.astype(q.dtype)).reshape(R, K, G, T, H)
+
+    out = []
+    for at in range(0, L, width):
+        end = min(at + width, L)
+        q, mask = q_RKGLH[:, :, :, at:end], mask_RLL[:, at:end, :end]
+        out.append(block(q, k_RKHL[..., :end], v_RKLH[:, :, :end], mask))
+    return jnp.concatenate(out, axis=3).transpose(0, 3, 1, 2, 4).reshape(R, L, N * H)
 
 
 def _cached(q_RLNH, k_RKHC, v_RKCH, mask_RLC, shared, scale, softcap):

@@ -96,9 +96,14 @@ def _normal(fan_in: int, *names):
 
 def rms_norm(x, scale, eps: float, unit_offset: bool = False):
     """Root-mean-square normalisation over the last axis, in float32, times the scale or, with the offset, 1 + scale."""
-    x32, scale = x.astype(jnp.float32), scale.astype(jnp.float32)
-    x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + eps)
-    return (x32 * (1.0 + scale if unit_offset else scale).reshape((1,) * (x.ndim - 1) + (-1,))).astype(x.dtype)
+
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def normed(x, scale):
+        x32, scale = x.astype(jnp.float32), scale.astype(jnp.float32)
+        x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + eps)
+        return (x32 * (1.0 + scale if unit_offset else scale).reshape((1,) * (x.ndim - 1) + (-1,))).astype(x.dtype)
+
+    return normed(x, scale)
 
 
 def turns(rope: Rope, config: ModelConfig, position_RL):
@@ -166,13 +171,17 @@ class Block(nn.Module):
             k, v = (jax.lax.dynamic_index_in_dim(cache[name], layer, keepdims=False) for name in 'kv')
         scale = c.attention_scale or c.head_dim**-0.5
         out = attention.attend(
-            q, k, v, mask_RLC, shared, scale=scale, softcap=c.attention_softcap, backend=self.attention, mesh=self.mesh
-        )
+            q, k, v, mask_RLC, shared, scale=scale, softcap=c.attention_softcap, backend=self.attention,
+            mesh=self.mesh, cached=cache is not None,
+        )  # fmt: skip
         out = dense('o', out.reshape(R * L, wide), wide, D, 'heads', 'embed')
         x = x + (out if c.norms == 'pre' else norm('attention_post', out))
         y = x if c.norms == 'post' else norm('mlp_norm', x)
         act = {'silu': nn.silu, 'gelu_tanh': functools.partial(nn.gelu, approximate=True)}[c.activation]
-        gated = act(dense('gate', y, D, c.mlp, 'embed', 'mlp')) * dense('up', y, D, c.mlp, 'embed', 'mlp')
+        # Here and in rms_norm: what is cheap to compute again is not kept for the backward pass.
+        gated = jax.checkpoint(lambda gate, up: act(gate) * up, prevent_cse=False)(
+            dense('gate', y, D, c.mlp, 'embed', 'mlp'), dense('up', y, D, c.mlp, 'embed', 'mlp')
+        )
         out = dense('down', sharding.constrain(self.mesh, gated, 'rows', 'mlp'), c.mlp, D, 'mlp', 'embed')
         x = x + (out if c.norms == 'pre' else norm('mlp_post', out))
         return (sharding.constrain(self.mesh, x.reshape(R, L, D), 'rows', None, None), cache), None
