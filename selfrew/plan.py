@@ -19,7 +19,8 @@ import time
 from absl import app, flags
 from ml_collections import config_flags
 
-from selfrew import chips, hlo, sizes
+from selfrew import chips, hlo
+from selfrew.sizes import rung, up
 
 sys.path.insert(0, os.getcwd())  # configs import their neighbours from the folder in which the command stands
 
@@ -34,11 +35,6 @@ def model_flops(config, matrix: int, tokens: int, heads: int, context: float) ->
     """
     attention = 4 * config.layers * config.heads * config.head_dim * context
     return 2.0 * matrix * tokens + 2.0 * config.width * config.vocab * heads + attention
-
-
-def up(n: float, multiple: int) -> int:
-    """The least multiple that is at least n."""
-    return math.ceil(n / multiple) * multiple
 
 
 # --- the programs of a round ------------------------------------------------------------------------------------------
@@ -138,10 +134,10 @@ def batch_shape(turn, prompt: int, response: int, row_count: int) -> dict:
     a_row = max(length // (prompt + N * response), 1)
     micros = _of(turn.train, 'accumulate')
     parts = row_count * micros
-    rows = sizes.rung(math.ceil(examples / a_row), parts)
+    rows = rung(math.ceil(examples / a_row), parts)
     each = min(rows // parts * a_row, examples) * N * response  # of the part with most
     return {'examples': examples, 'n': N, 'micros': micros, 'rows': rows // micros, 'length': length,
-            'selected': min(sizes.rung(each), rows // parts * length)}  # fmt: skip
+            'selected': min(rung(each), rows // parts * length)}  # fmt: skip
 
 
 def _burst(module, params, shared, state):

@@ -531,7 +531,7 @@ def test_a_sampler_that_is_not_the_trainer_is_no_reference():
 
 
 def test_rounds_of_different_sizes_compile_a_program_for_each_shape_only():
-    """Six rounds of 20 to 25 examples of random lengths: two numbers of rows, two of selected tokens, not all of both."""
+    """Six rounds of 20 to 25 examples of random lengths: two numbers of rows, two of selected tokens."""
     lm, params = toy()
     loss, names, shapes = functools.partial(losses.dpo, beta=0.3), [], set()
     place = update.place
