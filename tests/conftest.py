@@ -19,5 +19,15 @@ def tiny():
     return lms.load(folder='tiny')
 
 
+@pytest.fixture(autouse=True, scope='module')
+def _forget_programs():
+    """Linux maps at most 65,530 pieces of memory for a process, and each compiled program is some: forgotten in time."""
+    yield
+    if os.path.exists('/proc/self/maps'):
+        with open('/proc/self/maps') as file:
+            if sum(1 for _ in file) > 20_000:
+                jax.clear_caches()
+
+
 def pytest_configure(config):
     config.addinivalue_line('markers', 'slow: takes more than ten seconds; -m "not slow" leaves it out')

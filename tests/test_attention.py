@@ -138,12 +138,21 @@ def test_cudnn_equals_plain_products(L, mask):
 @pytest.mark.parametrize('backend', attention.BACKENDS)
 def test_a_cache_and_a_single_token_go_by_plain_products(backend):
     (q, k, v), _ = _arrays(2, 8, 4, 2, 16)
-    mask, cache = _random(2, 8), {'k': k[..., :5], 'v': v[:, :, :5]}
+    mask = _random(2, 8)
     whole = attention.attend(q, k, v, mask, scale=SCALE)
-    for start, end, earlier in ((5, 8, cache), (5, 6, cache), (0, 1, None)):
-        rest = q[:, start:end], k[..., start:end], v[:, :, start:end], mask[:, start:end, :end], earlier
-        found = attention.attend(*rest, scale=SCALE, backend=backend)
+    for start, end in ((5, 8), (5, 6), (0, 1)):
+        rest = q[:, start:end], k[..., :end], v[:, :, :end], mask[:, start:end, :end]
+        found = attention.attend(*rest, scale=SCALE, backend=backend, cached=start > 0)
         np.testing.assert_allclose(found, whole[:, start:end], atol=1e-6)
+
+
+def test_columns_that_rows_share_are_as_good_as_each_rows_own():
+    (q, k, v), _ = _arrays(2, 8, 4, 2, 16)
+    k, v = k.at[1, :, :, :5].set(k[0, :, :, :5]), v.at[1, :, :5].set(v[0, :, :5])
+    look = lambda *a: attention.attend(q, *a, scale=SCALE, cached=True)  # noqa: E731
+    own = look(k, v, _random(2, 8))
+    shared = look(k[..., 5:], v[:, :, 5:], _random(2, 8), {'k': k[0, :, :, :5], 'v': v[0, :, :5]})
+    np.testing.assert_allclose(shared, own, atol=1e-6)
 
 
 @pytest.mark.parametrize('options, named', [
@@ -187,4 +196,4 @@ def test_splash_compiles_for_a_tpu_and_needs_less_memory(monkeypatch):
         kernels[backend] = compiled.as_text().count('"tpu_custom_call"')
     print('temporary bytes a chip:', temp)
     assert kernels == {'xla': 0, 'splash': 3}  # the forward, dq, dkv
-    assert temp['splash'] < temp['xla'] / 4
+    assert temp['splash'] < temp['xla'] / 2  # which looks at a block of queries at a time

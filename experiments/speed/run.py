@@ -11,7 +11,6 @@ import argparse
 import contextlib
 import functools
 import importlib.metadata
-import inspect
 import json
 import os
 import platform
@@ -25,7 +24,8 @@ import numpy as np
 
 import selfrew
 from experiments.speed import workload
-from selfrew import generate, lm as lms, losses, sharding, update
+from selfrew import generate, lm as lms, losses, optimizers, sharding, update
+from selfrew.generate import engine
 from selfrew.models import attention, decoder
 from selfrew.types import Example, Response, State, ask
 
@@ -107,7 +107,7 @@ def time_update(lm, params, shape, given) -> dict:
     def round_of(state, pairs):
         start = time.perf_counter()
         state, totals = update.train(lm, state, examples(pairs), key, loss, lambda step, metrics: None,
-                                     optimizer=update.adamw, lr=1e-6, batch=given.pairs, **rows)  # fmt: skip
+                                     optimizer=optimizers.adamw, lr=1e-6, batch=given.pairs, **rows)  # fmt: skip
         jax.block_until_ready(state.params)
         if totals['dropped']:
             raise SystemExit(f'{totals["dropped"]} pairs do not fit into a row: want a longer --row_length')
@@ -131,19 +131,12 @@ def time_update(lm, params, shape, given) -> dict:
     }  # fmt: skip
 
 
-def slots_of(given) -> tuple[dict, int]:
-    """(What `generate.generate` is given of it, how many samples it decodes at a time)."""
-    known = inspect.signature(generate.generate).parameters
-    name = 'slots' if 'slots' in known else 'rows'
-    return ({}, known[name].default) if given.slots is None else ({name: given.slots}, given.slots)
-
-
 def time_sample(lm, params, shape, given) -> dict:
     """Seconds, tokens and FLOPs of sampling. A round is one `generate.generate` for all prompts and samples.
 
     Before the timed rounds, which draw new samples of the same prompts, one compiles and one has other prompts.
     """
-    keywords, slots = slots_of(given)
+    slots = given.slots or engine.slots_of(lm, given.prompts * given.samples)
     width = jnp.dtype(given.dtype).itemsize
 
     def round_of(i, prompts):
@@ -151,7 +144,7 @@ def time_sample(lm, params, shape, given) -> dict:
         keys = generate.request_keys(jax.random.key(given.seed + i), ids, list(range(given.samples)) * len(prompts))
         requests = [list(p) for p in prompts for _ in range(given.samples)]
         start = time.perf_counter()
-        out = generate.generate(lm, params, requests, keys, max_tokens=given.max_tokens, temperature=1.0, **keywords)
+        out = generate.generate(lm, params, requests, keys, max_tokens=given.max_tokens, slots=given.slots)
         seconds = time.perf_counter() - start
         lengths = np.array([len(r.tokens) for r in out]).reshape(len(prompts), given.samples).tolist()
         return seconds, lengths

@@ -225,10 +225,9 @@ def generate(lm, params, prompts, keys, *, max_tokens, temperature=1.0, top_k=0,
                              f'{lm.config.max_length}')  # fmt: skip
     if not M:
         return []
-    slots = slots or (min(SLOTS_OF_A_CPU, -(-M // 4)) if _on_cpu(lm) else SLOTS)
     layout = lay_out(
-        lm, list(map(len, prompts)), [o.limit for o in asked], len(set(prompts)), slots=slots, shared=_common(prompts),
-        memory=budget(lm),
+        lm, list(map(len, prompts)), [o.limit for o in asked], len(set(prompts)), slots=slots or slots_of(lm, M),
+        shared=_common(prompts), memory=budget(lm),
     )  # fmt: skip
     words = np.asarray(jax.random.key_data(keys))
     out, book = [None] * M, journal.current()
@@ -243,6 +242,11 @@ def generate(lm, params, prompts, keys, *, max_tokens, temperature=1.0, top_k=0,
             if book:
                 book.put(names[i], [response.text, response.tokens, response.finish, response.logp])
     return out
+
+
+def slots_of(lm, requests: int) -> int:
+    """How many slots there are for so many requests where nobody says: on a CPU fewer, for there they take the time."""
+    return min(SLOTS_OF_A_CPU, -(-requests // 4)) if _on_cpu(lm) else SLOTS
 
 
 def _on_cpu(lm) -> bool:
