@@ -90,8 +90,8 @@ def prompt_count(turn) -> int:
 
 
 def jobs(turn, prompt_tokens: int, limit: int) -> list[dict]:
-    """What a turn samples: title, requests, distinct (prompts), shared (tokens of all prompts), prompt (tokens), room (of
-    a response), slots (None: as many as the engine takes). Empty: nothing."""
+    """What a turn samples: title, requests, distinct (prompts), shared (tokens that all of them begin with), prompt
+    (tokens of one), room (of a response), slots (None: as many as the engine takes). Empty: nothing."""
     from selfrew import samplers, scorers, text
 
     sampler, extra = turn.sampler, 0
@@ -141,7 +141,7 @@ def batch_shape(turn, prompt: int, response: int, row_count: int) -> dict:
 
 
 def _burst(module, params, shared, state):
-    """What slots.advance does between two looks of the host, the number of steps known: the compiler's times need it."""
+    """What slots.advance does between two looks of the host, but so many steps that the compiler knows how many."""
     import jax
 
     from selfrew.generate import engine, slots
@@ -177,7 +177,7 @@ def programs(lm, turn, todo: list[dict], shape: dict):
     for job in todo:
         layout, module, kind = job['layout'], lm.module, lm.cache_dtype
         P, R, L, S = layout.shared, layout.prompts, layout.chunk, layout.slots
-        held_by = lambda rows, columns: laid(jax.eval_shape(lambda: slots.cache(module, kind, rows, columns)))  # noqa: E731
+        held_by = lambda *sizes: laid(jax.eval_shape(lambda: slots.cache(module, kind, *sizes)))  # noqa: E731
         shared = None
         if P:
             heads = sharding.fitting(lm.mesh, (0, c.kv_heads, 0, 0), (None, 'kv', None, None))
@@ -195,8 +195,10 @@ def programs(lm, turn, todo: list[dict], shape: dict):
         )))  # fmt: skip
         burst, many = functools.partial(_burst, module), S * engine.BURST
         flops = model_flops(c, matrix, many, many, many * (job['prompt'] + job['room'] / 2))
-        yield (f'{job["title"]}: decode', many, flops, lambda burst=burst, shared=shared, full=full: jax.jit(
-            burst, donate_argnums=2).lower(state.params, shared, full), {'params': weights, 'cache': held(full.cache)})  # fmt: skip
+        decode = lambda burst=burst, shared=shared, full=full: jax.jit(burst, donate_argnums=2).lower(  # noqa: E731
+            state.params, shared, full
+        )
+        yield f'{job["title"]}: decode', many, flops, decode, {'params': weights, 'cache': held(full.cache)}
 
     R, L, S, B, N, A = (shape[k] for k in ('rows', 'length', 'selected', 'examples', 'n', 'micros'))
     P = sharding.row_count(lm.mesh)

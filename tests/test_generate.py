@@ -137,11 +137,11 @@ def test_the_cache_lies_in_as_many_parts_as_there_are_devices():
     i32, f32 = np.int32, np.float32
     ask = device.Ask(one(np.uint32, 2), *map(one, (i32, i32, i32, f32, i32, f32, f32)), one(i32, 1))
     after = device.admit(lm.module, state, pool, np.array([1, 6], np.int32), np.array([0, 7], np.int32), ask)
-    caches = [pool, after.cache]
     after = device.advance(lm.module, params, None, after, np.ones(8, bool), np.int32(0), np.int32(2))
-    for leaf in jax.tree.leaves([*caches[:1], after.cache]):
+    for leaf in jax.tree.leaves([pool, after.cache]):
         assert leaf.addressable_shards[0].data.size * 8 == leaf.size
-    assert after.cache[0]['k'].shape == (2, 8, 2, 8, 48) and np.asarray(after.produced).tolist() == [0, 1, 0, 0, 0, 0, 1, 0]
+    assert after.cache[0]['k'].shape == (2, 8, 2, 8, 48)
+    assert np.asarray(after.produced).tolist() == [0, 1, 0, 0, 0, 0, 1, 0]
 
 
 def test_every_sample_of_a_prompt_is_drawn_anew():
@@ -261,7 +261,7 @@ def watch(monkeypatch):
 
 
 def test_slots_are_filled_again_while_the_longest_sample_goes_on(watch):
-    """Without end tokens, in 2 slots: one sample of 60 tokens, and next to it 25 of 2; in batches it were 60 + 12 · 2."""
+    """Without end tokens, in 2 slots: one sample of 60 tokens, and next to it 25 of 2; in batches it were 60 + 24."""
     lm, params = toy()
     lm = dataclasses.replace(lm, text=Endless())
     found = _sample(lm, params, [[BOS, 5]] * 26, _keys(26), max_tokens=[60] + [2] * 25, slots=2)
@@ -294,7 +294,7 @@ def test_what_all_prompts_begin_with_is_read_once(monkeypatch, mesh):
 
 
 def test_a_long_prompt_does_not_stall_the_slots(monkeypatch):
-    """Two slots: while a sample of 100 tokens goes on in one, a prompt of 100 tokens is read in sixteens for the other."""
+    """Two slots: while a sample of 100 tokens goes on in one, a prompt as long is read in sixteens for the other."""
     lm, params = toy()
     lm, layout, did = dataclasses.replace(lm, text=Endless()), engine.lay_out, []
     small = {'chunk': 16, 'prompts': 1, 'pool': 112}

@@ -138,7 +138,8 @@ def test_what_a_round_samples_is_read_off_the_config_without_its_data():
     lm = dataclasses.replace(toys.toy()[0], cache_gib=40.0)
     for job in (sample, judge):
         job['layout'] = plan.lay_out(lm, job, chips.CHIPS['v5p'])
-    assert {(job['layout'].slots, job['layout'].prompts, job['layout'].chunk) for job in (sample, judge)} == {(256, 4, 256)}
+    sizes = {(job['layout'].slots, job['layout'].prompts, job['layout'].chunk) for job in (sample, judge)}
+    assert sizes == {(256, 4, 256)}
     assert plan.batch_shape(turn, 512, 1024, 16) == {
         # 512 + 2 · 1,024 tokens: one a row
         'examples': 16, 'n': 2, 'micros': 1, 'rows': 16, 'length': 4096, 'selected': 2048,

@@ -20,8 +20,7 @@ SLOTS, SLOTS_OF_A_CPU = 256, 64
 SHARE = 0.3  # of a device's memory, for caches
 SHARED = 64  # tokens with which all prompts begin, from which on they are read once for all
 WORK = 1024  # tokens read together when prompts are
-BURST = 32  # steps between two looks at the slots; with stop strings, or while a long prompt is read, STEPS
-STEPS = 8
+BURST, STEPS = 32, 8  # steps between two looks at the slots; the latter with stop strings, or while a prompt is read
 
 
 @jax.jit
@@ -63,7 +62,7 @@ def row_bytes(lm) -> int:
 
 
 def budget(lm) -> float:
-    """Bytes that the caches may take on a device: what the config says; else 0.3 of its memory, or 4 GiB of a host's."""
+    """Bytes that caches may take on a device: what the config says; else SHARE of its memory, or 4 GiB of a host's."""
     if lm.cache_gib is not None:
         return lm.cache_gib * 2**30
     limit = (lm.mesh.local_devices[0].memory_stats() or {}).get('bytes_limit') if lm.mesh.local_devices else None
@@ -83,7 +82,7 @@ def lay_out(lm, lengths, limits, distinct: int, *, slots: int, shared: int = 0, 
     context = max(lengths) - 1 - shared  # a prompt's last token is read in its slot
     chunk = max(min(sizes.up(context, 16), 64 if context <= 256 else 256), 1)
     pool = sizes.up(max(context, 1), chunk)
-    whole = lambda n: 1 << (n - 1).bit_length()  # noqa: E731 a power of 2: few sizes, so that few programs are compiled
+    whole = lambda n: 1 << (n - 1).bit_length()  # noqa: E731  a power of 2: few sizes compile few programs
     prompts = sizes.up(min(whole(distinct), max(WORK // chunk, 1)), split)
     columns = max(sizes.rung(max(a - 1 - shared + b for a, b in zip(lengths, limits)), 16), pool)
     wanted = sizes.up(min(slots, whole(len(lengths))), split)
@@ -92,9 +91,9 @@ def lay_out(lm, lengths, limits, distinct: int, *, slots: int, shared: int = 0, 
     if fit < split:
         gib = lambda n: f'{n / 2**30:.3g} GiB'  # noqa: E731
         raise ValueError(
-            f'a slot of {columns} tokens takes {gib(columns * a_column)} of a device, prompts that are read {gib(fixed)}'
-            f'; the cache may take {gib(memory)}: raise model.cache_gib, lower max_tokens ({max(limits)}; prompts have '
-            f'up to {max(lengths)}), take model.cache=bfloat16 or a larger mesh'
+            f'a slot of {columns} tokens takes {gib(columns * a_column)} of a device, prompts that are being read '
+            f'{gib(fixed)}, and the cache may take {gib(memory)}: raise model.cache_gib, lower max_tokens '
+            f'({max(limits)}; prompts have up to {max(lengths)}), take model.cache=bfloat16 or a larger mesh'
         )
     rows = min(wanted, fit)
     return Layout(rows, columns, sizes.rung(max(limits), 16), shared, prompts, chunk, pool,
@@ -125,15 +124,27 @@ class _Options:
     ends: tuple
 
 
+@dataclasses.dataclass(frozen=True)
+class _Request:
+    prompt: tuple  # of tokens
+    words: np.ndarray  # the data of its key
+    asked: _Options
+
+    def name(self) -> str:
+        """In a journal: what the response depends on, beside the parameters."""
+        return hashlib.sha256(repr((self.prompt, self.words.tolist(), self.asked)).encode()).hexdigest()[:32]
+
+
 def _options(count: int, **given) -> list[_Options]:
     """Each request's, from values for all or lists with one for each. ValueError for one that is out of range."""
-    several = {name: list(v) if isinstance(v, (list, np.ndarray)) else [v] * count for name, v in given.items()}
+    several = {name: v if isinstance(v, list) else [v] * count for name, v in given.items()}
     for name, found in several.items():
         if len(found) != count:
             raise ValueError(f'{len(found)} values of {name} for {count} requests')
     out = [_Options(*row) for row in zip(*several.values())]
     for o in set(out):
-        if o.limit < 1 or not 0 <= o.temperature < math.inf or o.top_k < 0 or not 0 < o.top_p <= 1 or not 0 <= o.min_p <= 1:
+        fine = o.limit >= 1 and 0 <= o.temperature < math.inf and o.top_k >= 0 and 0 < o.top_p <= 1 and 0 <= o.min_p <= 1
+        if not fine:
             raise ValueError(
                 f'want max_tokens >= 1, temperature >= 0, top_k >= 0 (0: all), 0 < top_p <= 1, 0 <= min_p <= 1; got '
                 f'max_tokens={o.limit}, temperature={o.temperature}, top_k={o.top_k}, top_p={o.top_p}, min_p={o.min_p}'
@@ -153,30 +164,6 @@ def _stopped(text, tokens, stop: tuple, since: int) -> tuple[int, str] | None:
         if found:
             return n, said[: min(found)]
     return None
-
-
-class _Reader:
-    """The pool: prompts that are being read, a chunk of each at a time."""
-
-    def __init__(self, lm, params, layout: Layout, shared, groups):
-        self.groups, self._layout = groups, layout
-        self._read = functools.partial(device.read, lm.module, params)
-        self._shared, self.at = shared, 0
-        self._tokens = np.full((layout.prompts, layout.pool), lm.text.pad, np.int32)
-        for row, (prompt, _) in enumerate(groups):
-            own = prompt[layout.shared : -1]
-            self._tokens[row, : len(own)] = own
-        self._whole = max(len(prompt) for prompt, _ in groups) - 1 - layout.shared
-        self._place, self.cache = lm.rows, _empty_pool(lm.module, lm.cache_dtype, layout.prompts, layout.pool)
-
-    @property
-    def done(self) -> bool:
-        return self.at >= self._whole
-
-    def go_on(self) -> None:
-        chunk = self._place(self._tokens[:, self.at : self.at + self._layout.chunk])
-        self.cache = self._read(chunk, np.int32(self.at), self._shared, self.cache)
-        self.at += self._layout.chunk
 
 
 _empty_pool = functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))(device.cache)
@@ -203,22 +190,21 @@ def generate(lm, params, prompts, keys, *, max_tokens, temperature=1.0, top_k=0,
       keys: [M] keys, see `request_keys`.
       max_tokens: a response is cut there (finish 'length', no end token).
       temperature: 0 is greedy. top_k, top_p, min_p: see pick.draw.
-      ends: tokens that end a response; None: those of the tokenizer.
       stop: strings of which the first that appears ends a response; its text ends before it, its tokens with it.
-      slots: samples made at the same time, at most; None: 256, on a CPU 64 or a fourth of the requests, for there an
-        idle slot costs as much as a busy one. They change the speed and the memory, not the tokens; what else stands
-        in them, or when they are filled, changes not a bit.
+      ends: tokens that end a response; None: those of the tokenizer.
+      slots: samples made at the same time, at most; None: see `slots_of`. They change the speed and the memory, not
+        the tokens; what else stands in them, or when they are filled, changes not a bit.
       title: of the progress bar.
-    All but slots and title may be lists, with a value for each request (of tuples for stop and ends). Inside of `journal.kept`,
-    responses are written down as they come, and those found there are not made again.
+    All but slots and title may be lists, with a value for each request (of tuples for stop and ends). Inside of
+    `journal.kept`, responses are written down as they come, and those found there are not made again.
     Raises ValueError where a prompt and max_tokens exceed the model's context, an option is out of range, or the cache
     does not fit.
     """
     if slots is not None and slots < 1:
         raise ValueError(f'want slots >= 1; got {slots=}')
     M, prompts = len(prompts), [tuple(p) for p in prompts]
-    asked = _options(M, limit=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
-                     stop=stop, ends=tuple(lm.text.ends) if ends is None else ends)  # fmt: skip
+    asked = _options(M, limit=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, stop=stop,
+                     ends=tuple(lm.text.ends) if ends is None else ends)  # fmt: skip
     for prompt, o in zip(prompts, asked):
         if len(prompt) + o.limit > lm.config.max_length:
             raise ValueError(f'a prompt of {len(prompt)} tokens and max_tokens={o.limit} exceed the context of '
@@ -230,22 +216,33 @@ def generate(lm, params, prompts, keys, *, max_tokens, temperature=1.0, top_k=0,
         shared=_common(prompts), memory=budget(lm),
     )  # fmt: skip
     words = np.asarray(jax.random.key_data(keys))
+    requests = [_Request(*one) for one in zip(prompts, words, asked)]
     out, book = [None] * M, journal.current()
-    names = [_name(*request) for request in zip(prompts, words, asked)] if book else []
+    names = [request.name() for request in requests] if book else []
     for i, name in enumerate(names):
         if name in book.found:
             out[i] = Response(*[tuple(v) if isinstance(v, list) else v for v in book.found[name]])
-    with tqdm(total=M, initial=M - out.count(None), desc=title, unit='sample', mininterval=1.0,
-              disable=not hosts.main()) as bar:  # fmt: skip
-        for i, response in _made(lm, params, layout, prompts, words, asked, [i for i in range(M) if out[i] is None], bar):
-            out[i] = response
+    todo = [i for i in range(M) if out[i] is None]
+    if not todo:
+        return out
+    with tqdm(total=M, initial=M - len(todo), desc=title, unit='sample', mininterval=1.0, disable=not hosts.main()) as bar:
+        work, count = _Work(lm, params, layout, requests, todo), 0
+        for some in work.results():
+            for i, response in some:
+                out[i] = response
+                count += len(response.tokens)
+                if book:
+                    book.put(names[i], [response.text, response.tokens, response.finish, response.logp])
             if book:
-                book.put(names[i], [response.text, response.tokens, response.finish, response.logp])
+                book.flush()
+            bar.update(len(some))
+            bar.set_postfix_str(f'{count / max(bar.format_dict["elapsed"], 1e-9):,.0f} tokens/s')
     return out
 
 
 def slots_of(lm, requests: int) -> int:
-    """How many slots there are for so many requests where nobody says: on a CPU fewer, for there they take the time."""
+    """How many slots there are for so many requests where nobody says: 256; on a CPU, where an idle slot takes as long as
+    a busy one, 64, or a fourth of the requests."""
     return min(SLOTS_OF_A_CPU, -(-requests // 4)) if _on_cpu(lm) else SLOTS
 
 
@@ -253,93 +250,126 @@ def _on_cpu(lm) -> bool:
     return lm.mesh.devices.flat[0].platform == 'cpu'
 
 
-def _name(prompt, words, options) -> str:
-    return hashlib.sha256(repr((prompt, words.tolist(), options)).encode()).hexdigest()[:32]
+class _Reader:
+    """The pool: distinct prompts that are read together, a chunk of each at a time. groups: (prompt, its requests)."""
+
+    def __init__(self, lm, layout: Layout, groups):
+        self.groups, self.at, self._chunk = groups, 0, layout.chunk
+        self._whole = max(len(prompt) for prompt, _ in groups) - 1 - layout.shared
+        self._tokens = np.full((layout.prompts, layout.pool), lm.text.pad, np.int32)
+        for row, (prompt, _) in enumerate(groups):
+            own = prompt[layout.shared : -1]
+            self._tokens[row, : len(own)] = own
+        self._lm, self.cache = lm, _empty_pool(lm.module, lm.cache_dtype, layout.prompts, layout.pool)
+
+    @property
+    def done(self) -> bool:
+        return self.at >= self._whole
+
+    def go_on(self, params, shared) -> None:
+        tokens = self._lm.rows(self._tokens[:, self.at : self.at + self._chunk])
+        self.cache = device.read(self._lm.module, params, tokens, np.int32(self.at), shared, self.cache)
+        self.at += self._chunk
 
 
-def _made(lm, params, layout: Layout, prompts, words, asked, todo, bar):
-    """Yields (which request, its response) as samples come to their ends."""
-    groups = collections.defaultdict(list)
-    for i in todo:
-        groups[prompts[i]].append(i)
-    waiting = collections.deque(sorted(groups.items(), key=lambda group: -len(group[0])))
-    if not waiting:
-        return
-    if _on_cpu(lm) and lm.mesh.size == 1:
-        lm, params = dataclasses.replace(lm, module=lm.module.clone(stacked=False)), decoder.unstacked(lm.module, params)
-    S, E = layout.slots, max(1, *(len(o.ends) for o in asked))
-    shared = _read_shared(lm, params, prompts[todo[0]][: layout.shared])
-    state = device.empty(lm.module, lm.cache_dtype, rows=S, columns=layout.columns, limit=layout.limit, ends=E,
-                         words=words.shape[1])  # fmt: skip
-    at_once, patience = max(S // 4, 1), max(S // 16, 1)
-    holds, since = np.full(S, -1), np.zeros(S, np.int64)  # the request in each slot; how far it was searched for stops
-    ready, reader, count = collections.deque(), None, 0
+class _Work:
+    """Requests on their way: waiting to be read, being read, ready to be let in, in a slot. `results` is all there is."""
 
-    def admit(state, free):
-        here = [(slot, *ready.popleft()) for slot in free[: min(at_once, len(ready))]]
-        source = here[0][2]
-        for k, one in enumerate(here):  # from one pool at a time
-            if one[2] is not source:
-                ready.extendleft(entry[1:] for entry in reversed(here[k:]))
-                here = here[:k]
-                break
-        pick = lambda values, kind: np.array(values + values[:1] * (at_once - len(here)), kind)  # noqa: E731
-        slot_A = np.array([h[0] for h in here] + [S] * (at_once - len(here)), np.int32)
-        who = [h[1] for h in here]
-        ask = device.Ask(
-            pick([words[i] for i in who], np.uint32), pick([prompts[i][-1] for i in who], np.int32),
-            pick([len(prompts[i]) - 1 - layout.shared for i in who], np.int32),
-            *(pick([getattr(asked[i], name) for i in who], kind) for name, kind in (
-                ('limit', np.int32), ('temperature', np.float32), ('top_k', np.int32), ('top_p', np.float32),
-                ('min_p', np.float32))),
-            pick([asked[i].ends + (-1,) * (E - len(asked[i].ends)) for i in who], np.int32).reshape(-1, E),
+    def __init__(self, lm, params, layout: Layout, requests, todo):
+        if _on_cpu(lm) and lm.mesh.size == 1:
+            params = decoder.unstacked(lm.module, params)
+            lm = dataclasses.replace(lm, module=lm.module.clone(stacked=False))
+        self.lm, self.params, self.layout, self.requests = lm, params, layout, requests
+        groups = collections.defaultdict(list)
+        for i in todo:
+            groups[requests[i].prompt].append(i)
+        # Prompts of like length are read together, the longest first.
+        self.waiting = collections.deque(sorted(groups.items(), key=lambda group: -len(group[0])))
+        self.reader, self.ready = None, collections.deque()  # of (request, its reader, its row in the pool)
+        self.shared = _read_shared(lm, params, requests[todo[0]].prompt[: layout.shared])
+        self.ends = max(1, *(len(r.asked.ends) for r in requests))
+        self.state = device.empty(
+            lm.module, lm.cache_dtype, rows=layout.slots, columns=layout.columns, limit=layout.limit, ends=self.ends,
+            words=len(requests[0].words),
         )  # fmt: skip
-        for slot, i, *_ in here:
-            holds[slot], since[slot] = i, 0
-        return device.admit(lm.module, state, source.cache, slot_A, pick([h[3] for h in here], np.int32), ask)
+        self.holds = np.full(layout.slots, -1)  # the request in each slot
+        self.searched = np.zeros(layout.slots, np.int64)  # how many of its tokens are known to hold no stop string
 
-    while True:
-        while len(free := np.flatnonzero(holds < 0)) and (ready or reader or waiting):
-            if ready:
-                state = admit(state, free)
+    def results(self):
+        """Yields lists of (which request, its response) as samples come to their ends."""
+        patience = max(self.layout.slots // 16, 1)  # so many idle slots are worth a look
+        while True:
+            self._fill()
+            busy = self.holds >= 0
+            if not busy.any():
+                return
+            strings = any(self.requests[i].asked.stop for i in self.holds[busy])
+            more = (self.ready or self.waiting) and not self.reader
+            floor, most = max(busy.sum() - patience, 0) if more else 0, STEPS if strings or self.reader else BURST
+            self.state = device.advance(
+                self.lm.module, self.params, self.shared, self.state, busy, np.int32(floor), np.int32(most)
+            )
+            yield self._collect(busy, strings)
+
+    def _fill(self) -> None:
+        """Lets requests into the idle slots, and reads prompts until there are some; of a long one, a chunk."""
+        while (self.holds < 0).any() and (self.ready or self.reader or self.waiting):
+            if self.ready:
+                self._admit()
                 continue
-            if reader is None:
-                some = [waiting.popleft() for _ in range(min(layout.prompts, len(waiting)))]
-                reader = _Reader(lm, params, layout, shared, some)
-            if not reader.done:
-                reader.go_on()
-            if reader.done:
-                ready.extend((i, reader, row) for row, (_, members) in enumerate(reader.groups) for i in members)
-                reader = None
-            elif len(free) < S:
-                break  # a long prompt: the slots go on between its chunks
-        busy = holds >= 0
-        if not busy.any():
-            return
-        strings = any(asked[i].stop for i in holds[busy])
-        more = bool(ready or waiting)
-        floor = max(int(busy.sum()) - patience, 0) if more and not reader else 0
-        most = STEPS if strings or reader else BURST
-        state = device.advance(lm.module, params, shared, state, busy, np.int32(floor), np.int32(most))
-        active, produced = np.asarray(state.active), np.asarray(state.produced)
-        over = busy & ~active
-        if strings or over.any():
-            tokens, logp = np.asarray(state.tokens), np.asarray(state.logp)
+            if self.reader is None:
+                some = [self.waiting.popleft() for _ in range(min(self.layout.prompts, len(self.waiting)))]
+                self.reader = _Reader(self.lm, self.layout, some)
+            if not self.reader.done:
+                self.reader.go_on(self.params, self.shared)
+            if self.reader.done:
+                for row, (_, members) in enumerate(self.reader.groups):
+                    self.ready.extend((i, self.reader, row) for i in members)
+                self.reader = None
+            elif (self.holds >= 0).any():
+                return  # the slots go on between its chunks
+
+    def _admit(self) -> None:
+        """Lets requests, whose prompts lie in one pool, into idle slots: as many as one call of the program takes."""
+        S, here, source = self.layout.slots, [], self.ready[0][1]
+        A = max(S // 4, 1)
+        for slot in np.flatnonzero(self.holds < 0)[:A]:
+            if not self.ready or self.ready[0][1] is not source:
+                break
+            i, _, row = self.ready.popleft()
+            self.holds[slot], self.searched[slot] = i, 0
+            here.append((slot, self.requests[i], row))
+        fill = here + [(S, *here[0][1:])] * (A - len(here))  # beyond the last slot: dropped
+        column = lambda kind, value: np.array([value(r) for _, r, _ in fill], kind)  # noqa: E731
+        option = lambda kind, name: column(kind, lambda r: getattr(r.asked, name))  # noqa: E731
+        ask = device.Ask(
+            column(np.uint32, lambda r: r.words), column(np.int32, lambda r: r.prompt[-1]),
+            column(np.int32, lambda r: len(r.prompt) - 1 - self.layout.shared), option(np.int32, 'limit'),
+            option(np.float32, 'temperature'), option(np.int32, 'top_k'), option(np.float32, 'top_p'),
+            option(np.float32, 'min_p'),
+            column(np.int32, lambda r: r.asked.ends + (-1,) * (self.ends - len(r.asked.ends))),
+        )  # fmt: skip
+        slot_A, row_A = (np.array([one[k] for one in fill], np.int32) for k in (0, 2))
+        self.state = device.admit(self.lm.module, self.state, source.cache, slot_A, row_A, ask)
+
+    def _collect(self, busy, strings: bool) -> list:
+        """(Which request, its response) of the slots whose samples have ended, which are idle from now on."""
+        over, produced, out = busy & ~np.asarray(self.state.active), np.asarray(self.state.produced), []
+        if not strings and not over.any():
+            return out
+        tokens, logp = np.asarray(self.state.tokens), np.asarray(self.state.logp)
         for slot in np.flatnonzero(busy if strings else over):
-            i, n = int(holds[slot]), int(produced[slot])
-            mine, stop = tuple(tokens[slot, :n].tolist()), asked[i].stop
-            finish, said = 'stop' if mine[-1] in asked[i].ends else 'length', None
-            if stop and (found := _stopped(lm.text, mine, stop, int(since[slot]))):
+            n, asked = int(produced[slot]), self.requests[self.holds[slot]].asked
+            mine, said = tuple(tokens[slot, :n].tolist()), None
+            finish = 'stop' if mine[-1] in asked.ends else 'length'
+            if asked.stop and (found := _stopped(self.lm.text, mine, asked.stop, int(self.searched[slot]))):
                 (n, said), finish = found, 'stop'
                 mine = mine[:n]
             elif not over[slot]:
-                since[slot] = n
+                self.searched[slot] = n
                 continue
-            holds[slot] = -1
+            said = self.lm.text.decode(mine) if said is None else said
             total = float(logp[slot, :n].sum(dtype=np.float64))
-            count += n
-            yield i, Response(lm.text.decode(mine) if said is None else said, mine, finish, total)
-            bar.update()
-        if book := journal.current():
-            book.flush()
-        bar.set_postfix_str(f'{count / max(bar.format_dict["elapsed"], 1e-9):,.0f} tokens/s')
+            out.append((int(self.holds[slot]), Response(said, mine, finish, total)))
+            self.holds[slot] = -1
+        return out

@@ -61,7 +61,7 @@ def _whole(module, tree):
 
 
 def _look(module, params, tokens_RL, start, shared, cache):
-    """Reads tokens into the columns from `start` on, of all rows or of each [R]. Returns (hidden [R L D], the cache)."""
+    """Reads tokens into the columns from `start` on, of all rows or each [R]. Returns (hidden [R L D], the cache)."""
     R, L = tokens_RL.shape
     P = shared[0]['k'].shape[3] if shared else 0
     place_C = jnp.arange(P + cache[0]['k'].shape[4])
@@ -101,7 +101,7 @@ def _zeros(rows, kind, *shape):
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
 def admit(module, slots: Slots, pool, slot_A, row_A, ask_A: Ask) -> Slots:
-    """The slots with new samples in `slot`, their prompts from rows of the pool; a slot beyond the last is dropped."""
+    """The slots with new samples in `slot`, their prompts from rows of the pool; what is beyond the last is dropped."""
     put = lambda x, new: x.at[slot_A].set(new, mode='drop')  # noqa: E731
     C = pool[0]['k'].shape[4]
     kept = tuple(_lay(module, {

@@ -226,7 +226,8 @@ class Decoder(nn.Module):
         block = Block if self.remat == 'none' else nn.remat(Block, prevent_cse=False, policy=policy)
         # A single token a row is cheap to compute and dear to loop over.
         unroll = min(c.layers, 8) if tokens_RL.shape[1] == 1 else 1
-        whole, some = (sees, angles, start), lambda i: (None, None) if cache is None else (cache[i], shared and shared[i])
+        some = lambda i: (None, None) if cache is None else (cache[i], shared and shared[i])  # noqa: E731
+        whole = sees, angles, start
         if self.stacked:
             blocks = nn.scan(
                 block, variable_axes={'params': 0}, split_rngs={'params': True}, length=c.layers, unroll=unroll,
