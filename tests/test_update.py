@@ -263,7 +263,7 @@ def test_what_no_loss_asks_for_is_not_computed(loss):
 @pytest.mark.parametrize('mesh', [{}, {'fsdp': 8}, {'fsdp': 4, 'tensor': 2}], ids=str)
 def test_no_logits_larger_than_a_chunk_exist(monkeypatch, mesh):
     """Of all arrays with an axis of V in the compiled update, none has more than a chunk's tokens beside it."""
-    config = dataclasses.replace(SMALL, vocab=1504)
+    config = dataclasses.replace(SMALL, vocab=1504, width=8)
     lm, params = toy(config, **mesh)
     shards, vocab = lm.mesh.shape['tensor'], 1504
     (batch,) = _pack(docs(32, low=6, high=12), lm)
@@ -275,8 +275,8 @@ def test_no_logits_larger_than_a_chunk_exist(monkeypatch, mesh):
     ).compile()  # fmt: skip
     sizes = [math.prod(map(int, shape.split(','))) for shape in re.findall(r'f32\[([\d,]+)\]', compiled.as_text())
              if str(vocab // shards) in shape.split(',') or str(vocab) in shape.split(',')]  # fmt: skip
-    assert sizes and max(sizes) <= max(chunk, SMALL.width) * vocab  # the head itself is [32 V]
-    assert batch.mask.shape[1] > 2 * max(chunk, SMALL.width) or mesh  # and all logits would be more
+    assert chunk > config.width and vocab * config.width <= max(sizes) <= chunk * vocab  # the head itself is [8 V]
+    assert batch.mask.shape[1] * vocab // shards > 2 * chunk * vocab  # and all logits of a device would be more
 
 
 # --- what a token sees ------------------------------------------------------------------------------------------------
