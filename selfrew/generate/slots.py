@@ -55,9 +55,11 @@ def _lay(module, stack):
     return {name: sharding.constrain(module.mesh, x, None, 'rows', 'kv', None, None) for name, x in stack.items()}
 
 
-def _whole(module, tree):
-    """Small arrays, which every device has: the host reads them."""
-    return jax.tree.map(lambda x: sharding.constrain(module.mesh, x, *[None] * x.ndim), tree)
+def _pinned(module, slots: Slots) -> Slots:
+    """The slots as they lie: caches split, and what is small on every device, for each process reads it."""
+    kept, *rest = slots
+    whole = jax.tree.map(lambda x: sharding.constrain(module.mesh, x, *[None] * x.ndim), rest)
+    return Slots(tuple(_lay(module, stack) for stack in kept), *whole)
 
 
 def _look(module, params, tokens_RL, start, shared, cache):
@@ -91,8 +93,7 @@ def empty(module, dtype, *, rows, columns, limit, ends, words) -> Slots:
     """Slots without samples. limit: the longest sample. ends: how many tokens may end one. words: of a key's data."""
     i32, f32 = functools.partial(_zeros, rows, jnp.int32), functools.partial(_zeros, rows, jnp.float32)
     ask = Ask(_zeros(rows, jnp.uint32, words), i32(), i32(), i32(), f32(), i32(), f32(), f32(), i32(ends))
-    rest = _whole(module, (ask, i32(), i32() > 0, i32(limit), f32(limit)))
-    return Slots(cache(module, dtype, rows, columns), *rest)
+    return _pinned(module, Slots(cache(module, dtype, rows, columns), ask, i32(), i32() > 0, i32(limit), f32(limit)))
 
 
 def _zeros(rows, kind, *shape):
@@ -104,12 +105,12 @@ def admit(module, slots: Slots, pool, slot_A, row_A, ask_A: Ask) -> Slots:
     """The slots with new samples in `slot`, their prompts from rows of the pool; what is beyond the last is dropped."""
     put = lambda x, new: x.at[slot_A].set(new, mode='drop')  # noqa: E731
     C = pool[0]['k'].shape[4]
-    kept = tuple(_lay(module, {
+    kept = tuple({
         'k': held['k'].at[:, slot_A, :, :, :C].set(new['k'][:, row_A], mode='drop'),
         'v': held['v'].at[:, slot_A, :, :C].set(new['v'][:, row_A], mode='drop'),
-    }) for held, new in zip(slots.cache, pool))  # fmt: skip
+    } for held, new in zip(slots.cache, pool))  # fmt: skip
     fresh = jax.tree.map(put, slots.ask, ask_A), put(slots.produced, 0), put(slots.active, True)
-    return Slots(kept, *_whole(module, fresh), slots.tokens, slots.logp)
+    return _pinned(module, Slots(kept, *fresh, slots.tokens, slots.logp))
 
 
 def step(module, params, shared, slots: Slots) -> Slots:
@@ -127,8 +128,8 @@ def step(module, params, shared, slots: Slots) -> Slots:
     produced_S = slots.produced + live_S
     over_S = jnp.any(token_S[:, None] == ask.ends, axis=1) | (produced_S >= ask.limit)
     ask = ask._replace(token=jnp.where(live_S, token_S, ask.token), filled=ask.filled + live_S)
-    rest = ask, produced_S, live_S & ~over_S, put(slots.tokens, token_S), put(slots.logp, logp_S)
-    return Slots(kept, *_whole(module, rest))
+    made = put(slots.tokens, token_S), put(slots.logp, logp_S)
+    return _pinned(module, Slots(kept, ask, produced_S, live_S & ~over_S, *made))
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=3)
@@ -140,4 +141,4 @@ def advance(module, params, shared, slots: Slots, wanted_S, floor, most) -> Slot
     going = lambda carry: (carry[0] < most) & (jnp.sum(carry[1].active) > floor)  # noqa: E731
     one = lambda carry: (carry[0] + 1, step(module, params, shared, carry[1]))  # noqa: E731
     slots = slots._replace(active=slots.active & wanted_S)
-    return jax.lax.while_loop(going, one, (jnp.int32(0), slots))[1]
+    return _pinned(module, jax.lax.while_loop(going, one, (jnp.int32(0), slots))[1])
