@@ -49,8 +49,8 @@ def judge(votes: int, n: int = 150) -> dict:
 
 def judging(votes: int) -> dict:
     """The model as its own judge."""
-    return {'name': 'judge', 'template': 'check', 'votes': votes, 'temperature': 0.7, 'top_p': 1.0,
-            'max_tokens': VERDICT}  # fmt: skip
+    return {'name': 'judge', 'template': 'check', 'votes': votes, 'temperature': 0.7, 'top_k': 0, 'top_p': 1.0,
+            'min_p': 0.0, 'max_tokens': VERDICT, 'slots': placeholder(int)}  # fmt: skip
 
 
 def fresh(n: int, answers: bool = False) -> dict:
@@ -60,7 +60,8 @@ def fresh(n: int, answers: bool = False) -> dict:
 
 def sampling(n: int) -> dict:
     """Samples of the policy."""
-    return {'name': 'sample', 'n': n, 'temperature': 1.0, 'top_p': 1.0, 'max_tokens': ANSWER}
+    return {'name': 'sample', 'n': n, 'temperature': 1.0, 'top_k': 0, 'top_p': 1.0, 'min_p': 0.0, 'stop': (),
+            'max_tokens': ANSWER, 'slots': placeholder(int)}  # fmt: skip
 
 
 def imitate(*sources: dict, lr: float, epochs: int = 1, max_steps: int | None = None) -> dict:
@@ -88,7 +89,8 @@ def eft(n: int) -> dict:
 def training(**fields) -> dict:
     """How a turn trains. row_length suits the built-in tasks."""
     optimizer = {'name': 'adamw', 'weight_decay': 0.0, 'clip': 1.0}
-    return {'row_length': 256, 'warmup': 0.05, 'optimizer': optimizer, **fields}
+    same = {'row_length': 256, 'accumulate': 1, 'reference': 'exact', 'max_gap': 0.01, 'warmup': 0.05}
+    return {**same, 'optimizer': optimizer, **fields}
 
 
 def smoke(arg: str) -> bool:

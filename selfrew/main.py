@@ -36,7 +36,7 @@ def main(argv) -> None:
         config = CONFIG.value.to_dict()
         table = loop.parts.fill(loop.run, config, 'config')(WORKDIR.value)
     except KeyboardInterrupt:
-        print(f'\nstopped; the same command goes on from the last finished stage in {WORKDIR.value}', file=sys.stderr)
+        print(f'\nstopped; the same command goes on from what is finished in {WORKDIR.value}', file=sys.stderr)
         sys.exit(130)
     except (ValueError, OSError, KeyError) as problem:
         _refuse(problem)
