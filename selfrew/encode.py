@@ -40,7 +40,7 @@ def tokenise(text, examples: list[Example], *, row_length: int,
 
 
 def _length(doc: Doc) -> int:
-    return len(doc.prompt) + sum(map(len, doc.responses))
+    return len(doc.prompt) + _chosen(doc)
 
 
 def _best_fit(docs: list[Doc], row_length: int) -> list[list[int]]:

@@ -5,7 +5,7 @@ per example, to be minimised; update takes the mean over B once, weighted by `ba
 averaged alike but unweighted. A loss is a pure function of what it is given; `key` is for losses that draw.
 
 A loss asks for an optional field of `out` by a keyword argument of that name: where it is set, the field is computed,
-as the value says (update.measure); where it is 0, False or None, the field is None and nothing is computed.
+as the value says (likelihood.measure); where it is 0, False or None, the field is None and nothing is computed.
 """
 
 import inspect

@@ -8,6 +8,11 @@ def up(n: float, multiple: int) -> int:
     return math.ceil(n / multiple) * multiple
 
 
+def power(n: int) -> int:
+    """The least power of 2 that is at least n, for n >= 1."""
+    return 1 << (n - 1).bit_length()
+
+
 def rung(n: int, multiple: int = 1) -> int:
     """The least number >= n of the form k·2^j with 4 <= k < 8 (up to 4: n itself), then up to a multiple.
 

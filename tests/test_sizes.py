@@ -18,3 +18,7 @@ def test_a_rung_wastes_less_than_a_quarter_and_an_octave_has_four():
 def test_a_rung_and_a_multiple():
     assert [sizes.rung(n, 8) for n in (1, 9, 17, 33, 41)] == [8, 16, 24, 40, 48]  # of rungs 1 10 20 40 48
     assert [sizes.up(n, 32) for n in (0, 1, 32, 32.5)] == [0, 32, 32, 64]
+
+
+def test_a_power_is_the_least_that_is_enough():
+    assert [sizes.power(n) for n in (1, 2, 3, 4, 5, 8, 9)] == [1, 2, 4, 4, 8, 8, 16]

@@ -299,25 +299,18 @@ def versions() -> dict:
     return out
 
 
-def positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f'{number}: want at least 1')
-    return number
-
-
 def parse(argv=None):
     flags = argparse.ArgumentParser(prog='python -m experiments.speed.peers', allow_abbrev=False,
                                     description='Times the peers.')  # fmt: skip
     flags.add_argument('--json', help='where the figures go')
     flags.add_argument('--only', default=','.join(NEEDS), help=f'of {", ".join(NEEDS)}')
     flags.add_argument('--shape', default='default', choices=workload.SHAPES)
-    flags.add_argument('--pairs', type=positive, default=16, help='of an update')
-    flags.add_argument('--steps', type=positive, default=8, help='updates of a round')
-    flags.add_argument('--rounds', type=positive, default=3, help='how often each is timed, after one that warms up')
-    flags.add_argument('--prompts', type=positive, default=16)
-    flags.add_argument('--samples', type=positive, default=8, help='of a prompt')
-    flags.add_argument('--max_tokens', type=positive, default=192, help='of a sample')
+    flags.add_argument('--pairs', type=workload.positive, default=16, help='of an update')
+    flags.add_argument('--steps', type=workload.positive, default=8, help='updates of a round')
+    flags.add_argument('--rounds', type=workload.positive, default=3, help='how often each is timed, after one that warms up')
+    flags.add_argument('--prompts', type=workload.positive, default=16)
+    flags.add_argument('--samples', type=workload.positive, default=8, help='of a prompt')
+    flags.add_argument('--max_tokens', type=workload.positive, default=192, help='of a sample')
     flags.add_argument('--seed', type=int, default=0)
     flags.add_argument('--trl', type=json.loads, default={}, help='JSON: fields of DPOConfig instead of ours')
     flags.add_argument('--transformers', type=json.loads, default={}, help='JSON: arguments of generate beside ours')

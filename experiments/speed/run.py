@@ -268,13 +268,6 @@ def said(out: dict) -> str:
     return '\n'.join([*lines, f'peak of host memory {out["peak_rss_gb"]:.2f} GB'])
 
 
-def positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f'{number}: want at least 1')
-    return number
-
-
 def parse(argv=None):
     """The flags, checked; leaves with a message where one is wrong."""
     flags = argparse.ArgumentParser(prog='python -m experiments.speed.run', allow_abbrev=False,
@@ -284,16 +277,16 @@ def parse(argv=None):
     flags.add_argument('--dtype', default='float32', choices=lms.DTYPES, help='of the compute and of the parameters')
     flags.add_argument('--attention', default='xla', choices=attention.BACKENDS)
     flags.add_argument('--remat', default='none', choices=decoder.REMAT, help='computed again in the backward pass')
-    flags.add_argument('--pairs', type=positive, default=16, help='of an update')
-    flags.add_argument('--steps', type=positive, default=8, help='updates of a round')
-    flags.add_argument('--rounds', type=positive, default=3, help='timed rounds of updates, and of sampling')
-    flags.add_argument('--row_length', type=positive, help='of packed rows, tokens; without it, train\'s own')
-    flags.add_argument('--prompts', type=positive, default=16)
-    flags.add_argument('--samples', type=positive, default=8, help='of a prompt')
-    flags.add_argument('--max_tokens', type=positive, default=192, help='of a sample')
-    flags.add_argument('--slots', type=positive, help='samples decoded at a time; without it, generate\'s own')
+    flags.add_argument('--pairs', type=workload.positive, default=16, help='of an update')
+    flags.add_argument('--steps', type=workload.positive, default=8, help='updates of a round')
+    flags.add_argument('--rounds', type=workload.positive, default=3, help='timed rounds of updates, and of sampling')
+    flags.add_argument('--row_length', type=workload.positive, help='of packed rows, tokens; without it, train\'s own')
+    flags.add_argument('--prompts', type=workload.positive, default=16)
+    flags.add_argument('--samples', type=workload.positive, default=8, help='of a prompt')
+    flags.add_argument('--max_tokens', type=workload.positive, default=192, help='of a sample')
+    flags.add_argument('--slots', type=workload.positive, help='samples decoded at a time; without it, generate\'s own')
     flags.add_argument('--only', default='both', choices=('both', 'update', 'sample'))
-    flags.add_argument('--gemm', type=positive, help='side of the matrices of the peak; without it, several')
+    flags.add_argument('--gemm', type=workload.positive, help='side of the matrices of the peak; without it, several')
     flags.add_argument('--seed', type=int, default=0)
     given = flags.parse_args(argv)
     longest = workload.PROMPT[1] + max(given.max_tokens, workload.RESPONSE[1])

@@ -3,6 +3,7 @@
 Needs numpy alone, so that each framework can be measured in an environment of its own on the same tokens.
 """
 
+import argparse
 import dataclasses
 from typing import NamedTuple
 
@@ -131,3 +132,11 @@ def sample_bytes(shape: Shape, prompt_lengths: list[int], lengths: list[list[int
     cached = sum((n - 1) * p + n * (n - 1) // 2 for p, own in zip(prompt_lengths, lengths, strict=True) for n in own)
     each = 2 * shape.layers * shape.kv_heads * shape.head_dim
     return width * (steps * parameters(shape) + cached * each)
+
+
+def positive(text: str) -> int:
+    """A flag's number."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f'{number}: want at least 1')
+    return number

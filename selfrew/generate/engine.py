@@ -82,10 +82,9 @@ def lay_out(lm, lengths, limits, distinct: int, *, slots: int, shared: int = 0, 
     context = max(lengths) - 1 - shared  # a prompt's last token is read in its slot
     chunk = max(min(sizes.up(context, 16), 64 if context <= 256 else 256), 1)
     pool = sizes.up(max(context, 1), chunk)
-    whole = lambda n: 1 << (n - 1).bit_length()  # noqa: E731  a power of 2: few sizes compile few programs
-    prompts = sizes.up(min(whole(distinct), max(WORK // chunk, 1)), split)
+    prompts = sizes.up(min(sizes.power(distinct), max(WORK // chunk, 1)), split)
     columns = max(sizes.rung(max(a - 1 - shared + b for a, b in zip(lengths, limits)), 16), pool)
-    wanted = sizes.up(min(slots, whole(len(lengths))), split)
+    wanted = sizes.up(min(slots, sizes.power(len(lengths))), split)
     fixed = (2 * prompts // split * pool + shared) * a_column
     fit = int((memory - fixed) // (columns * a_column)) * split
     if fit < split:

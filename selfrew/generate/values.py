@@ -17,7 +17,7 @@ def padded(lm, sequences, rows: int):
     R is at most `rows`, but at least one for each part that the mesh splits rows into.
     """
     split = sharding.row_count(lm.mesh)
-    rows = sizes.up(max(min(rows, 1 << (len(sequences) - 1).bit_length()), split), split) if sequences else rows
+    rows = sizes.up(max(min(rows, sizes.power(len(sequences))), split), split) if sequences else rows
     order = np.argsort([len(s) for s in sequences], kind='stable')
     for start in range(0, len(order), rows):
         ids = order[start : start + rows]
