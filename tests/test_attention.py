@@ -197,3 +197,50 @@ def test_splash_compiles_for_a_tpu_and_needs_less_memory(monkeypatch):
     print('temporary bytes a chip:', temp)
     assert kernels == {'xla': 0, 'splash': 3}  # the forward, dq, dkv
     assert temp['splash'] < temp['xla'] / 2  # which looks at a block of queries at a time
+
+
+def _paged_case(S=8, B=3, W=4, P=20, parts=1):
+    """Samples of 0 to 11 tokens in pages that lie anyhow; and the same in one stretch each."""
+    rng = np.random.default_rng(1)
+    filled = rng.integers(0, B * W, S).astype(np.int32)
+    table, owner, place = np.zeros((S, B), np.int32), np.zeros(P * parts, np.int32), np.zeros(P * parts, np.int32)
+    for part in range(parts):
+        free = iter(rng.permutation(np.arange(1, P)))
+        for s in range(part * S // parts, (part + 1) * S // parts):
+            for b in range(filled[s] // W + 1):
+                table[s, b] = next(free)
+                owner[part * P + table[s, b]], place[part * P + table[s, b]] = s % (S // parts), b
+    return attention.Pages(table, owner, place, filled)
+
+
+@pytest.mark.parametrize('mesh, softcap, common, window', [
+    ({}, None, 0, 99), ({}, 2.0, 5, 99), ({'tensor': 2, 'fsdp': 4}, None, 5, 99), ({'data': 2}, 1.0, 0, 6),
+], ids=str)  # fmt: skip
+def test_pages_give_what_one_stretch_gives(mesh, softcap, common, window):
+    """A token of each of 8 samples, with 2 layers, of which the second is asked; what is nobody's is never seen."""
+    S, N, K, H, W, B, layers = 8, 4, 2, 8, 4, 3, 2
+    parts = 1 if not mesh else mesh.get('fsdp', 1) * mesh.get('data', 1)
+    pages, rng = _paged_case(parts=parts), np.random.default_rng(2)
+    draw = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
+    q, new = draw(S, 1, N, H), {'k': draw(S, K, H, 1), 'v': draw(S, K, 1, H)}
+    cache = {'k': draw(layers, 20 * parts, K, H, W), 'v': draw(layers, 20 * parts, K, W, H)}
+    shared = {'k': draw(K, H, common), 'v': draw(K, common, H)} if common else None
+    at = np.arange(common + B * W)
+    last = common + pages.filled[:, None]
+    mask = ((at <= last) & (at > last - window))[:, None]
+    mesh = sharding.make(**mesh, devices=jax.devices()[: 8 if 'tensor' in mesh else 2]) if mesh else None
+    out, after = jax.jit(lambda *a: attention.paged(*a, scale=SCALE, softcap=softcap, mesh=mesh))(
+        q, new, cache, 1, pages, mask, shared
+    )
+    k, v = np.zeros((S, K, H, B * W), np.float32), np.zeros((S, K, B * W, H), np.float32)
+    for s in range(S):
+        for b in range(pages.filled[s] // W + 1):
+            page = s // (S // parts) * 20 + pages.table[s, b]
+            k[s, :, :, b * W : (b + 1) * W], v[s, :, b * W : (b + 1) * W] = (cache[name][1, page] for name in 'kv')
+        k[s, :, :, pages.filled[s]], v[s, :, pages.filled[s]] = new['k'][s, :, :, 0], new['v'][s, :, 0]
+        page, column = s // (S // parts) * 20 + pages.table[s, pages.filled[s] // W], pages.filled[s] % W
+        assert (np.asarray(after['k'])[1, page, :, :, column] == new['k'][s, :, :, 0]).all()
+        assert (np.asarray(after['v'])[1, page, :, column] == new['v'][s, :, 0]).all()
+    np.testing.assert_array_equal(after['k'][0], cache['k'][0])
+    expected = attention.attend(q, k, v, mask, shared, scale=SCALE, softcap=softcap, cached=True)
+    np.testing.assert_allclose(out, expected, atol=2e-6)

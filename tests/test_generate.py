@@ -13,6 +13,7 @@ from toys import prompt as numbers
 
 from selfrew import encode, generate, journal, parts, samplers, update
 from selfrew.generate import engine, pick, slots as device
+from selfrew.generate.book import Book
 from selfrew.types import Example, Rollout, ask
 
 PICK = 'Pick 2 fruits from this list: lime, bee, kiwi, saw, axe.'
@@ -130,17 +131,26 @@ def test_not_a_bit_depends_on_what_else_is_in_the_slots(mesh):
 
 def test_the_cache_lies_in_as_many_parts_as_there_are_devices():
     lm, params = toy(tensor=2, fsdp=4)
-    state = device.empty(lm.module, lm.cache_dtype, rows=8, columns=48, limit=4, ends=1, words=2)
+    state = device.empty(lm.module, lm.cache_dtype, rows=8, pages=12, page=16, limit=4, ends=1, words=2)
     pool = device.cache(lm.module, lm.cache_dtype, 8, 32)
+    book = Book(8, 2, 16, 3, 4)  # in four parts, each with two slots and three pages, of which one is nobody's
+    book.give(1, 1), book.give(6, 2)
     pool = device.read(lm.module, params, lm.rows(np.full((8, 32), 5, np.int32)), np.int32(0), None, pool)
     one = lambda kind, *shape: np.ones((2, *shape), kind)  # noqa: E731
     i32, f32 = np.int32, np.float32
     ask = device.Ask(one(np.uint32, 2), *map(one, (i32, i32, i32, f32, i32, f32, f32)), one(i32, 1))
-    after = device.admit(lm.module, state, pool, np.array([1, 6], np.int32), np.array([0, 7], np.int32), ask)
-    after = device.advance(lm.module, params, None, after, np.ones(8, bool), np.int32(0), np.int32(2))
+    where = np.array([book.places(1, 2), book.places(6, 2)], np.int32)
+    assert where.tolist() == [[1, 0], [10, 11]]
+    after = device.admit(lm.module, state, pool, np.array([1, 6], np.int32), np.array([0, 7], np.int32), where, ask)
+    whole = device.advance(lm.module, params, None, after, book.device(), np.ones(8, bool), np.int32(0), np.int32(2))
+    after = whole._replace(cache=tuple(device.repaged(lm.module, part, book.pack(np.arange(8), 5)) for part in whole.cache))
+    assert book.places(6, 2).tolist() == [16, 17] and book.held.tolist() == [0, 1, 0, 0, 0, 0, 2, 0]
+    for name in 'kv':
+        old, new = np.asarray(whole.cache[0][name]), np.asarray(after.cache[0][name])
+        assert (new[:, [1, 16, 17]] == old[:, [1, 10, 11]]).all()
     for leaf in jax.tree.leaves([pool, after.cache]):
         assert leaf.addressable_shards[0].data.size * 8 == leaf.size
-    assert after.cache[0]['k'].shape == (2, 8, 2, 8, 48)
+    assert after.cache[0]['k'].shape == (2, 20, 2, 8, 16)
     assert np.asarray(after.produced).tolist() == [0, 1, 0, 0, 0, 0, 1, 0]
 
 
@@ -313,14 +323,14 @@ def test_slots_are_as_many_as_the_memory_holds():
     # a column: keys and values, 2 layers, 2 heads of 8, 4 bytes
     assert engine.row_bytes(lm) == 2 * 2 * 2 * 8 * 4 == 256
     ask = functools.partial(engine.lay_out, lm, [21] * 40, [12] * 40, 40, slots=32)
-    # a prompt's 20 tokens in two chunks of 16: 32 columns; with 12 samples' 32
+    # a prompt's 20 tokens are read in one chunk of 32; with 12 samples' they take a page of 64
     layout = ask(memory=1e9)
-    assert (layout.slots, layout.columns, layout.pool, layout.chunk, layout.limit) == (32, 32, 32, 32, 16)
-    fixed = 2 * layout.prompts * 32 * 256
-    assert layout.bytes == fixed + 32 * 32 * 256
-    assert ask(memory=fixed + 7.9 * 32 * 256).slots == 7
-    with pytest.raises(ValueError, match=r'a slot of 32 tokens takes 7.63e-06 GiB .* raise model.cache_gib'):
-        ask(memory=fixed + 0.9 * 32 * 256)
+    assert (layout.slots, layout.page, layout.blocks, layout.pool, layout.chunk, layout.limit) == (32, 64, 1, 64, 32, 16)
+    fixed = (2 * layout.prompts + 1) * 64 * 256  # and the page that is nobody's
+    assert layout.bytes == fixed + 32 * 64 * 256
+    assert ask(memory=fixed + 7.9 * 64 * 256).slots == 7
+    with pytest.raises(ValueError, match=r'a slot of 64 tokens takes 1.53e-05 GiB .* raise model.cache_gib'):
+        ask(memory=fixed + 0.9 * 64 * 256)
     lm, _ = toy(tensor=2, fsdp=4)
     assert engine.row_bytes(lm) == 128  # a device has one of the two heads, and a fourth of the rows
     assert engine.lay_out(lm, [21] * 40, [12] * 40, 40, slots=30, memory=1e9).slots == 32
@@ -391,6 +401,61 @@ def test_what_was_finished_is_not_made_again_and_not_a_bit_changes(tmp_path, mon
     with journal.kept(path):  # other requests are other names
         assert ask(temperature=0.5) != expected
     assert journal.current() is None
+
+
+@pytest.fixture
+def telling(monkeypatch):
+    """Every token's log-probability says how many slots there were when it was drawn, as its last bits may."""
+    real = pick.draw
+
+    def draw(logits, *args):
+        token, logp = real(logits, *args)
+        return token, logp + len(logits)
+
+    monkeypatch.setattr(pick, 'draw', draw)
+    advance = device.advance
+    advance.clear_cache()
+    yield
+    advance.clear_cache()
+
+
+@pytest.mark.parametrize('options', [{}, {'stop': ('63',)}], ids=str)
+def test_fewer_slots_at_the_end_and_not_a_bit_changes_where_a_run_was_killed(options, telling, tmp_path, monkeypatch):
+    lm, params = toy()
+    lm = dataclasses.replace(lm, text=Endless())
+    limits = np.random.default_rng(4).integers(1, 80, 36).tolist()
+    prompts = [p for p in _prompts(lm, 12) for _ in range(3)]
+    ask = functools.partial(_sample, lm, params, prompts, _keys(36), max_tokens=limits, slots=24, **options)
+    fixed, calls, real, made, die = ask(), [], device.advance, [], None
+    monkeypatch.setattr(engine, 'SPARED', 1)
+    monkeypatch.setattr(engine, 'SMALL', 1)  # the cache grows as its samples do
+
+    def watched(*args):
+        calls.append((len(args[3].active), args[3].cache[0]['k'].shape[1]))
+        if len(calls) == die:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(device, 'advance', watched)
+    monkeypatch.setattr(engine, 'Response', lambda *a, real=engine.Response: (made.append(a), real(*a))[1])
+    expected = ask()
+    assert [r.tokens for r in expected] == [r.tokens for r in fixed] and len(made) == 36
+    logp = lambda found: np.array([r.logp for r in found])  # noqa: E731
+    assert (logp(fixed) - logp(expected) > 0.5).sum() > 5  # made in fewer slots
+    slots, pages = zip(*calls)
+    assert slots[0] == 24 and set(slots) == {24, 16, 12, 8} and len(set(pages)) > 2
+    for at in (len(slots) // 2, len(slots) * 3 // 4):
+        path = str(tmp_path / f'{at}.jsonl')
+        calls.clear(), made.clear()
+        die = at
+        with pytest.raises(KeyboardInterrupt), journal.kept(path):
+            ask()
+        assert 3 < len(made) < 36
+        die = None
+        with journal.kept(path):
+            assert ask() == expected
+        with open(path) as file:
+            assert len(file.read().splitlines()) == 36
 
 
 # --- how one token is picked ------------------------------------------------------------------------------------------

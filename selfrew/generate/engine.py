@@ -13,14 +13,19 @@ from tqdm import tqdm
 
 from selfrew import hosts, journal, sharding, sizes
 from selfrew.generate import slots as device
+from selfrew.generate.book import Book
 from selfrew.models import decoder
 from selfrew.types import Response
 
-SLOTS, SLOTS_OF_A_CPU = 256, 64
+SLOTS, SLOTS_OF_A_CPU = 256, 128
+PAGE, PAGE_OF_A_CPU = 128, 64  # tokens of the cache that lie together: on a TPU one tile; XLA's products want 64 on a CPU
+SMALL = 16 * 2**20  # bytes; a cache that takes no more is not made bit by bit
 SHARE = 0.3  # of a device's memory, for caches
 SHARED = 64  # tokens with which all prompts begin, from which on they are read once for all
 WORK = 1024  # tokens read together when prompts are
-BURST, STEPS = 32, 8  # steps between two looks at the slots; the latter with stop strings, or while a prompt is read
+BURST, STEPS = 16, 8  # steps between two looks at the slots; the latter with stop strings, or while a prompt is read
+FEWER = tuple(sorted(k << j for j in range(2, 16) for k in (2, 3)))  # slots there may be as samples end: 8, 12, 16, 24 …
+SPARED = 1e10  # FLOPs for which it is worth to have fewer
 
 
 @jax.jit
@@ -45,7 +50,8 @@ class Layout:
     """The sizes of a call's arrays: they depend on all of its requests, not on how far it has come."""
 
     slots: int
-    columns: int  # of a slot's cache
+    page: int  # tokens
+    blocks: int  # pages that a slot may have
     limit: int  # tokens that a sample may have
     shared: int  # tokens with which all prompts begin, in no slot's cache
     prompts: int  # read together, rows of the pool
@@ -79,24 +85,26 @@ def lay_out(lm, lengths, limits, distinct: int, *, slots: int, shared: int = 0, 
     Raises ValueError, with the numbers, where not even one slot for each part of the mesh fits.
     """
     split, a_column = sharding.row_count(lm.mesh), row_bytes(lm)
+    page = PAGE_OF_A_CPU if _on_cpu(lm) else PAGE
     context = max(lengths) - 1 - shared  # a prompt's last token is read in its slot
     chunk = max(min(sizes.up(context, 16), 64 if context <= 256 else 256), 1)
-    pool = sizes.up(max(context, 1), chunk)
+    pool = sizes.up(sizes.up(max(context, 1), chunk), page)
     prompts = sizes.up(min(sizes.power(distinct), max(WORK // chunk, 1)), split)
-    columns = max(sizes.rung(max(a - 1 - shared + b for a, b in zip(lengths, limits)), 16), pool)
+    blocks = sizes.rung(-(-max(a - 1 - shared + b for a, b in zip(lengths, limits)) // page))
     wanted = sizes.up(min(slots, sizes.power(len(lengths))), split)
-    fixed = (2 * prompts // split * pool + shared) * a_column
-    fit = int((memory - fixed) // (columns * a_column)) * split
+    fixed = (2 * prompts // split * pool + shared + page) * a_column
+    a_slot = blocks * page * a_column * (1 if _alone_on_cpu(lm) else 1.5)  # half as much again while it grows
+    fit = int((memory - fixed) // a_slot) * split
     if fit < split:
         gib = lambda n: f'{n / 2**30:.3g} GiB'  # noqa: E731
         raise ValueError(
-            f'a slot of {columns} tokens takes {gib(columns * a_column)} of a device, prompts that are being read '
+            f'a slot of {blocks * page} tokens takes {gib(a_slot)} of a device, prompts that are being read '
             f'{gib(fixed)}, and the cache may take {gib(memory)}: raise model.cache_gib, lower max_tokens '
             f'({max(limits)}; prompts have up to {max(lengths)}), take model.cache=bfloat16 or a larger mesh'
         )
     rows = min(wanted, fit)
-    return Layout(rows, columns, sizes.rung(max(limits), 16), shared, prompts, chunk, pool,
-                  fixed + rows // split * columns * a_column)  # fmt: skip
+    return Layout(rows, page, blocks, sizes.rung(max(limits), 16), shared, prompts, chunk, pool,
+                  int(fixed + rows // split * a_slot))  # fmt: skip
 
 
 def _common(prompts) -> int:
@@ -221,11 +229,11 @@ def generate(lm, params, prompts, keys, *, max_tokens, temperature=1.0, top_k=0,
     for i, name in enumerate(names):
         if name in book.found:
             out[i] = Response(*[tuple(v) if isinstance(v, list) else v for v in book.found[name]])
-    todo = [i for i in range(M) if out[i] is None]
-    if not todo:
+    missing = out.count(None)
+    if not missing:
         return out
-    with tqdm(total=M, initial=M - len(todo), desc=title, unit='sample', mininterval=1.0, disable=not hosts.main()) as bar:
-        work, count = _Work(lm, params, layout, requests, todo), 0
+    with tqdm(total=M, initial=M - missing, desc=title, unit='sample', mininterval=1.0, disable=not hosts.main()) as bar:
+        work, count = _Work(lm, params, layout, requests, out.copy()), 0
         for some in work.results():
             for i, response in some:
                 out[i] = response
@@ -240,59 +248,91 @@ def generate(lm, params, prompts, keys, *, max_tokens, temperature=1.0, top_k=0,
 
 
 def slots_of(lm, requests: int) -> int:
-    """How many slots there are for so many requests where nobody says: 256; on a CPU, where an idle slot takes as long as
-    a busy one, 64, or a fourth of the requests."""
-    return min(SLOTS_OF_A_CPU, -(-requests // 4)) if _on_cpu(lm) else SLOTS
+    """How many slots there are, at most, for so many requests where nobody says: 256; on a CPU 128."""
+    return min(SLOTS_OF_A_CPU if _on_cpu(lm) else SLOTS, sizes.power(requests))
 
 
 def _on_cpu(lm) -> bool:
     return lm.mesh.devices.flat[0].platform == 'cpu'
 
 
-class _Reader:
-    """The pool: distinct prompts that are read together, a chunk of each at a time. groups: (prompt, its requests)."""
+def _alone_on_cpu(lm) -> bool:
+    return _on_cpu(lm) and lm.mesh.size == 1
 
-    def __init__(self, lm, layout: Layout, groups):
+
+class _Reader:
+    """The pool: distinct prompts that are read together, a chunk of each at a time. groups: (prompt, its requests).
+
+    wanted: whether any of them is; else the reading is only counted.
+    """
+
+    def __init__(self, lm, layout: Layout, groups, wanted: bool):
         self.groups, self.at, self._chunk = groups, 0, layout.chunk
         self._whole = max(len(prompt) for prompt, _ in groups) - 1 - layout.shared
         self._tokens = np.full((layout.prompts, layout.pool), lm.text.pad, np.int32)
         for row, (prompt, _) in enumerate(groups):
             own = prompt[layout.shared : -1]
             self._tokens[row, : len(own)] = own
-        self._lm, self.cache = lm, _empty_pool(lm.module, lm.cache_dtype, layout.prompts, layout.pool)
+        self._lm = lm
+        self.cache = _empty_pool(lm.module, lm.cache_dtype, layout.prompts, layout.pool) if wanted else None
 
     @property
     def done(self) -> bool:
         return self.at >= self._whole
 
     def go_on(self, params, shared) -> None:
-        tokens = self._lm.rows(self._tokens[:, self.at : self.at + self._chunk])
-        self.cache = device.read(self._lm.module, params, tokens, np.int32(self.at), shared, self.cache)
+        if self.cache is not None:
+            tokens = self._lm.rows(self._tokens[:, self.at : self.at + self._chunk])
+            self.cache = device.read(self._lm.module, params, tokens, np.int32(self.at), shared, self.cache)
         self.at += self._chunk
 
 
 class _Work:
-    """Requests on their way: waiting to be read, being read, ready to be let in, in a slot. `results` is all there is."""
+    """Requests on their way: waiting to be read, being read, ready to be let in, in a slot. `results` is all there is.
 
-    def __init__(self, lm, params, layout: Layout, requests, todo):
-        if _on_cpu(lm) and lm.mesh.size == 1:
+    The cache gets more pages as samples grow; and on a CPU, where a step takes as long as it has slots, there are fewer
+    of them once no request waits and samples end. The last bits of what is computed depend on how many there are of
+    either. A run that was killed and goes on must have as many at each step as it would have had; so what it has made
+    already goes through the slots again, as ghosts: they take a slot, and pages, for as many steps as they took, and
+    where there is nothing else in the slots, these are counted, not made.
+    """
+
+    def __init__(self, lm, params, layout: Layout, requests, made):
+        """made: each request's response, or None."""
+        longest, weights = max(r.asked.limit for r in requests), decoder.weights(lm.module)
+        self._flops = 2 * weights  # of a slot's step
+        self._shrinks = _alone_on_cpu(lm) and layout.slots > FEWER[0] and layout.slots * self._flops * longest >= SPARED
+        if _alone_on_cpu(lm):
             params = decoder.unstacked(lm.module, params)
             lm = dataclasses.replace(lm, module=lm.module.clone(stacked=False))
-        self.lm, self.params, self.layout, self.requests = lm, params, layout, requests
+        self.lm, self.params, self.layout, self.requests, self.made = lm, params, layout, requests, made
         groups = collections.defaultdict(list)
-        for i in todo:
-            groups[requests[i].prompt].append(i)
+        for i, request in enumerate(requests):
+            groups[request.prompt].append(i)
         # Prompts of like length are read together, the longest first.
-        self.waiting = collections.deque(sorted(groups.items(), key=lambda group: -len(group[0])))
-        self.reader, self.ready = None, collections.deque()  # of (request, its reader, its row in the pool)
-        self.shared = _read_shared(lm, params, requests[todo[0]].prompt[: layout.shared])
+        order = sorted(groups.items(), key=lambda group: -len(group[0]))
+        self.shared = _read_shared(lm, params, requests[0].prompt[: layout.shared])
         self.ends = max(1, *(len(r.asked.ends) for r in requests))
-        self.state = device.empty(
-            lm.module, lm.cache_dtype, rows=layout.slots, columns=layout.columns, limit=layout.limit, ends=self.ends,
-            words=len(requests[0].words),
-        )  # fmt: skip
-        self.holds = np.full(layout.slots, -1)  # the request in each slot
-        self.searched = np.zeros(layout.slots, np.int64)  # how many of its tokens are known to hold no stop string
+        S = layout.slots
+        self.book = Book(S, layout.blocks, layout.page, 1, sharding.row_count(lm.mesh))
+        first = [i for _, members in order for i in members][:S]
+        tokens = [self._length(i) + min(BURST, requests[i].asked.limit) for i in first] + [0] * (S - len(first))
+        least = min(self._all_pages(), SMALL // (layout.page * row_bytes(lm)))
+        self._grow(max(self.book.wanted(self.book.blocks(np.array(tokens))), least), empty=True)
+        if not self._shrinks and self.book.pages == self._all_pages():  # nothing will change: no need of ghosts
+            own = [(prompt, [i for i in members if made[i] is None]) for prompt, members in order]
+            order = [(prompt, members) for prompt, members in own if members]
+        self.waiting = collections.deque(order)
+        self.reader, self.ready = None, collections.deque()  # of (request, its reader, its row in the pool)
+        self.holds = np.full(S, -1)  # the request in each slot
+        self.produced = np.zeros(S, np.int64)  # how many tokens it has
+        self.searched = np.zeros(S, np.int64)  # how many of these are known to hold no stop string
+        self.unseen = np.zeros(S, np.int64)  # how many of them the device does not know of, a ghost's
+        self.hidden = np.zeros(S, bool)  # ghosts that the device does not know of at all
+
+    def _length(self, i: int) -> int:
+        """How many tokens of a request's prompt lie in its slot's pages."""
+        return len(self.requests[i].prompt) - 1 - self.layout.shared
 
     def results(self):
         """Yields lists of (which request, its response) as samples come to their ends."""
@@ -303,12 +343,101 @@ class _Work:
             if not busy.any():
                 return
             strings = any(self.requests[i].asked.stop for i in self.holds[busy])
-            more = (self.ready or self.waiting) and not self.reader
-            floor, most = max(busy.sum() - patience, 0) if more else 0, STEPS if strings or self.reader else BURST
-            self.state = device.advance(
-                self.lm.module, self.params, self.shared, self.state, busy, np.int32(floor), np.int32(most)
-            )
-            yield self._collect(busy, strings)
+            most, floor = STEPS if strings or self.reader else BURST, 0
+            if self.ready or self.waiting or self.reader:
+                floor = 0 if self.reader or strings else max(busy.sum() - patience, 0)
+            elif self._shrinks:
+                self._shrink(busy)
+                busy = self.holds >= 0
+                fewer = max((n for n in FEWER if n < len(busy)), default=0)
+                floor = 0 if strings or not self._pays(fewer) else fewer
+            active = self._advance(busy, floor, most)
+            yield self._collect(busy, active, strings)
+
+    # --- slots ---
+
+    def _pays(self, slots: int) -> bool:
+        """Whether it would pay to have so many slots from now on."""
+        left = max(self.requests[i].asked.limit - n for i, n in zip(self.holds, self.produced) if i >= 0)
+        return slots > 0 and (len(self.holds) - slots) * self._flops * left >= SPARED
+
+    def _shrink(self, busy) -> None:
+        """Goes on with as few slots as there are samples left, about, where it pays."""
+        S = min(n for n in FEWER if n >= busy.sum())
+        if S >= len(busy) or not self._pays(S):
+            return
+        keep = np.sort(np.argsort(~busy, kind='stable')[:S])
+        wanted = self._pages(1 + int(self.book.blocks(self._upto(BURST))[keep].sum()))
+        self._repage(keep, min(wanted, self.book.pages))
+        rest = device.chosen(self.state._replace(cache=()), keep.astype(np.int32))
+        self.state = rest._replace(cache=self.state.cache)
+        for name in ('holds', 'produced', 'searched', 'unseen', 'hidden'):
+            setattr(self, name, getattr(self, name)[keep])
+
+    def _all_pages(self) -> int:
+        """So many that each slot has all it may have; of each part of the mesh."""
+        return 1 + self.layout.slots // self.book.parts * self.layout.blocks
+
+    def _pages(self, wanted: int) -> int:
+        """How many there should be where so many are wanted, so that there are few sizes of the cache."""
+        return min(sizes.rung(wanted) if _alone_on_cpu(self.lm) else sizes.power(wanted), self._all_pages())
+
+    def _upto(self, most: int) -> np.ndarray:
+        """How many tokens each slot's cache will have to hold after so many steps; 0 of one that is idle."""
+        out = np.zeros(len(self.holds), np.int64)
+        for slot, i in enumerate(self.holds):
+            if i >= 0:
+                out[slot] = self._length(i) + min(self.produced[slot] + most, self.requests[i].asked.limit)
+        return out
+
+    def _room(self, blocks_S) -> None:
+        """Gives each slot so many pages, and the cache more where there are too few."""
+        if (wanted := self.book.wanted(blocks_S)) > self.book.pages:
+            self._grow(wanted)
+        for slot in np.flatnonzero(blocks_S > self.book.held):
+            self.book.give(slot, blocks_S[slot])
+
+    def _grow(self, wanted: int, empty: bool = False) -> None:
+        S, pages = len(self.book.table), self._pages(wanted)
+        if not empty:
+            return self._repage(np.arange(S), pages)
+        self.book = Book(S, self.layout.blocks, self.layout.page, pages, self.book.parts)
+        self.state = device.empty(
+            self.lm.module, self.lm.cache_dtype, rows=S, pages=pages * self.book.parts, page=self.layout.page,
+            limit=self.layout.limit, ends=self.ends, words=len(self.requests[0].words),
+        )  # fmt: skip
+
+    def _repage(self, slots, pages: int) -> None:
+        content, parts = self.book.pack(slots, pages), list(self.state.cache)
+        self.state = self.state._replace(cache=())
+        for i in range(len(parts)):  # one after the other, so that no more than one lies in memory twice
+            parts[i] = device.repaged(self.lm.module, parts[i], content)
+        self.state = self.state._replace(cache=tuple(parts))
+
+    def _advance(self, busy, floor: int, most: int) -> np.ndarray:
+        """Makes tokens in the busy slots. Returns which are still at it, [S] bool."""
+        self._room(self.book.blocks(self._upto(most)))
+        if self.hidden[busy].all():
+            rest = np.where(busy, [self._rest(slot) if i >= 0 else 0 for slot, i in enumerate(self.holds)], 0)
+            for _ in range(most):
+                if (rest > 0).sum() <= floor:
+                    break
+                self.produced += rest > 0
+                rest = np.maximum(rest - 1, 0)
+            self.unseen = np.where(self.hidden, self.produced, self.unseen)
+            return rest > 0
+        self.state = device.advance(
+            self.lm.module, self.params, self.shared, self.state, self.book.device(), busy, np.int32(floor), np.int32(most)
+        )
+        self.produced = np.where(busy, self.unseen + np.asarray(self.state.produced), 0)
+        return np.asarray(self.state.active)
+
+    def _rest(self, slot: int) -> int:
+        """How many more steps a ghost takes: until its sample ended, or to its limit where a stop string ended it."""
+        i = self.holds[slot]
+        tokens, asked = self.made[i].tokens, self.requests[i].asked
+        by_string = asked.stop and tokens[-1] not in asked.ends
+        return (asked.limit if by_string else len(tokens)) - int(self.produced[slot])
 
     def _fill(self) -> None:
         """Lets requests into the idle slots, and reads prompts until there are some; of a long one, a chunk."""
@@ -318,7 +447,8 @@ class _Work:
                 continue
             if self.reader is None:
                 some = [self.waiting.popleft() for _ in range(min(self.layout.prompts, len(self.waiting)))]
-                self.reader = _Reader(self.lm, self.layout, some)
+                wanted = any(self.made[i] is None for _, members in some for i in members)
+                self.reader = _Reader(self.lm, self.layout, some, wanted)
             if not self.reader.done:
                 self.reader.go_on(self.params, self.shared)
             if self.reader.done:
@@ -330,35 +460,55 @@ class _Work:
 
     def _admit(self) -> None:
         """Lets requests, whose prompts lie in one pool, into idle slots: as many as one call of the program takes."""
-        S, here, source = self.layout.slots, [], self.ready[0][1]
-        A = max(S // 4, 1)
-        for slot in np.flatnonzero(self.holds < 0)[:A]:
+        here, source = [], self.ready[0][1]
+        for slot in np.flatnonzero(self.holds < 0)[: max(len(self.holds) // 4, 1)]:
             if not self.ready or self.ready[0][1] is not source:
                 break
             i, _, row = self.ready.popleft()
-            self.holds[slot], self.searched[slot] = i, 0
-            here.append((slot, self.requests[i], row))
-        fill = here + [(S, *here[0][1:])] * (A - len(here))  # beyond the last slot: dropped
-        column = lambda kind, value: np.array([value(r) for _, r, _ in fill], kind)  # noqa: E731
-        option = lambda kind, name: column(kind, lambda r: getattr(r.asked, name))  # noqa: E731
+            self.holds[slot], self.searched[slot], self.produced[slot], self.unseen[slot] = i, 0, 0, 0
+            self.hidden[slot] = self.made[i] is not None
+            here.append((slot, i, row))
+        fresh = [slot for slot, _, _ in here]
+        self._room(self.book.blocks(np.where(np.isin(np.arange(len(self.holds)), fresh), self._upto(1), 0)))
+        if self.hidden[self.holds >= 0].all():
+            return
+        here += [(slot, self.holds[slot], 0) for slot in np.flatnonzero(self.hidden) if slot not in fresh]
+        self.hidden[:] = False
+        A = max(len(self.holds) // 4, 1)
+        for at in range(0, len(here), A):
+            self._put(here[at : at + A], A, source.cache)
+
+    def _put(self, here, A: int, pool) -> None:
+        """Has the device let in [(slot, request, row of the pool)], at most A; of a ghost only how long it takes."""
+        pool = pool or _empty_pool(self.lm.module, self.lm.cache_dtype, self.layout.prompts, self.layout.pool)
+        B = self.layout.pool // self.layout.page
+        fill = here + [(len(self.holds), *here[0][1:])] * (A - len(here))  # beyond the last slot: dropped
+        ghost = lambda i: self.made[i] is not None  # noqa: E731
+        column = lambda kind, value: np.array([value(s, i, self.requests[i]) for s, i, _ in fill], kind)  # noqa: E731
+        option = lambda kind, name: column(kind, lambda s, i, r: getattr(r.asked, name))  # noqa: E731
+        pages = [self.book.places(s, B) if s < len(self.holds) else [0] * B for s, _, _ in fill]
         ask = device.Ask(
-            column(np.uint32, lambda r: r.words), column(np.int32, lambda r: r.prompt[-1]),
-            column(np.int32, lambda r: len(r.prompt) - 1 - self.layout.shared), option(np.int32, 'limit'),
+            column(np.uint32, lambda s, i, r: r.words), column(np.int32, lambda s, i, r: r.prompt[-1]),
+            column(np.int32, lambda s, i, r: 0 if ghost(i) else self._length(i)),
+            column(np.int32, lambda s, i, r: self._rest(s) if ghost(i) and s < len(self.holds) else r.asked.limit),
             option(np.float32, 'temperature'), option(np.int32, 'top_k'), option(np.float32, 'top_p'),
             option(np.float32, 'min_p'),
-            column(np.int32, lambda r: r.asked.ends + (-1,) * (self.ends - len(r.asked.ends))),
+            column(np.int32, lambda s, i, r: (() if ghost(i) else r.asked.ends)
+                   + (-1,) * (self.ends - (0 if ghost(i) else len(r.asked.ends)))),
         )  # fmt: skip
         slot_A, row_A = (np.array([one[k] for one in fill], np.int32) for k in (0, 2))
-        self.state = device.admit(self.lm.module, self.state, source.cache, slot_A, row_A, ask)
+        self.state = device.admit(self.lm.module, self.state, pool, slot_A, row_A, np.array(pages, np.int32), ask)
 
-    def _collect(self, busy, strings: bool) -> list:
+    def _collect(self, busy, active, strings: bool) -> list:
         """(Which request, its response) of the slots whose samples have ended, which are idle from now on."""
-        over, produced, out = busy & ~np.asarray(self.state.active), np.asarray(self.state.produced), []
+        over, out = busy & ~active, []
         if not strings and not over.any():
             return out
-        tokens, logp = np.asarray(self.state.tokens), np.asarray(self.state.logp)
-        for slot in np.flatnonzero(busy if strings else over):
-            n, asked = int(produced[slot]), self.requests[self.holds[slot]].asked
+        seen = [slot for slot in np.flatnonzero(busy if strings else over) if not self._ghost(slot, over[slot])]
+        if seen:
+            tokens, logp = np.asarray(self.state.tokens), np.asarray(self.state.logp)
+        for slot in seen:
+            n, asked = int(self.produced[slot]), self.requests[self.holds[slot]].asked
             mine, said = tuple(tokens[slot, :n].tolist()), None
             finish = 'stop' if mine[-1] in asked.ends else 'length'
             if asked.stop and (found := _stopped(self.lm.text, mine, asked.stop, int(self.searched[slot]))):
@@ -370,5 +520,16 @@ class _Work:
             said = self.lm.text.decode(mine) if said is None else said
             total = float(logp[slot, :n].sum(dtype=np.float64))
             out.append((int(self.holds[slot]), Response(said, mine, finish, total)))
-            self.holds[slot] = -1
+            self._leave(slot)
         return out
+
+    def _ghost(self, slot: int, over: bool) -> bool:
+        """Whether a ghost is in the slot, which it leaves where its sample had come to its end."""
+        response = self.made[self.holds[slot]]
+        if response is not None and (over or self.produced[slot] >= len(response.tokens)):
+            self._leave(slot)
+        return response is not None
+
+    def _leave(self, slot: int) -> None:
+        self.book.take(slot)
+        self.holds[slot], self.hidden[slot] = -1, False

@@ -1,8 +1,8 @@
 """The device's side: slots that samples are made in, and the three programs that work on them.
 
-A slot holds one sample: the cache of its own tokens, from its prompt's first on, in the order of their positions. What
-is computed in it depends on nothing that happens in another, to the last bit, so a sample may be made in any slot, next
-to any other, at any time.
+A slot holds one sample. The cache of its tokens, from its prompt's first on, lies in pages, of which it gets more as it
+grows; which they are is the host's to know. With so many slots, what is computed in one depends on nothing that happens
+in another, to the last bit, so a sample may be made in any slot, next to any other, in any pages, at any time.
 """
 
 import functools
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from selfrew import sharding
 from selfrew.generate import pick
-from selfrew.models import decoder
+from selfrew.models import attention, decoder
 
 
 class Ask(NamedTuple):
@@ -31,7 +31,7 @@ class Ask(NamedTuple):
 
 
 class Slots(NamedTuple):
-    cache: tuple  # of dicts, see `cache`; columns from ask.filled on are not read
+    cache: tuple  # of dicts, see `cache`: its rows are pages
     ask: Ask  # its token is the last one drawn, filled how many columns are in use
     produced: Any  # [S] int32
     active: Any  # [S] bool
@@ -62,23 +62,21 @@ def _pinned(module, slots: Slots) -> Slots:
     return Slots(tuple(_lay(module, stack) for stack in kept), *whole)
 
 
-def _look(module, params, tokens_RL, start, shared, cache):
-    """Reads tokens into the columns from `start` on, of all rows or each [R]. Returns (hidden [R L D], the cache)."""
-    R, L = tokens_RL.shape
-    P = shared[0]['k'].shape[3] if shared else 0
-    place_C = jnp.arange(P + cache[0]['k'].shape[4])
-    position_RL = jnp.broadcast_to(P + jnp.reshape(start, (-1, 1)) + jnp.arange(L)[None, :], (R, L))
-    mask_RLC = place_C[None, None, :] <= position_RL[:, :, None]
-    return module.apply({'params': params}, tokens_RL, position_RL, mask_RLC, cache, start, shared)
-
-
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=5)
 def read(module, params, tokens_RL, start, shared, cache):
     """The cache with the next L tokens of each prompt, in the columns from `start` on.
 
     Rows whose prompt is shorter hold anything behind it. A prompt read in pieces does not stall the slots.
     """
-    return _look(module, params, tokens_RL, start, shared, cache)[1]
+    R, L = tokens_RL.shape
+    P = shared[0]['k'].shape[3] if shared else 0
+    position_RL = jnp.broadcast_to(P + start + jnp.arange(L)[None, :], (R, L))
+    mask_RLC = _upto(P + cache[0]['k'].shape[4], position_RL)
+    return module.apply({'params': params}, tokens_RL, position_RL, mask_RLC, cache, start, shared)[1]
+
+
+def _upto(columns: int, position_RL):
+    return jnp.arange(columns)[None, None, :] <= position_RL[:, :, None]
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -88,12 +86,13 @@ def share(module, cache) -> tuple:
     return tuple({name: lay(x) for name, x in one.items()} for one in cache)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), static_argnames=('rows', 'columns', 'limit', 'ends', 'words'))
-def empty(module, dtype, *, rows, columns, limit, ends, words) -> Slots:
-    """Slots without samples. limit: the longest sample. ends: how many tokens may end one. words: of a key's data."""
+@functools.partial(jax.jit, static_argnums=(0, 1), static_argnames=('rows', 'pages', 'page', 'limit', 'ends', 'words'))
+def empty(module, dtype, *, rows, pages, page, limit, ends, words) -> Slots:
+    """Slots without samples. pages: how many there are, of `page` tokens each. limit: the longest sample. ends: how many
+    tokens may end one. words: of a key's data."""
     i32, f32 = functools.partial(_zeros, rows, jnp.int32), functools.partial(_zeros, rows, jnp.float32)
     ask = Ask(_zeros(rows, jnp.uint32, words), i32(), i32(), i32(), f32(), i32(), f32(), f32(), i32(ends))
-    return _pinned(module, Slots(cache(module, dtype, rows, columns), ask, i32(), i32() > 0, i32(limit), f32(limit)))
+    return _pinned(module, Slots(cache(module, dtype, pages, page), ask, i32(), i32() > 0, i32(limit), f32(limit)))
 
 
 def _zeros(rows, kind, *shape):
@@ -101,23 +100,66 @@ def _zeros(rows, kind, *shape):
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
-def admit(module, slots: Slots, pool, slot_A, row_A, ask_A: Ask) -> Slots:
-    """The slots with new samples in `slot`, their prompts from rows of the pool; what is beyond the last is dropped."""
+def admit(module, slots: Slots, pool, slot_A, row_A, page_AB, ask_A: Ask) -> Slots:
+    """The slots with new samples in `slot`, their prompts from rows of the pool; what is beyond the last is dropped.
+
+    page: of each stretch of the row, counted over the whole cache; 0: nowhere.
+    """
     put = lambda x, new: x.at[slot_A].set(new, mode='drop')  # noqa: E731
-    C = pool[0]['k'].shape[4]
-    kept = tuple({
-        'k': held['k'].at[:, slot_A, :, :, :C].set(new['k'][:, row_A], mode='drop'),
-        'v': held['v'].at[:, slot_A, :, :C].set(new['v'][:, row_A], mode='drop'),
-    } for held, new in zip(slots.cache, pool))  # fmt: skip
+    copied = functools.partial(_copied, module.mesh, row_A=row_A, page_AB=page_AB)
     fresh = jax.tree.map(put, slots.ask, ask_A), put(slots.produced, 0), put(slots.active, True)
-    return _pinned(module, Slots(kept, *fresh, slots.tokens, slots.logp))
+    return _pinned(module, Slots(tuple(map(copied, slots.cache, pool)), *fresh, slots.tokens, slots.logp))
 
 
-def step(module, params, shared, slots: Slots) -> Slots:
-    """Each slot's last token read and the next one drawn; nothing changes in slots that are not active."""
+def _copied(mesh, held, pool, *, row_A, page_AB):
+    """A part of the cache with rows of the pool in its pages."""
+    (A, B), (X, _, K, H, W) = page_AB.shape, held['k'].shape
+    if not attention.in_place(mesh):
+        k = pool['k'][:, row_A].reshape(X, A, K, H, B, W).transpose(0, 1, 4, 2, 3, 5)
+        v = pool['v'][:, row_A].reshape(X, A, K, B, W, H).transpose(0, 1, 3, 2, 4, 5)
+        return {'k': held['k'].at[:, page_AB].set(k), 'v': held['v'].at[:, page_AB].set(v)}
+
+    def one(i, held):
+        a, b, out = i // B, i % B, {}
+        for name, axis in (('k', 4), ('v', 3)):
+            row = jax.lax.dynamic_slice_in_dim(pool[name], row_A[a], 1, axis=1)
+            page = jax.lax.dynamic_slice_in_dim(row, b * W, W, axis)
+            out[name] = jax.lax.dynamic_update_slice_in_dim(held[name], page, page_AB[a, b], axis=1)
+        return out
+
+    return jax.lax.fori_loop(0, A * B, one, held)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def repaged(module, part, page_DP) -> dict:
+    """A part of the cache with other pages: of each of D parts of the mesh these of its own, [D P]."""
+    D = len(page_DP)
+    pick = jax.vmap(lambda x, ids: x[:, ids], in_axes=(1, 0), out_axes=1)
+    apart = lambda x: x.reshape(x.shape[0], D, -1, *x.shape[2:])  # noqa: E731
+    joined = lambda x: x.reshape(x.shape[0], -1, *x.shape[3:])  # noqa: E731
+    return _lay(module, {name: joined(pick(apart(x), page_DP)) for name, x in part.items()})
+
+
+@jax.jit
+def chosen(slots: Slots, slot_S) -> Slots:
+    """Some of the slots; their cache aside."""
+    return jax.tree.map(lambda x: x[slot_S], slots)
+
+
+def step(module, params, shared, slots: Slots, pages) -> Slots:
+    """Each slot's last token read and the next one drawn; nothing changes in slots that are not active.
+
+    pages: attention.Pages, `filled` aside, with room for the token.
+    """
     ask, S = slots.ask, len(slots.active)
+    P = shared[0]['k'].shape[3] if shared else 0
+    position_S1 = P + ask.filled[:, None]
+    mask_S1C = _upto(P + pages.table.shape[1] * slots.cache[0]['k'].shape[4], position_S1)
     # Read into the column behind those in use; a slot that is not active never comes to read it.
-    hidden_S1D, kept = _look(module, params, ask.token[:, None], ask.filled, shared, slots.cache)
+    hidden_S1D, kept = module.apply(
+        {'params': params}, ask.token[:, None], position_S1, mask_S1C, slots.cache, pages._replace(filled=ask.filled),
+        shared,
+    )  # fmt: skip
     key_S = jax.random.wrap_key_data(ask.key)
     uniform_S = jax.vmap(lambda k, t: jax.random.uniform(jax.random.fold_in(k, t)))(key_S, slots.produced)
     logits_SV = decoder.head(module, params, hidden_S1D[:, 0])
@@ -133,12 +175,12 @@ def step(module, params, shared, slots: Slots) -> Slots:
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=3)
-def advance(module, params, shared, slots: Slots, wanted_S, floor, most) -> Slots:
+def advance(module, params, shared, slots: Slots, pages, wanted_S, floor, most) -> Slots:
     """The slots after at most `most` steps; after fewer once no more than `floor` are active.
 
-    wanted: [S] bool; what the host wants no more of stops.
+    pages: see `step`, with room for so many tokens. wanted: [S] bool; what the host wants no more of stops.
     """
     going = lambda carry: (carry[0] < most) & (jnp.sum(carry[1].active) > floor)  # noqa: E731
-    one = lambda carry: (carry[0] + 1, step(module, params, shared, carry[1]))  # noqa: E731
+    one = lambda carry: (carry[0] + 1, step(module, params, shared, carry[1], pages))  # noqa: E731
     slots = slots._replace(active=slots.active & wanted_S)
     return _pinned(module, jax.lax.while_loop(going, one, (jnp.int32(0), slots))[1])

@@ -5,6 +5,7 @@ are flash kernels: scores exist a block at a time, and what is quadratic in memo
 """
 
 import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -107,41 +108,123 @@ def _cached(q_RLNH, k_RKHC, v_RKCH, mask_RLC, shared, scale, softcap):
 def append(cache, new, layer, start, mesh):
     """The cache {'k' [X R K H C], 'v' [X R K C H]} with new tokens {'k' [R K H L], 'v' [R K L H]} in one layer.
 
-    start: the column of the first one, of all rows or of each [R]. Written before it is read, the cache stays in place.
+    start: the column of the first one, the same of all rows. Written before it is read, the cache stays in place.
     """
-    return {name: _put(cache[name], new[name][None], axis, layer, start, mesh) for name, axis in (('k', 4), ('v', 3))}
+    k = jax.lax.dynamic_update_slice(cache['k'], new['k'][None].astype(cache['k'].dtype), (layer, 0, 0, 0, start))
+    v = jax.lax.dynamic_update_slice(cache['v'], new['v'][None].astype(cache['v'].dtype), (layer, 0, 0, start, 0))
+    return _pin({'k': k, 'v': v}, mesh)
 
 
-def _put(x, new, axis, layer, start, mesh):
-    new, R = new.astype(x.dtype), x.shape[1]
-    names = None, 'rows', 'kv', None, None
+def _pin(cache, mesh):
+    return {name: sharding.constrain(mesh, x, None, 'rows', 'kv', None, None) for name, x in cache.items()}
 
-    def at(row, column):
-        place = [layer, row, 0, 0, 0]
-        place[axis] = column
-        return place
 
-    if jnp.ndim(start) == 0:
-        x = jax.lax.dynamic_update_slice(x, new, at(0, start))
-    elif mesh is None or mesh.size == 1 and mesh.devices.flat[0].platform == 'cpu':  # XLA's scatter copies all of x
-        one = lambda r, x: jax.lax.dynamic_update_slice(  # noqa: E731
-            x, jax.lax.dynamic_slice_in_dim(new, r, 1, 1), at(r, start[r])
+class Pages(NamedTuple):
+    """Where the tokens of S samples lie in a cache whose P rows are pages of W columns.
+
+    Numbers of pages and samples count within the part of the mesh that has them. Page 0 of each part is nobody's: what
+    has no page writes there. A sample's b-th page holds its tokens from b·W on.
+    """
+
+    table: Any  # [S B] int32, a sample's b-th page; 0 where it has fewer
+    owner: Any  # [P] int32, the sample that a page belongs to; of a free one, any
+    place: Any  # [P] int32, which of its owner's pages it is
+    filled: Any  # [S] int32, how many tokens a sample has; the next one goes behind them
+
+
+def paged(q_S1NH, new, cache, layer, pages: Pages, mask_S1C, shared, *, scale: float, softcap: float | None, mesh):
+    """Attention of one more token of each sample, over pages. Returns (what attend does, the cache with the token).
+
+    Keys and values are read where they lie, as many as there are pages: it is the queries that are gathered, for each
+    page its owner's; then each sample's parts, softmaxes of a page each, are added up in the order of its pages.
+
+    q: [S 1 N H]. new: {'k' [S K H 1], 'v' [S K 1 H]}. cache: {'k' [X P K H W], 'v' [X P K W H]}, X the layers, of which
+    this is `layer`. mask: [S 1 C] bool, shared columns first, then those of B pages. The rest: see attend.
+    """
+    kernel = functools.partial(_paged, scale=scale, softcap=softcap, in_place=in_place(mesh))
+    args = q_S1NH, new, cache, jnp.asarray(layer, jnp.int32), pages, mask_S1C, shared
+    if mesh is None or mesh.size == 1:
+        return kernel(*args)
+    rows, heads = _parts(mesh, q_S1NH.shape, cache['k'].shape[2])
+    P = PartitionSpec
+    lies = {'k': P(None, rows, heads), 'v': P(None, rows, heads)}
+    each = {'k': P(rows, heads), 'v': P(rows, heads)}
+    specs = P(rows, None, heads), each, lies, P(), Pages(*[P(rows)] * 4), P(rows), P(heads)
+    out, cache = jax.shard_map(kernel, mesh=mesh, in_specs=specs, out_specs=(P(rows, None, heads), lies),
+                               check_vma=False)(*args)  # fmt: skip
+    return out, _pin(cache, mesh)
+
+
+def in_place(mesh) -> bool:
+    """Whether to write into a cache slice by slice: on a CPU XLA's scatter copies all of it."""
+    alone = mesh is None or mesh.size == 1
+    return alone and (jax.devices()[0] if mesh is None else mesh.devices.flat[0]).platform == 'cpu'
+
+
+def _paged(q_S1NH, new, cache, layer, pages, mask_S1C, shared, *, scale, softcap, in_place):
+    S, _, N, H = q_S1NH.shape
+    (K, W), B = (cache['k'].shape[i] for i in (2, 4)), pages.table.shape[1]
+    page_S = jnp.take_along_axis(pages.table, jnp.minimum(pages.filled // W, B - 1)[:, None], axis=1)[:, 0]
+    column_S = pages.filled % W
+    cache = _put(cache, new, layer, page_S, column_S, in_place)
+    k, v = (jax.lax.dynamic_index_in_dim(cache[name], layer, keepdims=False).astype(q_S1NH.dtype) for name in 'kv')
+    q_SKGH, common = q_S1NH.reshape(S, K, N // K, H), mask_S1C.shape[2] - B * W
+    mask_SBW = mask_S1C[:, 0, common:].reshape(S, B, W)
+    top, mass, out = _part(q_SKGH[pages.owner], k, v, mask_SBW[pages.owner, pages.place], scale, softcap)
+    seen_SB11 = jnp.any(mask_SBW, axis=2)[:, :, None, None]  # of what is no page of the sample, nothing
+    top, mass, out = jnp.where(seen_SB11, top[pages.table], -1e30), mass[pages.table], out[pages.table]
+    if shared is not None:
+        q_1KXH = q_SKGH.swapaxes(0, 1).reshape(1, K, -1, H)  # one product for all samples
+        own = [shared[name][None].astype(q_S1NH.dtype) for name in 'kv']
+        some = _part(q_1KXH, *own, jnp.repeat(mask_S1C[:, 0, :common], N // K, axis=0)[None, None], scale, softcap)
+        some = [x.reshape(K, S, 1, N // K, *x.shape[3:]).transpose(1, 2, 0, *range(3, x.ndim + 1)) for x in some]
+        top, mass, out = (jnp.concatenate(both, axis=1) for both in zip(some, (top, mass, out)))
+    share_SBKG = jnp.exp(top - jnp.max(top, axis=1, keepdims=True))
+    out = jnp.sum(share_SBKG[..., None] * out, axis=1) / jnp.sum(share_SBKG * mass, axis=1)[..., None]
+    return out.astype(q_S1NH.dtype).reshape(S, 1, N * H), cache
+
+
+def _part(q_XKGH, k_XKHW, v_XKWH, mask, scale, softcap):
+    """Softmax over some columns, not yet divided: (its largest score, the sum of weights [X K G], of values [… H])."""
+    score = jnp.einsum('xkgh,xkhw->xkgw', q_XKGH, k_XKHW, preferred_element_type=jnp.float32) * scale
+    if softcap is not None:
+        score = softcap * jnp.tanh(score / softcap)
+    score = jnp.where(mask[:, None, None, :] if mask.ndim == 2 else mask, score, -1e30)
+    top = jnp.max(score, axis=-1)
+    weight = jnp.exp(score - top[..., None])
+    out = jnp.einsum('xkgw,xkwh->xkgh', weight.astype(v_XKWH.dtype), v_XKWH, preferred_element_type=jnp.float32)
+    return top, jnp.sum(weight, axis=-1), out
+
+
+def _put(cache, new, layer, page_S, column_S, in_place: bool):
+    """The cache with a token of each sample in the column of its page."""
+    new = {name: x.astype(cache[name].dtype) for name, x in new.items()}
+    if not in_place:
+        return {
+            'k': cache['k'].at[layer, page_S, :, :, column_S].set(new['k'][..., 0]),
+            'v': cache['v'].at[layer, page_S, :, column_S, :].set(new['v'][:, :, 0]),
+        }
+
+    def one(s, cache):
+        write = lambda name, *at: jax.lax.dynamic_update_slice(  # noqa: E731
+            cache[name], jax.lax.dynamic_slice_in_dim(new[name], s, 1)[None], (layer, page_S[s], 0, *at)
         )
-        x = jax.lax.fori_loop(0, R, one, x)
-    else:
-        row_R1, column_RL = jnp.arange(R)[:, None], start[:, None] + jnp.arange(new.shape[axis])[None, :]
-        place, order = [layer, row_R1, slice(None), slice(None), slice(None)], (1, axis, *({2, 3, 4} - {axis}))
-        place[axis] = column_RL
-        x = x.at[tuple(place)].set(new.transpose(0, *order)[0], mode='drop')
-    return sharding.constrain(mesh, x, *names)
+        return {'k': write('k', 0, column_S[s]), 'v': write('v', column_S[s], 0)}
+
+    return jax.lax.fori_loop(0, len(page_S), one, cache)
+
+
+def _parts(mesh, shape, K: int):
+    """The mesh axes of the rows and of the heads of queries of this shape; None of those that do not divide them."""
+    R, _, N, _ = shape
+    rows, heads = ('data', 'fsdp'), 'tensor'
+    rows = rows if R % (mesh.shape['data'] * mesh.shape['fsdp']) == 0 else None
+    return rows, heads if N % mesh.shape['tensor'] == K % mesh.shape['tensor'] == 0 else None
 
 
 def _split(kernel, mesh, shape, K: int):
     """The kernel on each device's rows and heads; an axis that the mesh does not divide stays whole."""
-    R, _, N, _ = shape
-    rows, heads = ('data', 'fsdp'), 'tensor'
-    rows = rows if R % (mesh.shape['data'] * mesh.shape['fsdp']) == 0 else None
-    heads = heads if N % mesh.shape['tensor'] == K % mesh.shape['tensor'] == 0 else None
+    rows, heads = _parts(mesh, shape, K)
     P = PartitionSpec
     specs = P(rows, None, heads), P(rows, heads), P(rows, heads), P(rows)
     # The kernels declare nothing about what varies over the mesh, so it cannot be checked.

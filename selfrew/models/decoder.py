@@ -166,14 +166,16 @@ class Block(nn.Module):
         k = heads('k', dense('k', y, D, narrow, 'embed', 'kv'), c.kv_heads, 'kv', None)
         v = dense('v', y, D, narrow, 'embed', 'kv').reshape(R, L, c.kv_heads, c.head_dim)
         k, v = k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)
-        if cache is not None:
-            cache = attention.append(cache, {'k': k, 'v': v}, layer, start, self.mesh)
-            k, v = (jax.lax.dynamic_index_in_dim(cache[name], layer, keepdims=False) for name in 'kv')
-        scale = c.attention_scale or c.head_dim**-0.5
-        out = attention.attend(
-            q, k, v, mask_RLC, shared, scale=scale, softcap=c.attention_softcap, backend=self.attention,
-            mesh=self.mesh, cached=cache is not None,
-        )  # fmt: skip
+        how = {'scale': c.attention_scale or c.head_dim**-0.5, 'softcap': c.attention_softcap, 'mesh': self.mesh}
+        if isinstance(start, attention.Pages):
+            out, cache = attention.paged(q, {'k': k, 'v': v}, cache, layer, start, mask_RLC, shared, **how)
+        else:
+            if cache is not None:
+                cache = attention.append(cache, {'k': k, 'v': v}, layer, start, self.mesh)
+                k, v = (jax.lax.dynamic_index_in_dim(cache[name], layer, keepdims=False) for name in 'kv')
+            out = attention.attend(
+                q, k, v, mask_RLC, shared, backend=self.attention, cached=cache is not None, **how
+            )  # fmt: skip
         out = dense('o', out.reshape(R * L, wide), wide, D, 'heads', 'embed')
         x = x + (out if c.norms == 'pre' else norm('attention_post', out))
         y = x if c.norms == 'post' else norm('mlp_norm', x)
@@ -208,7 +210,8 @@ class Decoder(nn.Module):
 
         mask: [R L C] bool; its columns are these L tokens, or with a cache those that are shared and then the cache's.
         cache: a tuple of {'k' [X R K H C], 'v' [X R K C H]}: of all layers, or unstacked one for each, X = 1.
-        start: the cache's column that the first of these tokens goes to, one for all rows or one for each [R].
+        start: the cache's column that the first of these tokens goes to; or attention.Pages, for one token a row, where
+          the cache's rows are pages.
         shared: for each part of the cache {'k' [X K H P], 'v' [X K P H]}, tokens with which all rows begin, or None.
         Columns stand in the order of positions: with a cache, position p is column p, those that are shared counted.
         """
@@ -270,6 +273,12 @@ def scalar(params, hidden_XD):
 def module_of(config: ModelConfig, dtype: str = 'float32', **fields) -> Decoder:
     """The module of a config, computing in `dtype`; fields: attention, remat, mesh."""
     return Decoder(config, jnp.dtype(dtype), **fields)
+
+
+def weights(module: Decoder) -> int:
+    """How many weights a token is multiplied with: those of the blocks' matrices, and of the head."""
+    blocks = abstract(module)[0]['blocks']
+    return sum(x.size for x in blocks.values() if len(x.shape) == 3) + module.config.vocab * module.config.width
 
 
 def _init(module: Decoder, key):
