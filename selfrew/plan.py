@@ -140,13 +140,13 @@ def batch_shape(turn, prompt: int, response: int, row_count: int) -> dict:
             'selected': min(rung(each), rows // parts * length)}  # fmt: skip
 
 
-def _burst(module, params, shared, state):
+def _burst(module, params, shared, state, pages):
     """What slots.advance does between two looks of the host, but so many steps that the compiler knows how many."""
     import jax
 
     from selfrew.generate import engine, slots
 
-    return jax.lax.fori_loop(0, engine.BURST, lambda _, state: slots.step(module, params, shared, state), state)
+    return jax.lax.fori_loop(0, engine.BURST, lambda _, state: slots.step(module, params, shared, state, pages), state)
 
 
 def programs(lm, turn, todo: list[dict], shape: dict):
@@ -156,6 +156,7 @@ def programs(lm, turn, todo: list[dict], shape: dict):
 
     from selfrew import sharding, update
     from selfrew.generate import engine, slots
+    from selfrew.models import attention
     from selfrew.types import Batch
 
     rows, whole = sharding.of(lm.mesh, 'rows'), sharding.of(lm.mesh)
@@ -190,14 +191,17 @@ def programs(lm, turn, todo: list[dict], shape: dict):
         context = job['prompt'] / 2  # columns that a query sees on the average
         yield (f'{job["title"]}: prefill', tokens, model_flops(c, matrix, tokens, 0, tokens * context), read,
                {'params': weights, 'cache': held(pool)})  # fmt: skip
+        parts = sharding.row_count(lm.mesh)
+        count = parts + S * layout.blocks  # with every sample at its full length
         full = laid(jax.eval_shape(functools.partial(
-            slots.empty, module, kind, rows=S, columns=layout.columns, limit=layout.limit, ends=1, words=2
+            slots.empty, module, kind, rows=S, pages=count, page=layout.page, limit=layout.limit, ends=1, words=2
         )))  # fmt: skip
+        pages = attention.Pages(*(array(shape, i32) for shape in ((S, layout.blocks), (count,), (count,))), None)
         burst, many = functools.partial(_burst, module), S * engine.BURST
         flops = model_flops(c, matrix, many, many, many * (job['prompt'] + job['room'] / 2))
-        decode = lambda burst=burst, shared=shared, full=full: jax.jit(burst, donate_argnums=2).lower(  # noqa: E731
-            state.params, shared, full
-        )
+        decode = lambda burst=burst, shared=shared, full=full, pages=pages: jax.jit(  # noqa: E731
+            burst, donate_argnums=2
+        ).lower(state.params, shared, full, pages)
         yield f'{job["title"]}: decode', many, flops, decode, {'params': weights, 'cache': held(full.cache)}
 
     R, L, S, B, N, A = (shape[k] for k in ('rows', 'length', 'selected', 'examples', 'n', 'micros'))

@@ -24,7 +24,7 @@ SHARE = 0.3  # of a device's memory, for caches
 SHARED = 64  # tokens with which all prompts begin, from which on they are read once for all
 WORK = 1024  # tokens read together when prompts are
 BURST, STEPS = 16, 8  # steps between two looks at the slots; the latter with stop strings, or while a prompt is read
-FEWER = tuple(sorted(k << j for j in range(2, 16) for k in (2, 3)))  # slots there may be as samples end: 8, 12, 16, 24 …
+FEWER = 8, 16, 32, 48, 64, 96, 128, 192, 256  # slots there may be once samples end
 SPARED = 1e10  # FLOPs for which it is worth to have fewer
 
 
@@ -93,7 +93,7 @@ def lay_out(lm, lengths, limits, distinct: int, *, slots: int, shared: int = 0, 
     blocks = sizes.rung(-(-max(a - 1 - shared + b for a, b in zip(lengths, limits)) // page))
     wanted = sizes.up(min(slots, sizes.power(len(lengths))), split)
     fixed = (2 * prompts // split * pool + shared + page) * a_column
-    a_slot = blocks * page * a_column * (1 if _alone_on_cpu(lm) else 1.5)  # half as much again while it grows
+    a_slot = blocks * page * a_column * (1 if _alone_on_cpu(lm) else 1.5)  # while it grows, both caches
     fit = int((memory - fixed) // a_slot) * split
     if fit < split:
         gib = lambda n: f'{n / 2**30:.3g} GiB'  # noqa: E731
@@ -363,24 +363,24 @@ class _Work:
 
     def _shrink(self, busy) -> None:
         """Goes on with as few slots as there are samples left, about, where it pays."""
-        S = min(n for n in FEWER if n >= busy.sum())
+        S = next((n for n in FEWER if n >= busy.sum()), len(busy))
         if S >= len(busy) or not self._pays(S):
             return
         keep = np.sort(np.argsort(~busy, kind='stable')[:S])
-        wanted = self._pages(1 + int(self.book.blocks(self._upto(BURST))[keep].sum()))
-        self._repage(keep, min(wanted, self.book.pages))
+        self._repage(keep, min(self.book.pages, self._all_pages(S)))
         rest = device.chosen(self.state._replace(cache=()), keep.astype(np.int32))
         self.state = rest._replace(cache=self.state.cache)
         for name in ('holds', 'produced', 'searched', 'unseen', 'hidden'):
             setattr(self, name, getattr(self, name)[keep])
 
-    def _all_pages(self) -> int:
+    def _all_pages(self, slots: int | None = None) -> int:
         """So many that each slot has all it may have; of each part of the mesh."""
-        return 1 + self.layout.slots // self.book.parts * self.layout.blocks
+        return 1 + (slots or len(self.book.table)) // self.book.parts * self.layout.blocks
 
     def _pages(self, wanted: int) -> int:
-        """How many there should be where so many are wanted, so that there are few sizes of the cache."""
-        return min(sizes.rung(wanted) if _alone_on_cpu(self.lm) else sizes.power(wanted), self._all_pages())
+        """How many there should be where so many are wanted: half of all that may be, or all."""
+        half = -(-self._all_pages() // 2)
+        return half if wanted <= half else self._all_pages()
 
     def _upto(self, most: int) -> np.ndarray:
         """How many tokens each slot's cache will have to hold after so many steps; 0 of one that is idle."""
