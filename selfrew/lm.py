@@ -25,7 +25,7 @@ class Lm:
     stored: str = 'float32'  # how parameters are kept, adapters aside
     folder: str | None = None  # where it came from
     cache: str | None = None  # how keys and values are kept while sampling; None: as they are computed
-    cache_gib: float | None = None  # what they may take of a device; None: see generate.engine.budget
+    cache_gib: float | None = None  # what they may take of a device; None: see generate.layout.budget
 
     @property
     def config(self) -> decoder.ModelConfig:

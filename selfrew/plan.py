@@ -119,11 +119,11 @@ def _job(title: str, part, requests: int, distinct: int, prompt: int, before: st
 
 def lay_out(lm, job: dict, chip: chips.Chip):
     """The engine's layout for a job. ValueError where not a slot fits."""
-    from selfrew.generate import engine
+    from selfrew.generate import layout
 
-    memory = lm.cache_gib * GiB if lm.cache_gib is not None else engine.SHARE * chip.hbm * GiB
-    return engine.lay_out(lm, [job['prompt']] * job['requests'], [job['room']] * job['requests'], job['distinct'],
-                          slots=job['slots'] or engine.SLOTS, shared=job['shared'], memory=memory)  # fmt: skip
+    memory = lm.cache_gib * GiB if lm.cache_gib is not None else layout.SHARE * chip.hbm * GiB
+    return layout.lay_out(lm, [job['prompt']] * job['requests'], [job['room']] * job['requests'], job['distinct'],
+                          slots=job['slots'] or layout.SLOTS, shared=job['shared'], memory=memory)  # fmt: skip
 
 
 def batch_shape(turn, prompt: int, response: int, row_count: int) -> dict:
@@ -144,9 +144,9 @@ def _burst(module, params, shared, state, pages):
     """What slots.advance does between two looks of the host, but so many steps that the compiler knows how many."""
     import jax
 
-    from selfrew.generate import engine, slots
+    from selfrew.generate import slots, work
 
-    return jax.lax.fori_loop(0, engine.BURST, lambda _, state: slots.step(module, params, shared, state, pages), state)
+    return jax.lax.fori_loop(0, work.BURST, lambda _, state: slots.step(module, params, shared, state, pages), state)
 
 
 def programs(lm, turn, todo: list[dict], shape: dict):
@@ -155,7 +155,7 @@ def programs(lm, turn, todo: list[dict], shape: dict):
     import jax.numpy as jnp
 
     from selfrew import sharding, update
-    from selfrew.generate import engine, slots
+    from selfrew.generate import slots, work
     from selfrew.models import attention
     from selfrew.types import Batch
 
@@ -197,7 +197,7 @@ def programs(lm, turn, todo: list[dict], shape: dict):
             slots.empty, module, kind, rows=S, pages=count, page=layout.page, limit=layout.limit, ends=1, words=2
         )))  # fmt: skip
         pages = attention.Pages(*(array(shape, i32) for shape in ((S, layout.blocks), (count,), (count,))), None)
-        burst, many = functools.partial(_burst, module), S * engine.BURST
+        burst, many = functools.partial(_burst, module), S * work.BURST
         flops = model_flops(c, matrix, many, many, many * (job['prompt'] + job['room'] / 2))
         decode = lambda burst=burst, shared=shared, full=full, pages=pages: jax.jit(  # noqa: E731
             burst, donate_argnums=2
@@ -257,7 +257,7 @@ def examine(lower, chip: chips.Chip, count: int, tokens: int, flops: float, size
 
 def round_seconds(turn, todo: list[dict], shape: dict, found: dict) -> dict:
     """Of a round's stages, where every sample runs to its limit and every prompt gives its pairs; None: not known."""
-    from selfrew.generate import engine
+    from selfrew.generate import work
 
     took = lambda title: found.get(title, {}).get('seconds', math.nan)  # noqa: E731
     out = {}
@@ -265,7 +265,7 @@ def round_seconds(turn, todo: list[dict], shape: dict, found: dict) -> dict:
         layout = job['layout']
         chunks = math.ceil((job['prompt'] - 1 - layout.shared) / layout.chunk)
         reads = math.ceil(job['distinct'] / layout.prompts) * chunks + math.ceil(layout.shared / layout.chunk)
-        bursts = math.ceil(job['requests'] / layout.slots) * job['room'] / engine.BURST
+        bursts = math.ceil(job['requests'] / layout.slots) * job['room'] / work.BURST
         out[job['title']] = reads * took(f'{job["title"]}: prefill') + bursts * took(f'{job["title"]}: decode')
     examples = prompt_count(turn) * (_of(turn.pairs, 'count') or 1)
     a_pass = math.ceil(min(examples, turn.max_examples or examples) / shape['examples'])

@@ -12,7 +12,7 @@ from toys import BOS, EOS, SMALL, Numbers, toy
 from toys import prompt as numbers
 
 from selfrew import encode, generate, journal, parts, samplers, update
-from selfrew.generate import engine, pick, slots as device
+from selfrew.generate import layout as layouts, pick, slots as device, work
 from selfrew.generate.book import Book
 from selfrew.types import Example, Rollout, ask
 
@@ -120,9 +120,9 @@ def test_not_a_bit_depends_on_what_else_is_in_the_slots(mesh):
     lm, params = toy(**mesh)
     prompts, keys = [p for p in _prompts(lm, 20) for _ in range(2)], _keys(40)
     expected = _sample(lm, params, prompts, keys, slots=8)
-    layout = engine.lay_out
+    layout = layouts.lay_out
     with pytest.MonkeyPatch.context() as patch:  # the sizes of arrays are those of all requests, as in a journal
-        patch.setattr(engine, 'lay_out', lambda *a, **k: whole)
+        patch.setattr(layouts, 'lay_out', lambda *a, **k: whole)
         for some in ([3, 38, 20, 7, 11, 0], [39, *range(0, 40, 3)]):
             whole = layout(lm, list(map(len, prompts)), [12] * 40, 20, slots=8, memory=1e9)
             found = _sample(lm, params, [prompts[i] for i in some], keys[np.array(some)])
@@ -143,7 +143,8 @@ def test_the_cache_lies_in_as_many_parts_as_there_are_devices():
     assert where.tolist() == [[1, 0], [10, 11]]
     after = device.admit(lm.module, state, pool, np.array([1, 6], np.int32), np.array([0, 7], np.int32), where, ask)
     whole = device.advance(lm.module, params, None, after, book.device(), np.ones(8, bool), np.int32(0), np.int32(2))
-    after = whole._replace(cache=tuple(device.repaged(lm.module, part, book.pack(np.arange(8), 5)) for part in whole.cache))
+    content = book.pack(np.arange(8), 5)
+    after = whole._replace(cache=tuple(device.repaged(lm.module, part, content) for part in whole.cache))
     assert book.places(6, 2).tolist() == [16, 17] and book.held.tolist() == [0, 1, 0, 0, 0, 0, 2, 0]
     for name in 'kv':
         old, new = np.asarray(whole.cache[0][name]), np.asarray(after.cache[0][name])
@@ -294,7 +295,7 @@ def test_what_all_prompts_begin_with_is_read_once(monkeypatch, mesh):
     lm, params = toy(**mesh)
     rubric = _prompts(lm, 1, seed=5)[0][:1] + np.random.default_rng(3).integers(3, 64, 69).tolist()
     prompts = [rubric + p[1:] for p in _prompts(lm, 12)]
-    monkeypatch.setattr(engine, 'SHARED', 1000)
+    monkeypatch.setattr(layouts, 'SHARED', 1000)
     apart = _sample(lm, params, prompts, slots=4)
     monkeypatch.undo()
     watch = _Watch(monkeypatch)
@@ -306,10 +307,10 @@ def test_what_all_prompts_begin_with_is_read_once(monkeypatch, mesh):
 def test_a_long_prompt_does_not_stall_the_slots(monkeypatch):
     """Two slots: while a sample of 100 tokens goes on in one, a prompt as long is read in sixteens for the other."""
     lm, params = toy()
-    lm, layout, did = dataclasses.replace(lm, text=Endless()), engine.lay_out, []
+    lm, layout, did = dataclasses.replace(lm, text=Endless()), layouts.lay_out, []
     small = {'chunk': 16, 'prompts': 1, 'pool': 112}
-    monkeypatch.setattr(engine, 'lay_out', lambda *a, **k: dataclasses.replace(layout(*a, **k), **small))
-    monkeypatch.setattr(engine, 'sorted', lambda groups, key: groups, raising=False)  # the long one comes last
+    monkeypatch.setattr(layouts, 'lay_out', lambda *a, **k: dataclasses.replace(layout(*a, **k), **small))
+    monkeypatch.setattr(work, 'sorted', lambda groups, key: groups, raising=False)  # the long one comes last
     for name in ('read', 'advance'):
         real = getattr(device, name)
         monkeypatch.setattr(device, name, lambda *a, name=name, real=real: (did.append(name), real(*a))[1])
@@ -321,19 +322,20 @@ def test_a_long_prompt_does_not_stall_the_slots(monkeypatch):
 def test_slots_are_as_many_as_the_memory_holds():
     lm, _ = toy()
     # a column: keys and values, 2 layers, 2 heads of 8, 4 bytes
-    assert engine.row_bytes(lm) == 2 * 2 * 2 * 8 * 4 == 256
-    ask = functools.partial(engine.lay_out, lm, [21] * 40, [12] * 40, 40, slots=32)
+    assert layouts.row_bytes(lm) == 2 * 2 * 2 * 8 * 4 == 256
+    ask = functools.partial(layouts.lay_out, lm, [21] * 40, [12] * 40, 40, slots=32)
     # a prompt's 20 tokens are read in one chunk of 32; with 12 samples' they take a page of 64
     layout = ask(memory=1e9)
-    assert (layout.slots, layout.page, layout.blocks, layout.pool, layout.chunk, layout.limit) == (32, 64, 1, 64, 32, 16)
+    assert (layout.slots, layout.page, layout.blocks) == (32, 64, 1)
+    assert (layout.pool, layout.chunk, layout.limit) == (64, 32, 16)
     fixed = (2 * layout.prompts + 1) * 64 * 256  # and the page that is nobody's
     assert layout.bytes == fixed + 32 * 64 * 256
     assert ask(memory=fixed + 7.9 * 64 * 256).slots == 7
     with pytest.raises(ValueError, match=r'a slot of 64 tokens takes 1.53e-05 GiB .* raise model.cache_gib'):
         ask(memory=fixed + 0.9 * 64 * 256)
     lm, _ = toy(tensor=2, fsdp=4)
-    assert engine.row_bytes(lm) == 128  # a device has one of the two heads, and a fourth of the rows
-    assert engine.lay_out(lm, [21] * 40, [12] * 40, 40, slots=30, memory=1e9).slots == 32
+    assert layouts.row_bytes(lm) == 128  # a device has one of the two heads, and a fourth of the rows
+    assert layouts.lay_out(lm, [21] * 40, [12] * 40, 40, slots=30, memory=1e9).slots == 32
     params = toy()[1]
     with pytest.raises(ValueError, match='the cache may take 1e-06 GiB'):
         _sample(dataclasses.replace(toy()[0], cache_gib=1e-6), params, [[BOS, 5]], _keys(1))
@@ -390,11 +392,11 @@ def test_what_was_finished_is_not_made_again_and_not_a_bit_changes(tmp_path, mon
     with open(path, 'w') as file:
         file.write(text + '["half of a li')
     made = []
-    monkeypatch.setattr(engine, 'Response', lambda *a, real=engine.Response: (made.append(a), real(*a))[1])
+    monkeypatch.setattr(work, 'Response', lambda *a, real=work.Response: (made.append(a), real(*a))[1])
     with journal.kept(path):
         found = ask()
     assert found == expected and [r.logp for r in found] == [r.logp for r in expected]
-    assert len(made) == 30
+    assert len(made) == 30 - kept
     with open(path) as file:
         lines = file.read().splitlines()
     assert len(lines) == 30 and lines[:kept] == text.splitlines()
@@ -427,8 +429,8 @@ def test_fewer_slots_at_the_end_and_not_a_bit_changes_where_a_run_was_killed(opt
     prompts = [p for p in _prompts(lm, 12) for _ in range(3)]
     ask = functools.partial(_sample, lm, params, prompts, _keys(36), max_tokens=limits, slots=24, **options)
     fixed, calls, real, made, die = ask(), [], device.advance, [], None
-    monkeypatch.setattr(engine, 'SPARED', 1)
-    monkeypatch.setattr(engine, 'SMALL', 1)  # the cache grows as its samples do
+    monkeypatch.setattr(work, 'SPARED', 1)
+    monkeypatch.setattr(work, 'SMALL', 1)  # the cache grows as its samples do
 
     def watched(*args):
         calls.append((len(args[3].active), args[3].cache[0]['k'].shape[1]))
@@ -437,13 +439,13 @@ def test_fewer_slots_at_the_end_and_not_a_bit_changes_where_a_run_was_killed(opt
         return real(*args)
 
     monkeypatch.setattr(device, 'advance', watched)
-    monkeypatch.setattr(engine, 'Response', lambda *a, real=engine.Response: (made.append(a), real(*a))[1])
+    monkeypatch.setattr(work, 'Response', lambda *a, real=work.Response: (made.append(a), real(*a))[1])
     expected = ask()
     assert [r.tokens for r in expected] == [r.tokens for r in fixed] and len(made) == 36
     logp = lambda found: np.array([r.logp for r in found])  # noqa: E731
     assert (logp(fixed) - logp(expected) > 0.5).sum() > 5  # made in fewer slots
     slots, pages = zip(*calls)
-    assert slots[0] == 24 and set(slots) == {24, 16, 12, 8} and len(set(pages)) > 2
+    assert slots[0] == 24 and set(slots) == {24, 16, 8} and len(set(pages)) > 2
     for at in (len(slots) // 2, len(slots) * 3 // 4):
         path = str(tmp_path / f'{at}.jsonl')
         calls.clear(), made.clear()

@@ -149,9 +149,9 @@ def test_what_a_round_samples_is_read_off_the_config_without_its_data():
                                             ('update', 9.0))}  # fmt: skip
     took = plan.round_seconds(turn, [sample, judge], plan.batch_shape(turn, 512, 1024, 16), found)
     # 28,000 and 84,000 requests in 256 slots: 110 and 329 to each; 7,000 and 28,000 prompts read by fours, 256 tokens
-    # at a time, a judge's rubric once; 32 steps at a time; 7,000 pairs in batches of 16: 438
+    # at a time, a judge's rubric once; 16 steps at a time; 7,000 pairs in batches of 16: 438
     chunks = -(-(judge['prompt'] - 1 - judge['shared']) // 256)
-    expected = {'sample': 1750 * 2 * 1.0 + 110 * 32 * 0.5, 'judge': (7000 * chunks + 1) * 2.0 + 329 * 8 * 0.25,
+    expected = {'sample': 1750 * 2 * 1.0 + 110 * 64 * 0.5, 'judge': (7000 * chunks + 1) * 2.0 + 329 * 16 * 0.25,
                 'reference': 438 * 3.0, 'update': 438 * 9.0}  # fmt: skip
     assert took == expected | {'round': sum(expected.values())}
     del found['update']

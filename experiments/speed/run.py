@@ -25,7 +25,7 @@ import numpy as np
 import selfrew
 from experiments.speed import workload
 from selfrew import generate, lm as lms, losses, optimizers, sharding, update
-from selfrew.generate import engine
+from selfrew.generate import layout
 from selfrew.models import attention, decoder
 from selfrew.types import Example, Response, State, ask
 
@@ -136,7 +136,7 @@ def time_sample(lm, params, shape, given) -> dict:
 
     Before the timed rounds, which draw new samples of the same prompts, one compiles and one has other prompts.
     """
-    slots = given.slots or engine.slots_of(lm, given.prompts * given.samples)
+    slots = given.slots or layout.slots_of(lm, given.prompts * given.samples)
     width = jnp.dtype(given.dtype).itemsize
 
     def round_of(i, prompts):

@@ -30,6 +30,9 @@ class Ask(NamedTuple):
     ends: Any  # [S E] int32, tokens that end it; -1 where there are fewer
 
 
+KINDS = 'uint32', 'int32', 'int32', 'int32', 'float32', 'int32', 'float32', 'float32', 'int32'  # of Ask's fields
+
+
 class Slots(NamedTuple):
     cache: tuple  # of dicts, see `cache`: its rows are pages
     ask: Ask  # its token is the last one drawn, filled how many columns are in use
@@ -88,8 +91,11 @@ def share(module, cache) -> tuple:
 
 @functools.partial(jax.jit, static_argnums=(0, 1), static_argnames=('rows', 'pages', 'page', 'limit', 'ends', 'words'))
 def empty(module, dtype, *, rows, pages, page, limit, ends, words) -> Slots:
-    """Slots without samples. pages: how many there are, of `page` tokens each. limit: the longest sample. ends: how many
-    tokens may end one. words: of a key's data."""
+    """Slots without samples.
+
+    pages: how many there are, of `page` tokens each. limit: the longest sample. ends: how many tokens may end one.
+    words: of a key's data.
+    """
     i32, f32 = functools.partial(_zeros, rows, jnp.int32), functools.partial(_zeros, rows, jnp.float32)
     ask = Ask(_zeros(rows, jnp.uint32, words), i32(), i32(), i32(), f32(), i32(), f32(), f32(), i32(ends))
     return _pinned(module, Slots(cache(module, dtype, pages, page), ask, i32(), i32() > 0, i32(limit), f32(limit)))

@@ -185,7 +185,7 @@ def _paged(q_S1NH, new, cache, layer, pages, mask_S1C, shared, *, scale, softcap
 
 
 def _part(q_XKGH, k_XKHW, v_XKWH, mask, scale, softcap):
-    """Softmax over some columns, not yet divided: (its largest score, the sum of weights [X K G], of values [… H])."""
+    """Softmax over some columns, not yet divided: (largest score, sum of weights [X K G], sum of values [X K G H])."""
     score = jnp.einsum('xkgh,xkhw->xkgw', q_XKGH, k_XKHW, preferred_element_type=jnp.float32) * scale
     if softcap is not None:
         score = softcap * jnp.tanh(score / softcap)
