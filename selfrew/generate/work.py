@@ -7,7 +7,7 @@ import functools
 import jax
 import numpy as np
 
-from selfrew import sharding
+from selfrew import hosts, sharding
 from selfrew.generate import layout as layouts, slots as device
 from selfrew.generate.book import Book
 from selfrew.models import decoder
@@ -200,6 +200,7 @@ class Work:
         for i in range(len(parts)):  # one after the other, so that no more than one lies in memory twice
             parts[i] = device.repaged(self.lm.module, parts[i], content)
         self.state = self.state._replace(cache=tuple(parts))
+        hosts.trim()
 
     def _advance(self, busy, floor: int, most: int) -> np.ndarray:
         """Makes tokens in the busy slots. Returns which are still at it, [S] bool."""
