@@ -308,7 +308,7 @@ def test_a_long_prompt_does_not_stall_the_slots(monkeypatch):
     """Two slots: while a sample of 100 tokens goes on in one, a prompt as long is read in sixteens for the other."""
     lm, params = toy()
     lm, layout, did = dataclasses.replace(lm, text=Endless()), layouts.lay_out, []
-    small = {'chunk': 16, 'prompts': 1, 'pool': 112}
+    small = {'chunk': 16, 'prompts': 1, 'pool': 128}
     monkeypatch.setattr(layouts, 'lay_out', lambda *a, **k: dataclasses.replace(layout(*a, **k), **small))
     monkeypatch.setattr(work, 'sorted', lambda groups, key: groups, raising=False)  # the long one comes last
     for name in ('read', 'advance'):
@@ -324,15 +324,15 @@ def test_slots_are_as_many_as_the_memory_holds():
     # a column: keys and values, 2 layers, 2 heads of 8, 4 bytes
     assert layouts.row_bytes(lm) == 2 * 2 * 2 * 8 * 4 == 256
     ask = functools.partial(layouts.lay_out, lm, [21] * 40, [12] * 40, 40, slots=32)
-    # a prompt's 20 tokens are read in one chunk of 32; with 12 samples' they take a page of 64
+    # a prompt's 20 tokens are read in one chunk of 32; with 12 samples' they take a page of 32
     layout = ask(memory=1e9)
-    assert (layout.slots, layout.page, layout.blocks) == (32, 64, 1)
-    assert (layout.pool, layout.chunk, layout.limit) == (64, 32, 16)
-    fixed = (2 * layout.prompts + 1) * 64 * 256  # and the page that is nobody's
-    assert layout.bytes == fixed + 32 * 64 * 256
-    assert ask(memory=fixed + 7.9 * 64 * 256).slots == 7
-    with pytest.raises(ValueError, match=r'a slot of 64 tokens takes 1.53e-05 GiB .* raise model.cache_gib'):
-        ask(memory=fixed + 0.9 * 64 * 256)
+    assert (layout.slots, layout.page, layout.blocks) == (32, 32, 1)
+    assert (layout.pool, layout.chunk, layout.limit) == (32, 32, 16)
+    fixed = (2 * layout.prompts + 1) * 32 * 256  # and the page that is nobody's
+    assert layout.bytes == fixed + 32 * 32 * 256
+    assert ask(memory=fixed + 7.9 * 32 * 256).slots == 7
+    with pytest.raises(ValueError, match=r'a slot of 32 tokens takes 7.63e-06 GiB .* raise model.cache_gib'):
+        ask(memory=fixed + 0.9 * 32 * 256)
     lm, _ = toy(tensor=2, fsdp=4)
     assert layouts.row_bytes(lm) == 128  # a device has one of the two heads, and a fourth of the rows
     assert layouts.lay_out(lm, [21] * 40, [12] * 40, 40, slots=30, memory=1e9).slots == 32
@@ -431,6 +431,7 @@ def test_fewer_slots_at_the_end_and_not_a_bit_changes_where_a_run_was_killed(opt
     fixed, calls, real, made, die = ask(), [], device.advance, [], None
     monkeypatch.setattr(work, 'SPARED', 1)
     monkeypatch.setattr(work, 'SMALL', 1)  # the cache grows as its samples do
+    monkeypatch.setattr(layouts, 'PAGE_OF_A_CPU', 16)
 
     def watched(*args):
         calls.append((len(args[3].active), args[3].cache[0]['k'].shape[1]))
@@ -445,7 +446,7 @@ def test_fewer_slots_at_the_end_and_not_a_bit_changes_where_a_run_was_killed(opt
     logp = lambda found: np.array([r.logp for r in found])  # noqa: E731
     assert (logp(fixed) - logp(expected) > 0.5).sum() > 5  # made in fewer slots
     slots, pages = zip(*calls)
-    assert slots[0] == 24 and set(slots) == {24, 16, 8} and len(set(pages)) > 2
+    assert slots[0] == 24 and set(slots) == {24, 16, 8} and len(set(pages)) > 1
     for at in (len(slots) // 2, len(slots) * 3 // 4):
         path = str(tmp_path / f'{at}.jsonl')
         calls.clear(), made.clear()

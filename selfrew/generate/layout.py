@@ -67,12 +67,15 @@ def lay_out(lm, lengths, limits, distinct: int, *, slots: int, shared: int = 0, 
     Raises ValueError, with the numbers, where not even one slot for each part of the mesh fits.
     """
     split, a_column = sharding.row_count(lm.mesh), row_bytes(lm)
+    longest = max(a - 1 - shared + b for a, b in zip(lengths, limits))
     page = PAGE_OF_A_CPU if on_cpu(lm) else PAGE
+    if on_cpu(lm) and longest <= 2 * page:
+        page = sizes.up(longest, 32)  # of little, one page each: there, what pages cost is more than what they spare
     context = max(lengths) - 1 - shared  # a prompt's last token is read in its slot
     chunk = max(min(sizes.up(context, 16), 64 if context <= 256 else 256), 1)
     pool = sizes.up(sizes.up(max(context, 1), chunk), page)
     prompts = sizes.up(min(sizes.power(distinct), max(WORK // chunk, 1)), split)
-    blocks = sizes.rung(-(-max(a - 1 - shared + b for a, b in zip(lengths, limits)) // page))
+    blocks = sizes.rung(-(-longest // page))
     wanted = sizes.up(min(slots, sizes.power(len(lengths))), split)
     fixed = (2 * prompts // split * pool + shared + page) * a_column
     a_slot = blocks * page * a_column * (1 if alone_on_cpu(lm) else 1.5)  # while it grows, both caches
