@@ -68,9 +68,9 @@ def lay_out(lm, lengths, limits, distinct: int, *, slots: int, shared: int = 0, 
     """
     split, a_column = sharding.row_count(lm.mesh), row_bytes(lm)
     longest = max(a - 1 - shared + b for a, b in zip(lengths, limits))
-    page = PAGE_OF_A_CPU if on_cpu(lm) else PAGE
-    if on_cpu(lm) and longest <= 2 * page:
-        page = sizes.up(longest, 32)  # of little, one page each: there, what pages cost is more than what they spare
+    page = PAGE
+    if on_cpu(lm):  # of little, one page each: there, what pages cost is more than what they spare
+        page = sizes.up(longest, 32) if longest <= 2 * PAGE_OF_A_CPU else PAGE_OF_A_CPU
     context = max(lengths) - 1 - shared  # a prompt's last token is read in its slot
     chunk = max(min(sizes.up(context, 16), 64 if context <= 256 else 256), 1)
     pool = sizes.up(sizes.up(max(context, 1), chunk), page)

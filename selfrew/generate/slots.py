@@ -50,19 +50,14 @@ def cache(module, dtype, rows: int, columns: int) -> tuple:
     c = module.config
     stacks, layers = (1, c.layers) if module.stacked else (c.layers, 1)
     k = jnp.zeros((layers, rows, c.kv_heads, c.head_dim, columns), dtype)
-    return tuple(_lay(module, {'k': k, 'v': k.swapaxes(3, 4)}) for _ in range(stacks))
-
-
-def _lay(module, stack):
-    """A part of the cache, its rows and heads split over the mesh."""
-    return {name: sharding.constrain(module.mesh, x, None, 'rows', 'kv', None, None) for name, x in stack.items()}
+    return tuple(attention.pin({'k': k, 'v': k.swapaxes(3, 4)}, module.mesh) for _ in range(stacks))
 
 
 def _pinned(module, slots: Slots) -> Slots:
     """The slots as they lie: caches split, and what is small on every device, for each process reads it."""
     kept, *rest = slots
     whole = jax.tree.map(lambda x: sharding.constrain(module.mesh, x, *[None] * x.ndim), rest)
-    return Slots(tuple(_lay(module, stack) for stack in kept), *whole)
+    return Slots(tuple(attention.pin(stack, module.mesh) for stack in kept), *whole)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=5)
@@ -143,7 +138,7 @@ def repaged(module, part, page_DP) -> dict:
     pick = jax.vmap(lambda x, ids: x[:, ids], in_axes=(1, 0), out_axes=1)
     apart = lambda x: x.reshape(x.shape[0], D, -1, *x.shape[2:])  # noqa: E731
     joined = lambda x: x.reshape(x.shape[0], -1, *x.shape[3:])  # noqa: E731
-    return _lay(module, {name: joined(pick(apart(x), page_DP)) for name, x in part.items()})
+    return attention.pin({name: joined(pick(apart(x), page_DP)) for name, x in part.items()}, module.mesh)
 
 
 @jax.jit

@@ -93,6 +93,9 @@ class Work:
             params = decoder.unstacked(lm.module, params)
             lm = dataclasses.replace(lm, module=lm.module.clone(stacked=False))
         self.lm, self.params, self.layout, self.requests, self.made = lm, params, layout, requests, made
+        # How many tokens of each request's prompt lie in its slot's pages; and how many its sample may have.
+        self._lengths = np.array([len(r.prompt) - 1 - layout.shared for r in requests])
+        self._limits = np.array([r.asked.limit for r in requests])
         groups = collections.defaultdict(list)
         for i, request in enumerate(requests):
             groups[request.prompt].append(i)
@@ -103,9 +106,14 @@ class Work:
         S = layout.slots
         self.book = Book(S, layout.blocks, layout.page, 1, sharding.row_count(lm.mesh))
         first = [i for _, members in order for i in members][:S]
-        tokens = [self._length(i) + min(BURST, requests[i].asked.limit) for i in first] + [0] * (S - len(first))
+        tokens = np.zeros(S, np.int64)
+        tokens[: len(first)] = self._lengths[first] + np.minimum(BURST, self._limits[first])
         least = min(self._all_pages(), SMALL // (layout.page * layouts.row_bytes(lm)))
-        self._grow(max(self.book.wanted(self.book.blocks(np.array(tokens))), least), empty=True)
+        self.book.pack(np.arange(S), self._pages(max(self.book.wanted(self.book.blocks(tokens)), least)))
+        self.state = device.empty(
+            lm.module, lm.cache_dtype, rows=S, pages=self.book.pages * self.book.parts, page=layout.page,
+            limit=layout.limit, ends=self.ends, words=len(requests[0].words),
+        )  # fmt: skip
         if not self._shrinks and self.book.pages == self._all_pages():  # nothing will change: no need of ghosts
             own = [(prompt, [i for i in members if made[i] is None]) for prompt, members in order]
             order = [(prompt, members) for prompt, members in own if members]
@@ -116,10 +124,6 @@ class Work:
         self.searched = np.zeros(S, np.int64)  # how many of these are known to hold no stop string
         self.unseen = np.zeros(S, np.int64)  # how many of them the device does not know of, a ghost's
         self.hidden = np.zeros(S, bool)  # ghosts that the device does not know of at all
-
-    def _length(self, i: int) -> int:
-        """How many tokens of a request's prompt lie in its slot's pages."""
-        return len(self.requests[i].prompt) - 1 - self.layout.shared
 
     def results(self):
         """Yields lists of (which request, its response) as samples come to their ends."""
@@ -145,7 +149,7 @@ class Work:
 
     def _pays(self, slots: int) -> bool:
         """Whether it would pay to have so many slots from now on."""
-        left = max(self.requests[i].asked.limit - n for i, n in zip(self.holds, self.produced) if i >= 0)
+        left = (self._limits[self.holds] - self.produced)[self.holds >= 0].max()
         return slots > 0 and (len(self.holds) - slots) * self._flops * left >= SPARED
 
     def _shrink(self, busy) -> None:
@@ -171,28 +175,15 @@ class Work:
 
     def _upto(self, most: int) -> np.ndarray:
         """How many tokens each slot's cache will have to hold after so many steps; 0 of one that is idle."""
-        out = np.zeros(len(self.holds), np.int64)
-        for slot, i in enumerate(self.holds):
-            if i >= 0:
-                out[slot] = self._length(i) + min(self.produced[slot] + most, self.requests[i].asked.limit)
-        return out
+        tokens = self._lengths[self.holds] + np.minimum(self.produced + most, self._limits[self.holds])
+        return np.where(self.holds >= 0, tokens, 0)
 
     def _room(self, blocks_S) -> None:
         """Gives each slot so many pages, and the cache more where there are too few."""
         if (wanted := self.book.wanted(blocks_S)) > self.book.pages:
-            self._grow(wanted)
+            self._repage(np.arange(len(self.holds)), self._pages(wanted))
         for slot in np.flatnonzero(blocks_S > self.book.held):
             self.book.give(slot, blocks_S[slot])
-
-    def _grow(self, wanted: int, empty: bool = False) -> None:
-        S, pages = len(self.book.table), self._pages(wanted)
-        if not empty:
-            return self._repage(np.arange(S), pages)
-        self.book = Book(S, self.layout.blocks, self.layout.page, pages, self.book.parts)
-        self.state = device.empty(
-            self.lm.module, self.lm.cache_dtype, rows=S, pages=pages * self.book.parts, page=self.layout.page,
-            limit=self.layout.limit, ends=self.ends, words=len(self.requests[0].words),
-        )  # fmt: skip
 
     def _repage(self, slots, pages: int) -> None:
         content, parts = self.book.pack(slots, pages), list(self.state.cache)
@@ -249,8 +240,8 @@ class Work:
 
     def _admit(self) -> None:
         """Lets requests, whose prompts lie in one pool, into idle slots: as many as one call of the program takes."""
-        here, source = [], self.ready[0][1]
-        for slot in np.flatnonzero(self.holds < 0)[: max(len(self.holds) // 4, 1)]:
+        here, source, A = [], self.ready[0][1], max(len(self.holds) // 4, 1)
+        for slot in np.flatnonzero(self.holds < 0)[:A]:
             if not self.ready or self.ready[0][1] is not source:
                 break
             i, _, row = self.ready.popleft()
@@ -263,7 +254,6 @@ class Work:
             return
         here += [(slot, self.holds[slot], 0) for slot in np.flatnonzero(self.hidden) if slot not in fresh]
         self.hidden[:] = False
-        A = max(len(self.holds) // 4, 1)
         for at in range(0, len(here), A):
             self._put(here[at : at + A], A, source.cache)
 
@@ -283,7 +273,7 @@ class Work:
         """What is asked of a slot; of a ghost only that it takes as long as its sample took."""
         request, ghost = self.requests[i], self.made[i] is not None
         o, ends = request.asked, () if ghost else request.asked.ends
-        filled, limit = (0, self._rest(slot)) if ghost else (self._length(i), o.limit)
+        filled, limit = (0, self._rest(slot)) if ghost else (self._lengths[i], o.limit)
         return device.Ask(request.words, request.prompt[-1], filled, limit, o.temperature, o.top_k, o.top_p, o.min_p,
                           ends + (-1,) * (self.ends - len(ends)))  # fmt: skip
 

@@ -53,10 +53,12 @@ def attend(q_RLNH, k_RKHC, v_RKCH, mask_RLC, shared=None, *, scale: float, softc
     return kernel(q_RLNH, k_RKHC.astype(q_RLNH.dtype), v_RKCH.astype(q_RLNH.dtype), mask_RLC)
 
 
+def _capped(score, softcap):
+    return score if softcap is None else softcap * jnp.tanh(score / softcap)
+
+
 def _weights(score_RKGLC, mask_RLC, scale, softcap):
-    score = score_RKGLC * scale
-    if softcap is not None:
-        score = softcap * jnp.tanh(score / softcap)
+    score = _capped(score_RKGLC * scale, softcap)
     return jax.nn.softmax(jnp.where(mask_RLC[:, None, None, :, :], score, -1e30), axis=-1)
 
 
@@ -112,10 +114,11 @@ def append(cache, new, layer, start, mesh):
     """
     k = jax.lax.dynamic_update_slice(cache['k'], new['k'][None].astype(cache['k'].dtype), (layer, 0, 0, 0, start))
     v = jax.lax.dynamic_update_slice(cache['v'], new['v'][None].astype(cache['v'].dtype), (layer, 0, 0, start, 0))
-    return _pin({'k': k, 'v': v}, mesh)
+    return pin({'k': k, 'v': v}, mesh)
 
 
-def _pin(cache, mesh):
+def pin(cache, mesh):
+    """A part of the cache, its rows and heads split over the mesh."""
     return {name: sharding.constrain(mesh, x, None, 'rows', 'kv', None, None) for name, x in cache.items()}
 
 
@@ -152,7 +155,7 @@ def paged(q_S1NH, new, cache, layer, pages: Pages, mask_S1C, shared, *, scale: f
     specs = P(rows, None, heads), each, lies, P(), Pages(*[P(rows)] * 4), P(rows), P(heads)
     out, cache = jax.shard_map(kernel, mesh=mesh, in_specs=specs, out_specs=(P(rows, None, heads), lies),
                                check_vma=False)(*args)  # fmt: skip
-    return out, _pin(cache, mesh)
+    return out, pin(cache, mesh)
 
 
 def in_place(mesh) -> bool:
@@ -186,9 +189,8 @@ def _paged(q_S1NH, new, cache, layer, pages, mask_S1C, shared, *, scale, softcap
 
 def _part(q_XKGH, k_XKHW, v_XKWH, mask, scale, softcap):
     """Softmax over some columns, not yet divided: (largest score, sum of weights [X K G], sum of values [X K G H])."""
-    score = jnp.einsum('xkgh,xkhw->xkgw', q_XKGH, k_XKHW, preferred_element_type=jnp.float32) * scale
-    if softcap is not None:
-        score = softcap * jnp.tanh(score / softcap)
+    score = jnp.einsum('xkgh,xkhw->xkgw', q_XKGH, k_XKHW, preferred_element_type=jnp.float32)
+    score = _capped(score * scale, softcap)
     score = jnp.where(mask[:, None, None, :] if mask.ndim == 2 else mask, score, -1e30)
     top = jnp.max(score, axis=-1)
     weight = jnp.exp(score - top[..., None])
