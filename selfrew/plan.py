@@ -156,7 +156,7 @@ def programs(lm, turn, todo: list[dict], shape: dict):
 
     from selfrew import sharding, update
     from selfrew.generate import slots, work
-    from selfrew.models import attention
+    from selfrew.models import attention, decoder
     from selfrew.types import Batch
 
     rows, whole = sharding.of(lm.mesh, 'rows'), sharding.of(lm.mesh)
@@ -167,7 +167,7 @@ def programs(lm, turn, todo: list[dict], shape: dict):
     optimizer = update.made(turn.train.keywords['optimizer'])
     state = update.shapes(lm, optimizer)
     weights, opt = held(state.params), held(state.opt)
-    c, matrix = lm.config, sum(x.size for x in jax.tree.leaves(state.params['blocks']) if x.ndim == 3)
+    c, matrix = lm.config, decoder.weights(lm.module)
     i32, f32 = jnp.int32, jnp.float32
 
     def laid(tree):

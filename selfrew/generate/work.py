@@ -85,8 +85,8 @@ class Work:
 
     def __init__(self, lm, params, layout: layouts.Layout, requests, made):
         """made: each request's response, or None."""
-        longest, weights = max(r.asked.limit for r in requests), decoder.weights(lm.module)
-        self._flops = 2 * weights  # of a slot's step
+        longest = max(r.asked.limit for r in requests)
+        self._flops = 2 * (decoder.weights(lm.module) + lm.config.vocab * lm.config.width)  # of a slot's step
         alone = layouts.alone_on_cpu(lm)
         self._shrinks = alone and layout.slots > FEWER[0] and layout.slots * self._flops * longest >= SPARED
         if alone:

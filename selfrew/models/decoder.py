@@ -276,9 +276,8 @@ def module_of(config: ModelConfig, dtype: str = 'float32', **fields) -> Decoder:
 
 
 def weights(module: Decoder) -> int:
-    """How many weights a token is multiplied with: those of the blocks' matrices, and of the head."""
-    blocks = abstract(module)[0]['blocks']
-    return sum(x.size for x in blocks.values() if len(x.shape) == 3) + module.config.vocab * module.config.width
+    """How many weights of the blocks' matrices a token is multiplied with."""
+    return sum(x.size for x in abstract(module)[0]['blocks'].values() if x.ndim == 3)
 
 
 def _init(module: Decoder, key):
