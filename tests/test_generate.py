@@ -14,6 +14,7 @@ from toys import prompt as numbers
 from selfrew import encode, generate, journal, parts, samplers, update
 from selfrew.generate import layout as layouts, pick, slots as device, work
 from selfrew.generate.book import Book
+from selfrew.models import decoder
 from selfrew.types import Example, Rollout, ask
 
 PICK = 'Pick 2 fruits from this list: lime, bee, kiwi, saw, axe.'
@@ -64,6 +65,23 @@ def test_decode_equals_teacher_forcing(tiny, options):
     table = update.reference(lm, params, encode.batches(docs, batch=4, row_length=256))
     assert dropped == 0
     np.testing.assert_allclose([[a.logp for a in r.responses] for r in rollouts], table, atol=1e-4)
+
+
+@pytest.mark.parametrize('length, page', [(75, 64), (110, 16)])
+def test_a_prompt_lies_whole_in_its_pages(monkeypatch, length, page):
+    """Also in one page that is smaller than what it was read in, two of them."""
+    monkeypatch.setattr(layouts, 'PAGE_OF_A_CPU', page)
+    lm, params = toy()
+    prompts = [[BOS, *np.random.default_rng(i).integers(3, SMALL.vocab, length - i - 1).tolist()] for i in range(3)]
+    tokens = np.zeros((3, 128), np.int32)
+    for row, prompt, found in zip(tokens, prompts, responses := _sample(lm, params, prompts)):
+        row[: len(prompt) + len(found.tokens)] = prompt + list(found.tokens)
+    seen = jnp.broadcast_to(jnp.tril(jnp.ones((128, 128), bool)), (3, 128, 128))
+    hidden, _ = lm.module.apply({'params': params}, tokens, jnp.broadcast_to(jnp.arange(128), (3, 128)), seen)
+    logp = np.asarray(jax.nn.log_softmax(decoder.head(lm.module, params, hidden)))
+    for row, prompt, found in zip(logp, prompts, responses):
+        at = len(prompt) - 1 + np.arange(len(found.tokens))
+        assert found.logp == pytest.approx(row[at, found.tokens].sum(), abs=1e-4)
 
 
 def test_greedy_is_the_argmax_of_full_passes(tiny):

@@ -42,8 +42,9 @@ class Book:
 
     def places(self, slot: int, blocks: int) -> np.ndarray:
         """[blocks] The slot's pages, counted over all parts; 0 where it has fewer."""
-        mine = self.table[slot, :blocks]
-        return np.where(mine > 0, mine + self._part(slot) * self.pages, 0)
+        held, places = min(blocks, self.held[slot]), np.zeros(blocks, np.int32)
+        places[:held] = self.table[slot, :held] + self._part(slot) * self.pages
+        return places
 
     def pack(self, slots, pages: int) -> np.ndarray:
         """Goes on with these of the slots and so many pages of each part; what is not among them must hold none.
