@@ -183,7 +183,8 @@ def _paged(q_S1NH, new, cache, layer, pages, mask_S1C, shared, *, scale, softcap
         some = [x.reshape(K, S, 1, N // K, *x.shape[3:]).transpose(1, 2, 0, *range(3, x.ndim + 1)) for x in some]
         top, mass, out = (jnp.concatenate(both, axis=1) for both in zip(some, (top, mass, out)))
     share_SBKG = jnp.exp(top - jnp.max(top, axis=1, keepdims=True))
-    out = jnp.sum(share_SBKG[..., None] * out, axis=1) / jnp.sum(share_SBKG * mass, axis=1)[..., None]
+    share_SBKG /= jnp.sum(share_SBKG * mass, axis=1, keepdims=True)
+    out = jnp.einsum('sbkg,sbkgh->skgh', share_SBKG, out)  # as a sum of products, five times slower on a CPU
     return out.astype(q_S1NH.dtype).reshape(S, 1, N * H), cache
 
 
