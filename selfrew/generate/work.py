@@ -136,7 +136,7 @@ class Work:
             strings = any(self.requests[i].asked.stop for i in self.holds[busy])
             most, floor = STEPS if strings or self.reader else BURST, 0
             if self.ready or self.waiting or self.reader:
-                floor = 0 if self.reader or strings else max(busy.sum() - patience, 0)
+                floor = 0 if strings else max(busy.sum() - patience, 0)
             elif self._shrinks:
                 self._shrink(busy)
                 busy = self.holds >= 0
@@ -220,7 +220,11 @@ class Work:
         return (asked.limit if by_string else len(tokens)) - int(self.produced[slot])
 
     def _fill(self) -> None:
-        """Lets requests into the idle slots, and reads prompts until there are some; of a long one, a chunk."""
+        """Lets requests into the idle slots, and reads prompts for them; a chunk at a time once few slots are idle.
+
+        A step costs as much with idle slots, and what is to be read has to be read: so it is read first.
+        """
+        few = max(len(self.holds) // 8, 1)
         while (self.holds < 0).any() and (self.ready or self.reader or self.waiting):
             if self.ready:
                 self._admit()
@@ -235,7 +239,7 @@ class Work:
                 for row, (_, members) in enumerate(self.reader.groups):
                     self.ready.extend((i, self.reader, row) for i in members)
                 self.reader = None
-            elif (self.holds >= 0).any():
+            elif (self.holds < 0).sum() <= few:
                 return  # the slots go on between its chunks
 
     def _admit(self) -> None:
