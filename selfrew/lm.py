@@ -43,6 +43,14 @@ class Lm:
         """The sharding of each parameter."""
         return sharding.of_params(self.mesh, *decoder.abstract(self.module))
 
+    def base(self) -> dict:
+        """The parameters as the folder has them, before any training: M_0. Adapters, if any, change nothing yet."""
+        values = hf.read_params(self.folder, self.config, self.abstract(), self.shardings())
+        if self.config.lora:
+            fresh, lie = decoder.adapters(self.module, jax.random.key(0)), self.shardings()['blocks']
+            values['blocks'] |= {name: hosts.put(x, lie[name]) for name, x in fresh.items()}
+        return values
+
     def rows(self, tree):
         """Puts host arrays whose first axis is rows onto the mesh."""
         return hosts.put(tree, sharding.of(self.mesh, 'rows'))
@@ -127,8 +135,4 @@ def load(*, folder: str, data: int = 1, fsdp: int = 1, tensor: int = 1, dtype: s
                          'resize the embedding, or take the tokenizer that belongs to it')  # fmt: skip
     module = decoder.module_of(config, dtype, attention=attention, remat=remat, mesh=mesh)
     lm = Lm(module, words, mesh, params, folder, cache, cache_gib)
-    values = hf.read_params(folder, config, lm.abstract(), lm.shardings())
-    if lora:
-        fresh, lie = decoder.adapters(module, jax.random.key(0)), lm.shardings()['blocks']
-        values['blocks'] |= {name: hosts.put(x, lie[name]) for name, x in fresh.items()}
-    return lm, values
+    return lm, lm.base()

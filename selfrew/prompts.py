@@ -37,15 +37,18 @@ def task(lm, params, key, *, tasks: tuple, n: int, split: str = 'train', answers
     return found if answers else [Prompt(p.id, p.messages, None, {'task': p.meta['task']}) for p in found]
 
 
-def demonstrations(lm, params, key, *, tasks: tuple, n: int) -> list[Prompt]:
+def demonstrations(lm, params, key, *, tasks: tuple, n: int, lazy: bool = True) -> list[Prompt]:
     """`n` training problems, each with the response of a lazy demonstrator: seed data for following instructions (IFT).
 
+    Args:
+      lazy: or else a flawless solution, as a data set's gold ones are.
     Raises KeyError for a task that does not exist.
     """
     del lm, params
     rng = _rng(key)
+    show = lambda p: builtin.demonstrate(p, rng) if lazy else _module(p).demonstrate(p, rng, 'none')  # noqa: E731
     return [
-        Prompt(p.id, p.messages, None, {'task': p.meta['task'], 'responses': [builtin.demonstrate(p, rng)]})
+        Prompt(p.id, p.messages, None, {'task': p.meta['task'], 'responses': [show(p)]})
         for p in builtin.problems(tasks, n, rng)
     ]
 

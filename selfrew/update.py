@@ -156,7 +156,7 @@ def stepper(lm, loss, optimizer):
     return update
 
 
-REFERENCES = 'exact', 'sampler'
+REFERENCES = 'exact', 'sampler', 'base'
 
 
 def check_reference(reference: str) -> None:
@@ -168,7 +168,7 @@ def check_reference(reference: str) -> None:
 def train(lm, state, examples, key, loss, report, *, optimizer, lr: float, batch: int = 16, accumulate: int = 1,
           epochs: int = 1, max_steps: int | None = None, row_length: int = 512, reference: str = 'exact',
           max_gap: float = 0.01, warmup: float = 0.0, schedule: str = 'constant', final: float = 0.0):  # fmt: skip
-    """A round's updates on its examples; the reference is `state.params` as they come in. Returns (State, totals).
+    """A round's updates on its examples; the reference is `state.params` as they come in, or M_0. Returns (State, totals).
 
     The state that comes in is spent: its arrays become those of the one that is returned, so that a model need not lie
     in memory twice.
@@ -181,7 +181,8 @@ def train(lm, state, examples, key, loss, report, *, optimizer, lr: float, batch
       row_length: tokens of a packed row; an example that does not fit is dropped and counted.
       reference: 'exact', a pass over all examples with the parameters as they come in; 'sampler', the log-probabilities
         that the responses were sampled with, checked by such a pass over the first update's examples alone: where
-        trainer and sampler differ by more than max_gap nats a token in the mean, nothing is trained.
+        trainer and sampler differ by more than max_gap nats a token in the mean, nothing is trained; 'base', a pass
+        with the model as its folder has it, in every round, which is read again and lies in memory beside it until then.
       lr, warmup, schedule, final: see `optimizers.learning_rate`.
     Totals are numbers: steps, examples, dropped, tokens (of responses, trained on), gap (mean |trainer − sampler|
     log-probability per token, nan where nothing was sampled) and gap_max (the largest such mean of one response).
@@ -246,6 +247,8 @@ def column(lm, params, docs, examples, loss, first, batches, *, kind: str, max_g
             raise ValueError(f"train.reference='sampler': trainer and sampler differ by {found}, and "
                              f'max_gap={max_gap}; use exact')  # fmt: skip
         return said, gaps
+    if kind == 'base' and wanted:
+        return reference(lm, lm.base(), batches), _gaps(docs, said, reference(lm, params, first))
     if not wanted and np.isnan(said).all():
         return None, []
     table = reference(lm, params, batches)

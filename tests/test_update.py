@@ -13,7 +13,7 @@ import pytest
 from toys import EOS, SMALL, docs, prompt, toy
 
 from selfrew import encode, likelihood, losses, optimizers, parts, sharding, update
-from selfrew.types import Example, Response, State
+from selfrew.types import Example, Response, State, ask
 
 DPO = functools.partial(losses.dpo, beta=0.5, nll=1.0)
 IDENTITY = optax.identity()
@@ -517,6 +517,20 @@ def test_the_samplers_logp_serve_as_the_reference_without_a_pass_over_all(monkey
     assert [m['loss'] for _, m in found] == pytest.approx([m['loss'] for _, m in rows], abs=1e-5)
 
 
+def test_the_base_as_the_reference_is_the_model_of_the_folder(tiny):
+    """From changed parameters: rewards of the first update are β times the distance of each response from the base."""
+    lm, params = tiny
+    now = jax.tree.map(lambda x: x * 1.02, params)
+    examples = [Example(ask(f'p{i}', text), (Response('7, 8'), Response('9'))) for i, text in enumerate(('Hi', 'Give 2'))]
+    docs, _ = encode.tokenise(lm.text, examples, row_length=64)
+    of = lambda params: update.reference(lm, params, encode.batches(docs, batch=2, row_length=64))  # noqa: E731
+    moved = (of(now) - of(params)).mean(axis=0)
+    loss = functools.partial(losses.dpo, beta=0.3)
+    _, _, rows = _train(lm, now, examples, loss, batch=2, reference='base')
+    assert [rows[0][1]['rewards/chosen'], rows[0][1]['rewards/rejected']] == pytest.approx(0.3 * moved, rel=1e-4)
+    assert min(abs(moved)) > 0.1
+
+
 def test_a_sampler_that_is_not_the_trainer_is_no_reference():
     lm, params = toy()
     off, train = _sampled(lm, params, off=0.25), functools.partial(_train, lm, params, reference='sampler')
@@ -526,7 +540,7 @@ def test_a_sampler_that_is_not_the_trainer_is_no_reference():
     assert [totals['gap'], totals['gap_max']] == pytest.approx([0.25, 0.25], abs=1e-5)
     with pytest.raises(ValueError, match=r'examples \[0, 1, 2, 3, 4\] have no log-probability .* 6 examples in all'):
         train(_examples(6), losses.dpo)
-    with pytest.raises(ValueError, match="no reference 'policy'; there are: exact, sampler"):
+    with pytest.raises(ValueError, match="no reference 'policy'; there are: exact, sampler, base"):
         _train(lm, params, off, losses.dpo, reference='policy')
 
 
