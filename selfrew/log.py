@@ -1,11 +1,13 @@
 """What a run says while it runs: metrics.jsonl, TensorBoard, and what is worth seeing of a turn. Layer 7."""
 
+import itertools
 import json
 import math
 import os
 import sys
 
 import jax
+import numpy as np
 
 from selfrew import encode, hosts, sharding, update
 from selfrew.models import decoder
@@ -107,7 +109,9 @@ def counts(prompts, judgements, examples) -> dict:
     too_long: prompts that did not fit into the context. cut: responses that hit the length limit.
     no_verdict: judgements with fewer than two verdicts (than one, of a single response). ties: all verdicts equal.
     unasked: responses whose judge prompt did not fit. parse_failures: votes that could not be read.
-    score: the mean. full_scores: scores of 5.
+    score: the mean. full_scores: scores of 5. scores/0 … scores/5: the histogram, by whole points.
+    agreement: pairs of votes on one response that are the same. length_score: the correlation of length, in characters,
+    and score among the responses to a prompt.
     """
     heard = [[s for s in j.scores if not math.isnan(s)] for j in judgements]
     wanted = [min(2, len(j.scores)) for j in judgements]
@@ -130,8 +134,26 @@ def counts(prompts, judgements, examples) -> dict:
     out['unasked'] = share([not a for a in asked], asked)
     out['parse_failures'] = share([math.isnan(v) for v in votes], votes)
     out['score'] = share(scores, scores)
-    out['full_scores'] = share([s == 5.0 for s in scores], scores) if votes else None
+    if votes:
+        out['full_scores'] = share([s == 5.0 for s in scores], scores)
+        points = [round(s) for s in scores]
+        out |= {f'scores/{k}': share([p == k for p in points], points) for k in sorted({*range(6), *points})}
+        both = [a == b for j in judgements for mine in j.votes for a, b in itertools.combinations(mine, 2)
+                if not math.isnan(a + b)]  # fmt: skip
+        out['agreement'] = share(both, both)
+    out['length_score'] = _within([([len(r.text) for r in j.rollout.responses], j.scores) for j in judgements])
     return {k: v for k, v in out.items() if v is not None}
+
+
+def _within(columns) -> float | None:
+    """The correlation of (x, y) pairs, each list of them taken from its own mean; pairs with a nan left out."""
+    apart = []
+    for x, y in columns:
+        pairs = np.array([(a, b) for a, b in zip(x, y) if not math.isnan(b)], float).reshape(-1, 2)
+        apart.append(pairs - pairs.mean(axis=0) if len(pairs) else pairs)
+    x, y = np.concatenate(apart).T if apart else ([], [])
+    norm = np.linalg.norm(x) * np.linalg.norm(y)
+    return float(np.dot(x, y) / norm) if norm else None
 
 
 def show(lm, judgements, examples, updating) -> None:

@@ -27,25 +27,45 @@ def singles(judgement, rng, *, at_least: float | None = None, cap: int | None = 
         yield Example(judgement.rollout.prompt, (response,), (score,))
 
 
-def extremes(judgement, rng, *, count: int = 1, keep_last: bool = False):
+def extremes(judgement, rng, *, count: int = 1, keep_last: bool = False, rho: float | None = None,
+             longest: int | None = None, at_least: float | None = None, weigh: bool = False):  # fmt: skip
     """The highest scored against the lowest (arXiv 2401.10020, §2.2); dropped where they are equal.
 
     Args:
       count: up to so many pairs of *different* best and worst responses; ties among the best and the worst are drawn.
       keep_last: the rollout's last response follows as a third, whatever its score (SELM's explored one; see
         samplers.with_greedy).
+      rho: length control of Meta-Rewarding (arXiv 2407.19594, §2.1), from 0 to 0.5: as the best counts what lies within
+        this share of the range of scores from the top, the shortest first; as the worst what lies as near to the
+        bottom, the longest first. None: no eye on lengths.
+      longest: no winner with more characters. at_least: no winner that scores less (ScPO's τ, arXiv 2411.04109, §2).
+      weigh: an example weighs as much as its scores differ (ScPO's vote margin), not 1.
+    Raises ValueError for another rho.
     """
+    check_rho(rho)
     found = _valid(judgement)
     best, worst = max((s for s, _ in found), default=0.0), min((s for s, _ in found), default=0.0)
     if best == worst:
         return
-    top = _shuffled([r for s, r in found if s == best], rng)
-    bottom = _shuffled([r for s, r in found if s == worst], rng)
+    near = (rho or 0.0) * (best - worst)
+    top = _shuffled([(s, r) for s, r in found if s >= best - near], rng)
+    bottom = _shuffled([(s, r) for s, r in found if s <= worst + near], rng)
+    if rho is not None:
+        top.sort(key=lambda scored: len(scored[1].text))
+        bottom.sort(key=lambda scored: -len(scored[1].text))
+    top = [(s, r) for s, r in top if (longest is None or len(r.text) <= longest) and (at_least is None or s >= at_least)]
     third = judgement.rollout.responses[-1:] if keep_last else ()
-    different = [(w, l) for w, l in zip(top, bottom) if w.text != l.text]  # a wavering judge can tell twins apart
-    for winner, loser in different[:count]:
-        scores = (best, worst) + judgement.scores[-1:] * keep_last
-        yield Example(judgement.rollout.prompt, (winner, loser) + third, scores)
+    # A wavering judge can tell twins apart; and where rho is a half, the two may score alike.
+    different = [(w, l) for w, l in zip(top, bottom) if w[1].text != l[1].text and w[0] > l[0]]
+    for (high, winner), (low, loser) in different[:count]:
+        scores = (high, low) + judgement.scores[-1:] * keep_last
+        yield Example(judgement.rollout.prompt, (winner, loser) + third, scores, high - low if weigh else 1.0)
+
+
+def check_rho(rho: float | None) -> None:
+    """ValueError where it is no share of the range of scores, at most half of it."""
+    if rho is not None and not 0 <= rho <= 0.5:
+        raise ValueError(f'rho={rho}: want 0 to 0.5, or None')
 
 
 def right_vs_wrong(judgement, rng, *, count: int = 10, threshold: float = 0.5, gold: bool = False):

@@ -25,6 +25,7 @@ LOOKED_UP = {
     'template': text.template, 'source': prompts.check_source, 'tasks': tasks.get_all, 'split': tasks.check_split,
     'schedule': optimizers.check_schedule, 'moments': optimizers.check_moments,
     'reference': update.check_reference, 'mean': losses.check_mean, 'checkpoint': scorers.check_checkpoint,
+    'rho': pairs.check_rho,
 }  # fmt: skip
 COUNTS = (
     'n', 'batch', 'accumulate', 'epochs', 'max_steps', 'row_length', 'votes', 'max_tokens', 'rows', 'slots', 'count',

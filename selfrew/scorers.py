@@ -51,7 +51,7 @@ def right(prompt, response: str) -> float:
         return math.nan
     if 'task' in prompt.meta:
         return float(builtin.right(prompt, response))
-    return float(_normal(final_answer(response)) == _normal(final_answer(str(prompt.answer)) or str(prompt.answer)))
+    return float(normal(final_answer(response)) == normal(final_answer(str(prompt.answer)) or str(prompt.answer)))
 
 
 CONCLUSION = re.compile(
@@ -66,14 +66,27 @@ def final_answer(response: str) -> str | None:
     return (found[-1][1] or found[-1][2]).strip() if found else None
 
 
-def _normal(answer: str | None):
-    """A number, of a quantity with its unit; else the text without case, mark-up and brackets around it."""
+def normal(answer: str | None):
+    """What makes two answers one: a number, of a quantity with its unit; else the text without case and mark-up."""
     if answer is None:
         return None
     answer = re.sub(r'\\boxed\{(.*)\}|\\text\{([^{}]*)\}', lambda m: m[1] or m[2] or '', answer)
     answer = answer.replace('\\%', '%').replace('\\$', '$').strip('*_$ ').rstrip('.').strip('*_$()[] ')
     number = QUANTITY.fullmatch(answer)
     return float(number[1].replace(',', '')) if number else answer.casefold()
+
+
+def consistency(lm, params, rollouts, key) -> list[Judgement]:
+    """The share of a prompt's responses that end with the same final answer (ScPO's votes, arXiv 2411.04109, §2).
+
+    No truth is asked. A response without a final answer has no vote at all, not even its own: 0.
+    """
+    del lm, params, key
+    out = []
+    for r in rollouts:
+        answers = [normal(final_answer(a.text)) for a in r.responses]
+        out.append(Judgement(r, tuple(0.0 if a is None else answers.count(a) / len(answers) for a in answers)))
+    return out
 
 
 def length(lm, params, rollouts, key, *, target: int | None = None) -> list[Judgement]:

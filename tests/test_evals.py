@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from selfrew import evals, parts
+from selfrew import evals, parts, scorers
 from selfrew.types import Judgement, Response, Rollout, ask
 
 NAN = math.nan
@@ -117,6 +117,21 @@ def test_a_prompt_that_was_left_out_counts_as_wrong():
 def test_accuracy_refuses_what_cannot_be_verified():
     with pytest.raises(ValueError, match="prompt '1'"):
         _evaluated(evals.accuracy, [[1.0], [1.0, NAN]])
+
+
+def test_the_majority_is_the_most_common_answer_and_the_first_of_two_as_common():
+    said = [('7', '8', '8.0', ''), ('7', '8', '', ''), ('', '', '', '')]
+    asked = [ask(str(i), 'Q?', 8) for i in range(3)]
+
+    def sampler(lm, params, prompts, key):
+        texts = [[f'Final answer: {a}' if a else 'Well.' for a in row] for row in said]
+        return [Rollout(p, tuple(map(Response, row))) for p, row in zip(prompts, texts)]
+
+    metrics, judgements = evals.majority(
+        None, None, jax.random.key(0), prompts=lambda *_: asked, sampler=sampler, scorer=scorers.exact_answer
+    )
+    assert metrics['value'] == pytest.approx(1 / 3) and metrics['n'] == 3 and len(judgements[0].scores) == 4
+    assert metrics['agreement'] == pytest.approx((0.5 + 0.25 + 0.0) / 3)
 
 
 @pytest.mark.parametrize('name', parts.names('evals', evals))

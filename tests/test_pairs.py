@@ -89,6 +89,34 @@ def test_the_last_response_follows_as_a_third():
     assert [r.text for r in example.responses] == ['b', 'a', 'c'] and example.scores == (5.0, 0.0, 3.0)
 
 
+@pytest.mark.parametrize('rho, expected', [
+    (0.0, ['cccg']),  # the best are worth 5, 'bbbbb' and 'ccc': the shorter; the worst 0: 'g' alone
+    (0.2, ['ddeeeeee']),  # at least 4: 'dd' too; at most 1: the longer 'eeeeee'
+    (None, None),
+])
+def test_length_control_takes_the_shortest_of_the_best_and_the_longest_of_the_worst(rho, expected):
+    judgement = _judged(5.0, 5.0, 4.0, 1.0, NAN, 0.0, texts=['bbbbb', 'ccc', 'dd', 'eeeeee', 'f' * 9, 'g'])
+    made = _made(pairs.extremes, judgement, rho=rho)
+    assert made == expected if expected else made[0] in ('bbbbbg', 'cccg')
+
+
+def test_length_control_never_prefers_what_scores_less():
+    assert _made(pairs.extremes, _judged(2.0, 1.0, 0.0, texts=['aaa', 'bb', 'c']), rho=0.5) == ['aaac']  # not bb with itself
+    with pytest.raises(ValueError, match='rho=0.6: want 0 to 0.5, or None'):
+        _made(pairs.extremes, _judged(2.0, 1.0), rho=0.6)
+
+
+def test_winners_can_be_too_long_or_too_little_agreed_upon():
+    judgement = _judged(0.6, 0.2, texts=['aaa', 'b'])
+    assert _made(pairs.extremes, judgement, longest=2) == _made(pairs.extremes, judgement, at_least=0.7) == []
+    assert _made(pairs.extremes, judgement, longest=3, at_least=0.6) == ['aaab']
+
+
+def test_an_example_weighs_what_its_votes_differ_by():
+    (example,) = pairs.extremes(_judged(0.75, 0.125), np.random.default_rng(0), weigh=True)
+    assert example.weight == 0.625 and example.scores == (0.75, 0.125)
+
+
 # --- right against wrong ----------------------------------------------------------------------------------------------
 
 

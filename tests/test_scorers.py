@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from selfrew import lm as lms
+from selfrew import log as logs
 from selfrew import parts, prompts, scorers
 from selfrew.models import decoder, hf
 from selfrew.types import Judgement, Prompt, Response, Rollout, ask
@@ -171,6 +172,12 @@ def test_built_in_tasks_judge_their_own_responses():
 
 
 # --- length, given, composite -----------------------------------------------------------------------------------------
+
+
+def test_consistency_is_the_share_that_ends_with_the_same_answer():
+    texts = 'Final answer: 8', '#### 8.0', 'Final answer: 7', 'I give up.', 'No. \\boxed{8}'
+    (found,) = scorers.consistency(None, None, [Rollout(ask('p', 'Q?'), tuple(map(Response, texts)))], None)
+    assert found.scores == (0.6, 0.6, 0.2, 0.0, 0.6)
 
 
 def test_length_counts_tokens_and_a_target_is_best_met(tiny):
@@ -367,3 +374,25 @@ def test_a_reward_model_is_looked_up_at_start(rewarding):
         parts.bind('scorer', entry | {'checkpoint': 'tiny'}, 'round.scorer')
     with pytest.raises(ValueError, match="checkpoint: no model folder 'nowhere'"):
         parts.bind('scorer', entry | {'checkpoint': 'nowhere'}, 'round.scorer')
+
+
+# --- what a turn's log says of its scores -----------------------------------------------------------------------------
+
+
+def test_counts_say_how_scores_lie_and_how_far_votes_agree():
+    """Scores 5, 1, 4; of the pairs of valid votes 1 in 1 + 0 in 1 + 0 in 0 agree; longer responses score less."""
+    prompt = ask('p', 'Q?')
+    first = Judgement(
+        Rollout(prompt, (Response('ab'), Response('abcd'))), (5.0, 1.0), (), ((5.0, 5.0, NAN), (0.0, 2.0))
+    )
+    second = Judgement(Rollout(prompt, (Response('abc'), Response('a' * 99))), (4.0, NAN), (), ((4.0,), (NAN,)))
+    found = logs.counts([prompt] * 2, [first, second], [])
+    assert [found[f'scores/{k}'] for k in range(6)] == pytest.approx([0, 1 / 3, 0, 0, 1 / 3, 1 / 3])
+    assert found['agreement'] == 0.5 and found['full_scores'] == pytest.approx(1 / 3)
+    assert found['length_score'] == pytest.approx(-1.0)
+    assert found['parse_failures'] == pytest.approx(2 / 7) and found['no_verdict'] == 0.5
+
+
+def test_scores_without_votes_have_no_histogram():
+    judged = Judgement(Rollout(ask('p', 'Q?'), (Response('a'), Response('b'))), (1.0, 0.0))
+    assert not {'agreement', 'scores/1', 'length_score', 'full_scores'} & set(logs.counts([0], [judged], []))

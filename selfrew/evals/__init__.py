@@ -4,12 +4,16 @@ The shelf's contract: (lm, params, key, *, prompts, sampler, scorer) -> (metrics
 without training. `metrics` are floats: 'value' is the headline, 'low' and 'high' its 95 % interval.
 """
 
+import dataclasses
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 import jax
 import numpy as np
 from scipy import stats
+
+from selfrew import scorers
+from selfrew.types import Judgement
 
 Z = 1.959963984540054
 
@@ -20,7 +24,8 @@ def wilson(right: float, n: int) -> tuple[float, float]:
         return math.nan, math.nan
     p, z2 = right / n, Z * Z
     middle, half = p + z2 / (2 * n), Z * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-    return max(0.0, (middle - half) / (1 + z2 / n)), min(1.0, (middle + half) / (1 + z2 / n))
+    low, high = (middle - half) / (1 + z2 / n), (middle + half) / (1 + z2 / n)
+    return 0.0 if right == 0 else low, 1.0 if right == n else high  # exactly so, but for rounding
 
 
 def _judged(lm, params, key, prompts, sampler, scorer):
@@ -37,9 +42,13 @@ def accuracy(lm, params, key, *, prompts, sampler, scorer):
     Raises ValueError where a response has no verdict: its prompt came without an answer.
     """
     asked, judgements = _judged(lm, params, key, prompts, sampler, scorer)
+    return _share_right('accuracy', asked, judgements), judgements
+
+
+def _share_right(name: str, asked, judgements) -> dict:
     for j in judgements:
         if any(math.isnan(s) for s in j.scores):
-            raise ValueError(f'accuracy: prompt {j.rollout.prompt.id!r} cannot be verified; has it an answer?')
+            raise ValueError(f'{name}: prompt {j.rollout.prompt.id!r} cannot be verified; has it an answer?')
     right = {p.id: 0.0 for p in asked}
     for j in judgements:
         right[j.rollout.prompt.id] = float(np.mean([s >= 0.5 for s in j.scores]))
@@ -50,7 +59,25 @@ def accuracy(lm, params, key, *, prompts, sampler, scorer):
     lengths = [len(r.tokens) for j in judgements for r in j.rollout.responses]
     metrics = {'value': sum(right.values()) / len(right), 'low': low, 'high': high, 'n': len(right)}
     metrics |= {task: float(np.mean(found)) for task, found in sorted(by_task.items(), key=str) if task}
-    return metrics | {'length': float(np.mean(lengths)) if lengths else math.nan}, judgements
+    return metrics | {'length': float(np.mean(lengths)) if lengths else math.nan}
+
+
+def majority(lm, params, key, *, prompts, sampler, scorer):
+    """The share of prompts whose most common final answer is right, as `accuracy`; the first of those that are as common.
+
+    Responses without a final answer do not vote; where none has one, the prompt counts as wrong.
+    """
+    asked, judgements = _judged(lm, params, key, prompts, sampler, scorer)
+    heard, sizes = [], []
+    for j in judgements:
+        answers = [scorers.normal(scorers.final_answer(r.text)) for r in j.rollout.responses]
+        votes = Counter(a for a in answers if a is not None).most_common(1)
+        chosen = answers.index(votes[0][0]) if votes else 0
+        sizes.append(votes[0][1] / len(answers) if votes else 0.0)
+        response, score = j.rollout.responses[chosen], j.scores[chosen] if votes else 0.0
+        heard.append(Judgement(dataclasses.replace(j.rollout, responses=(response,)), (score,)))
+    metrics = _share_right('majority', asked, heard)
+    return metrics | {'agreement': float(np.mean(sizes)) if sizes else math.nan}, judgements
 
 
 def judge(lm, params, key, *, prompts, sampler, scorer):
