@@ -106,6 +106,10 @@ def jobs(turn, prompt_tokens: int, limit: int) -> list[dict]:
             before, _, after = text.fill(_of(scorer, 'template'), prompt='\0', response='').partition('\0')
             asked = (len(before) + len(after)) // 4 + prompt_tokens + room
             out.append(_job('judge', scorer, count * n * _of(scorer, 'votes'), count * n, asked, before, limit))
+        elif scorer.func is scorers.compare:
+            before, _, after = text.fill(_of(scorer, 'template'), prompt='\0', first='', second='').partition('\0')
+            asked, meets = (len(before) + len(after)) // 4 + prompt_tokens + 2 * room, count * n * (n - 1)
+            out.append(_job('judge', scorer, meets * _of(scorer, 'votes'), meets, asked, before, limit))
     return out
 
 

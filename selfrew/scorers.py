@@ -10,7 +10,7 @@ import re
 import numpy as np
 
 import selfrew.tasks as builtin
-from selfrew import generate, lm as lms, text
+from selfrew import encode, generate, lm as lms, sizes, text, update
 from selfrew.models import hf
 from selfrew.types import Judgement, ask
 
@@ -150,41 +150,120 @@ def reward_model(lm, params, rollouts, key, *, checkpoint: str, dtype: str = 'fl
 
 
 def judge(lm, params, rollouts, key, *, template: str = 'additive', votes: int = 3, temperature: float = 0.7,
-          top_k: int = 0, top_p: float = 0.9, min_p: float = 0.0, max_tokens: int = 256, low: float = 0.0,
-          high: float = 5.0, slots: int | None = None) -> list[Judgement]:  # fmt: skip
+          top_k: int = 0, top_p: float = 0.9, min_p: float = 0.0, max_tokens: int = 256, low: float | None = None,
+          high: float | None = None, expected: bool = False, slots: int | None = None) -> list[Judgement]:  # fmt: skip
     """The model judges responses with its own parameters: the mean of the valid votes (arXiv 2401.10020, §2.2).
 
     Args:
       template: a jinja file with {{ prompt }} and {{ response }}, or one that ships; it asks for a last 'Score: N'.
       votes: verdicts sampled for each response. temperature, top_k, top_p, min_p, max_tokens: of a verdict.
-      low, high: the range of a score; outside of it there is no verdict.
+      low, high: the range of a score; outside of it there is no verdict. None: what the template sets, else 0 and 5.
+      expected: a vote is the mean of all whole scores in the range, each as likely as the model holds it where the
+        verdict has its own, instead of the one that was drawn there.
       slots: see samplers.sample.
     A response whose judge prompt does not fit into the context, or none of whose votes can be read, scores nan.
     Raises FileNotFoundError without the template, ValueError for an option out of range.
     """
-    if votes < 1 or not low < high:
-        raise ValueError(f'want votes >= 1 and low < high; got {votes=}, {low=}, {high=}')
-    asked = [
-        lm.text.prompt(ask('', text.fill(template, prompt=r.prompt.text, response=a.text)))
-        for r in rollouts for a in r.responses
-    ]  # fmt: skip
+    stated = text.stated(template)
+    low, high = (float(stated.get(n, d) if v is None else v) for n, v, d in (('low', low, 0), ('high', high, 5)))
+    if not low < high:
+        raise ValueError(f'want low < high; got {low=}, {high=}')
+    fields = [{'prompt': r.prompt.text, 'response': a.text} for r in rollouts for a in r.responses]
     names = [f'{r.prompt.id}/{i}' for r in rollouts for i in range(len(r.responses))]
-    fitting = [i for i, tokens in enumerate(asked) if len(tokens) + max_tokens <= lm.config.max_length]
-    requests = [(i, vote) for i in fitting for vote in range(votes)]
-    keys = generate.request_keys(key, [f'judge/{names[i]}' for i, _ in requests], [vote for _, vote in requests])
-    written = generate.generate(
-        lm, params, [asked[i] for i, _ in requests], keys, max_tokens=max_tokens, temperature=temperature,
-        top_k=top_k, top_p=top_p, min_p=min_p, slots=slots, title='judge',
+    asked, verdicts = _verdicts(
+        lm, params, key, template, fields, names, votes, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
+        max_tokens=max_tokens, slots=slots,
     )  # fmt: skip
-    verdicts = [[] for _ in asked]
-    for (i, _), verdict in zip(requests, written):
-        verdicts[i].append(verdict)
-    cast = [tuple(read_score(v, low=low, high=high) for v in mine) for mine in verdicts]
+    cast = [[read_score(v, low=low, high=high) for v in mine] for mine in verdicts]
+    if expected:
+        read = [(i, k) for i, mine in enumerate(cast) for k, vote in enumerate(mine) if not math.isnan(vote)]
+        points = [str(p) for p in range(math.ceil(low), math.floor(high) + 1)]
+        means = _expected(lm, params, [(asked[i], verdicts[i][k].tokens) for i, k in read], points)
+        for (i, k), mean in zip(read, means):
+            cast[i][k] = cast[i][k] if mean is None else mean
     out, at = [], 0
     for r in rollouts:
         mine = slice(at, at := at + len(r.responses))
         words = tuple(tuple(v.text for v in vs) for vs in verdicts[mine])
-        out.append(Judgement(r, tuple(map(_mean_of_valid, cast[mine])), words, tuple(cast[mine])))
+        out.append(Judgement(r, tuple(map(_mean_of_valid, cast[mine])), words, tuple(map(tuple, cast[mine]))))
+    return out
+
+
+def compare(lm, params, rollouts, key, *, template: str = 'pairwise', votes: int = 1, temperature: float = 0.7,
+            top_k: int = 0, top_p: float = 0.9, min_p: float = 0.0, max_tokens: int = 256,
+            slots: int | None = None) -> list[Judgement]:  # fmt: skip
+    """The model sets each response against each other one, in both orders: the share of these that it wins.
+
+    A vote is two verdicts, one for each order; where they name different winners, or a tie, it is half a win for both
+    (arXiv 2401.10020, §3.1.3, has its head-to-heads judged so). Where one of them cannot be read it is no vote.
+
+    Args:
+      template: a jinja file with {{ prompt }}, {{ first }} and {{ second }}, or one that ships; it asks for a last
+        'Winner: A', 'B' or 'tie'; '[[A]]', '[[B]]' and '[[C]]' are read too.
+      votes: of each pair. The rest: see `judge`. A judgement's verdicts are those in which its response stood first.
+    Raises FileNotFoundError without the template, ValueError for an option out of range.
+    """
+    meets = [(r, i, j) for r in rollouts for i in range(len(r.responses)) for j in range(len(r.responses)) if i != j]
+    fields = [{'prompt': r.prompt.text, 'first': r.responses[i].text, 'second': r.responses[j].text} for r, i, j in meets]
+    _, verdicts = _verdicts(
+        lm, params, key, template, fields, [f'{r.prompt.id}/{i}/{j}' for r, i, j in meets], votes,
+        temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, max_tokens=max_tokens, slots=slots,
+    )  # fmt: skip
+    said = {(r.prompt.id, i, j): mine for (r, i, j), mine in zip(meets, verdicts)}
+    out = []
+    for r in rollouts:
+        n, words, cast = len(r.responses), [], []
+        for i in range(n):
+            others = [j for j in range(n) if j != i]
+            words.append(tuple(v.text for j in others for v in said[r.prompt.id, i, j]))
+            both = [pair for j in others for pair in zip(said[r.prompt.id, i, j], said[r.prompt.id, j, i])]
+            cast.append(tuple(_won(read_winner(one), 1.0 - read_winner(other)) for one, other in both))
+        out.append(Judgement(r, tuple(map(_mean_of_valid, cast)), tuple(words), tuple(cast)))
+    return out
+
+
+def _won(first: float, second: float) -> float:
+    """Half a win where the two orders do not agree; nan where one of them is."""
+    return first if first == second else math.nan if math.isnan(first + second) else 0.5
+
+
+def _verdicts(lm, params, key, template, fields, names, votes: int, **options):
+    """(The prompt's tokens, the verdicts written) for each dict of a template's fields; none where it does not fit."""
+    if votes < 1:
+        raise ValueError(f'votes={votes}: want at least 1')
+    asked = [lm.text.prompt(ask('', text.fill(template, **each))) for each in fields]
+    fitting = [i for i, tokens in enumerate(asked) if len(tokens) + options['max_tokens'] <= lm.config.max_length]
+    requests = [(i, vote) for i in fitting for vote in range(votes)]
+    keys = generate.request_keys(key, [f'judge/{names[i]}' for i, _ in requests], [vote for _, vote in requests])
+    written = generate.generate(lm, params, [asked[i] for i, _ in requests], keys, title='judge', **options)
+    verdicts = [[] for _ in asked]
+    for (i, _), verdict in zip(requests, written):
+        verdicts[i].append(verdict)
+    return asked, verdicts
+
+
+def _expected(lm, params, written, points: list[str], batch: int = 64) -> list[float | None]:
+    """The mean score where each of (a judge prompt's tokens, its verdict's) has its own; None where that cannot be told.
+
+    The points that could stand there are branches of one document: one pass gives what all of them have.
+    """
+    docs = []
+    for i, (asked, tokens) in enumerate(written):
+        said = lm.text.decode(tokens)
+        at = list(SCORE.finditer(said))[-1].end()
+        n = next(n for n in range(len(tokens)) if len(lm.text.decode(tokens[: n + 1])) > at)  # the token it begins in
+        before = said[len(lm.text.decode(tokens[:n])) : at]
+        others = [tuple(lm.text.encode(before + p)) for p in points]
+        if any(tokens[n : n + len(o)] == o for o in others):  # else the tokenizer cuts it in another way
+            docs.append(encode.Doc(i, tuple(asked) + tokens[:n], tuple(others), 1.0))
+    out = [None] * len(written)
+    if docs:
+        longest = max(len(d.prompt) + sum(map(len, d.responses)) for d in docs)
+        batches = encode.batches(docs, batch=min(batch, len(docs)), row_length=sizes.up(longest, 64))
+        table = update.reference(lm, params, batches)
+        for doc in docs:
+            weight = np.exp(table[doc.index] - table[doc.index].max())
+            out[doc.index] = float(np.dot(weight, [float(p) for p in points]) / weight.sum())
     return out
 
 
@@ -208,6 +287,20 @@ def read_score(verdict, *, low: float, high: float) -> float:
     if not number or (number[2] and float(number[2]) != high) or not low <= float(number[1]) <= high:
         return math.nan
     return float(number[1])
+
+
+WINNER = re.compile(
+    r'\[\[([abc])\]\]|(?<![a-z])winner[*_]*\s*:[*_ \t\[(]*(?:(?:assistant|answer|response|output|judge?ment)\s+)?(a|b|tie)\b',
+    re.IGNORECASE,
+)
+
+
+def read_winner(verdict) -> float:
+    """1 where a verdict concludes with A, 0 with B, 0.5 with a tie; nan where it does not conclude. The last one counts."""
+    found = list(WINNER.finditer(verdict.text))
+    if verdict.finish != 'stop' or not found:
+        return math.nan
+    return {'a': 1.0, 'b': 0.0}.get((found[-1][1] or found[-1][2]).lower(), 0.5)
 
 
 def _mean_of_valid(votes) -> float:

@@ -137,8 +137,8 @@ def _turn_end(tokenizer) -> int:
 
 
 @functools.cache
-def template(name: str):
-    """The jinja template in that file, or of that name among the ones that ship. FileNotFoundError names them."""
+def _parsed(name: str):
+    """(The jinja environment, the template's source)."""
     import jinja2
 
     path = name if os.path.isfile(name) else os.path.join(TEMPLATES, f'{name}.jinja')
@@ -146,7 +146,30 @@ def template(name: str):
         shipped = ', '.join(sorted(f.removesuffix('.jinja') for f in os.listdir(TEMPLATES) if f.endswith('.jinja')))
         raise FileNotFoundError(f'no template {name!r}: not a file, and not one that ships ({shipped})')
     with open(path) as file:
-        return jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(file.read().strip())
+        return jinja2.Environment(undefined=jinja2.StrictUndefined), file.read().strip()
+
+
+@functools.cache
+def template(name: str):
+    """The jinja template in that file, or of that name among the ones that ship. FileNotFoundError names them."""
+    environment, source = _parsed(name)
+    return environment.from_string(source)
+
+
+@functools.cache
+def stated(name: str) -> dict:
+    """The constants that a template sets for whoever reads its answers: `{% set low, high = 1, 5 %}`."""
+    from jinja2 import nodes
+
+    environment, source = _parsed(name)
+    out = {}
+    for node in environment.parse(source).find_all(nodes.Assign):
+        values = node.node.as_const()
+        if isinstance(node.target, nodes.Tuple):
+            out |= dict(zip([target.name for target in node.target.items], values))
+        else:
+            out[node.target.name] = values
+    return out
 
 
 def fill(name: str, **fields) -> str:

@@ -6,12 +6,13 @@ import math
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from selfrew import lm as lms
 from selfrew import log as logs
-from selfrew import parts, prompts, scorers
+from selfrew import parts, prompts, scorers, text
 from selfrew.models import decoder, hf
 from selfrew.types import Judgement, Prompt, Response, Rollout, ask
 
@@ -298,7 +299,7 @@ def test_a_judge_prompt_that_is_too_long_has_no_verdict_and_is_no_crash(tiny):
 
 def test_a_judge_that_cannot_work_is_refused(tiny):
     for wrong in ({'votes': 0}, {'low': 5.0, 'high': 5.0}):
-        with pytest.raises(ValueError, match='votes >= 1 and low < high'):
+        with pytest.raises(ValueError, match='votes=0: want at least 1|want low < high; got low'):
             scorers.judge(*tiny, [_rollout('a')], KEY, **JUDGE | wrong)
     with pytest.raises(FileNotFoundError, match="no template 'chek'.*additive, check"):
         scorers.judge(*tiny, [_rollout('a')], KEY, **JUDGE | {'template': 'chek'})
@@ -396,3 +397,94 @@ def test_counts_say_how_scores_lie_and_how_far_votes_agree():
 def test_scores_without_votes_have_no_histogram():
     judged = Judgement(Rollout(ask('p', 'Q?'), (Response('a'), Response('b'))), (1.0, 0.0))
     assert not {'agreement', 'scores/1', 'length_score', 'full_scores'} & set(logs.counts([0], [judged], []))
+
+
+# --- expected scores, and comparisons ---------------------------------------------------------------------------------
+
+
+def test_an_expected_score_is_the_mean_over_what_could_stand_there(tiny):
+    """Against a plain forward pass: the scores are one token each, so their logits at that place say it all."""
+    lm, params = tiny
+    asked = prompts.ranked(lm, params, KEY, tasks=('word_problems',), n=4)
+    rollouts = [Rollout(p, tuple(map(Response, p.meta['responses']))) for p in asked]
+    judge = functools.partial(scorers.judge, lm, params, rollouts, KEY, template='check', votes=1, max_tokens=64)
+    drawn, means = judge(), judge(expected=True)
+    ids = [lm.text.encode(f' {k}') for k in range(6)]
+    assert all(len(i) == 1 for i in ids)
+    apart = 0
+    for d, m in zip(drawn, means):
+        assert d.verdicts == m.verdicts
+        for response, words, vote, mean in zip(d.rollout.responses, d.verdicts, d.votes, m.votes):
+            said = text.fill('check', prompt=d.rollout.prompt.text, response=response.text)
+            tokens = [*lm.text.prompt(ask('', said)), *lm.text.encode(words[0][: words[0].rindex(' ')])]
+            seen = jnp.tril(jnp.ones((1, len(tokens), len(tokens)), bool))
+            hidden, _ = lm.module.apply({'params': params}, np.array([tokens]), np.arange(len(tokens))[None], seen)
+            likely = jax.nn.softmax(decoder.head(lm.module, params, hidden[0, -1:])[0, np.ravel(ids)])
+            assert mean[0] == pytest.approx(float(likely @ np.arange(6.0)), abs=1e-3)
+            apart += abs(mean[0] - vote[0]) > 1e-3
+    assert apart  # it is not just what was drawn
+
+
+def test_a_score_that_the_tokenizer_cuts_otherwise_is_taken_as_drawn(tiny):
+    lm, params = tiny
+    said = 'Score: 4'
+    (found,) = scorers._expected(lm, params, [(lm.text.prompt(ask('', 'Hi')), tuple(lm.text.encode(said)))], ['14', '24'])
+    assert found is None
+
+
+@pytest.mark.parametrize('said, won', [
+    ('A is right. Winner: A', 1.0), ('Winner: B', 0.0), ('**Winner:** tie', 0.5), ('[[B]]', 0.0), ('[[C]]', 0.5),
+    ('winner: [Judgement A]', 1.0), ('Winner: A? No. Winner: Answer B.', 0.0), ('A wins', NAN), ('Winner: Bob', NAN), ('', NAN),
+])  # fmt: skip
+def test_a_verdict_names_its_winner_last(said, won):
+    _same([scorers.read_winner(Response(said))], [won])
+    _same([scorers.read_winner(Response(said, (), 'length'))], [NAN])
+
+
+@pytest.fixture
+def short(tmp_path):
+    """A template that leaves room in the context of the tiny base."""
+    path = tmp_path / 'short.jinja'
+    path.write_text('one: {{ first }} two: {{ second }}')
+    return str(path)
+
+
+def test_the_template_that_ships_shows_both_answers_and_says_how_to_conclude():
+    said = text.fill('pairwise', prompt='Q?', first='one', second='two')
+    assert '<answer A>one</answer A>\n<answer B>two</answer B>' in said and 'User: Q?' in said
+    assert [scorers.read_winner(Response(w)) for w in ('Winner: A', 'Winner: B', 'Winner: tie')] == [1.0, 0.0, 0.5]
+    assert said.endswith('"Winner: A", "Winner: B" or "Winner: tie".')
+
+
+@pytest.mark.parametrize('first, second, scores', [
+    ('Winner: A', 'Winner: B', (1.0, 0.0)),  # 'a' wins, standing first and standing second
+    ('Winner: A', 'Winner: A', (0.5, 0.5)),  # the place wins
+    ('Winner: tie', 'Winner: A', (0.5, 0.5)),
+    ('Winner: tie', 'Winner: tie', (0.5, 0.5)),
+    ('Winner: A', 'I cannot say', (NAN, NAN)),
+])
+def test_a_comparison_is_won_in_both_orders_or_shared(tiny, scripted, short, first, second, scores):
+    lm, params = tiny
+    shown = scripted(first, second)
+    (found,) = scorers.compare(lm, params, [_rollout('a', 'b')], KEY, template=short)
+    _same(found.scores, scores)
+    assert found.verdicts == ((first,), (second,))
+    assert 'one: a two: b' in shown[0] and 'one: b two: a' in shown[1]
+
+
+def test_a_response_meets_each_other_one(tiny, scripted, short):
+    """Of a, b and c, a beats both and b beats c; orders (0,1) (0,2) (1,0) (1,2) (2,0) (2,1)."""
+    lm, params = tiny
+    scripted(*(f'Winner: {w}' for w in 'AABABB'))
+    (found,) = scorers.compare(lm, params, [_rollout('a', 'b', 'c')], KEY, template=short)
+    assert found.scores == (1.0, 0.5, 0.0) and [len(v) for v in found.votes] == [2, 2, 2]
+
+
+def test_a_template_says_the_range_of_its_scores(tiny, scripted, tmp_path):
+    lm, params = tiny
+    assert text.stated('choice') == {'low': 1, 'high': 5} and text.stated('additive') == {}
+    path = tmp_path / 'mine.jinja'
+    path.write_text('{% set high = 10 -%}{% set low = 1 -%}{{ response }}')
+    scripted('Score: 0', 'Score: 10')
+    (found,) = scorers.judge(lm, params, [_rollout('a', 'b')], KEY, template=str(path), votes=1)
+    _same(found.scores, (NAN, 10.0))
