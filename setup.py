@@ -26,7 +26,8 @@ setup(
         'transformers>=5.0',
     ],
     extras_require={
-        'test': ['pytest>=8.4', 'pytest-xdist>=3.6'],
+        'test': ['pytest>=8.4', 'pytest-xdist>=3.6', 'math-verify>=0.9'],
+        'math': ['math-verify>=0.9'],  # the verdict on MATH
         'parity': ['torch>=2.6'],  # the tests against transformers; on a machine without a GPU take torch's CPU build
         'tf': ['tensorflow-cpu>=2.18'],  # the catalogue of tensorflow-datasets
         'tpu': ['jax[tpu]>=0.9.0'],

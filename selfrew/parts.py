@@ -12,7 +12,8 @@ import types
 import typing
 from typing import Any
 
-from selfrew import losses, optimizers, pairs, prompts, samplers, scorers, tasks, text, update
+from selfrew import losses, optimizers, pairs, prompts, rows, samplers, scorers, tasks, text, update
+from selfrew.tasks import published
 
 SHELVES = {
     'prompts': prompts, 'sampler': samplers, 'scorer': scorers, 'scorers': scorers, 'pairs': pairs, 'loss': losses,
@@ -22,14 +23,14 @@ ON_UPDATE = {'train': ('train',)}
 DEFAULT = {'train': 'train', 'optimizer': 'adamw'}
 # Fields that name something outside the config: looked up when the config is bound, hours before they are used.
 LOOKED_UP = {
-    'template': text.template, 'source': prompts.check_source, 'tasks': tasks.get_all, 'split': tasks.check_split,
+    'template': text.template, 'source': rows.check_source, 'tasks': tasks.get_all, 'split': tasks.check_split,
     'schedule': optimizers.check_schedule, 'moments': optimizers.check_moments,
     'reference': update.check_reference, 'mean': losses.check_mean, 'checkpoint': scorers.check_checkpoint,
-    'rho': pairs.check_rho,
+    'rho': pairs.check_rho, 'form': published.get, 'shots': rows.check_source,
 }  # fmt: skip
 COUNTS = (
     'n', 'batch', 'accumulate', 'epochs', 'max_steps', 'row_length', 'votes', 'max_tokens', 'rows', 'slots', 'count',
-    'keep_states',
+    'keep_states', 'shown', 'longest',
 )  # fmt: skip
 
 
@@ -93,7 +94,7 @@ def fill(function, arguments: dict, where: str):
             values[name] = _typed(arguments[name], hints.get(name, Any), f'{where}.{name}')
             if name in COUNTS and values[name] is not None and values[name] < 1:
                 raise ValueError(f'{where}.{name}={values[name]}: want at least 1')
-            if name in LOOKED_UP:
+            if name in LOOKED_UP and values[name] is not None:
                 _look_up(name, values[name], where)
         elif field.default is field.empty:
             raise ValueError(f'{where}: {name} is missing; the fields are: {choices}')

@@ -5,15 +5,14 @@
 """
 
 import dataclasses
-import json
-import logging
-import os
+import hashlib
 
 import jax
 import numpy as np
 
 import selfrew.tasks as builtin
-from selfrew import text
+from selfrew import rows, text
+from selfrew.tasks import published
 from selfrew.types import Prompt, ask
 
 
@@ -99,8 +98,7 @@ def records(lm, params, key, *, source: str, n: int | None = None, prompt: str =
     """Prompts from a file or a data set; where there are more than `n`, `n` of them drawn without replacement.
 
     Args:
-      source: the path of a JSONL file, or 'tfds:name/split' (an array_record builder, in TFDS_DATA_DIR or
-        ~/tensorflow_datasets; needs no TensorFlow).
+      source: a file of JSON lines or 'tfds:name/split', see rows.read.
       prompt: the field with the prompt: a string, or a list of chat messages, whose last assistant turn, if any, is
         taken as a given response. A row's field 'response' is one too. 'messages' is read where this field is missing.
       answer: the field with the truth, where there is one.
@@ -108,79 +106,66 @@ def records(lm, params, key, *, source: str, n: int | None = None, prompt: str =
     Raises FileNotFoundError, or ValueError for too many bad rows or none that is good.
     """
     del lm, params
-    check_source(source)
+    return _drawn(rows.read(source, _named(source, lambda id, row: _prompt(id, row, prompt, answer)), max_bad), n, source, key)
+
+
+def problems(lm, params, key, *, source: str, form: str, n: int | None = None, template: str | None = None,
+             shots: str | None = None, shown: int = 4, answers: bool = True, max_bad: int = 10) -> list[Prompt]:  # fmt: skip
+    """Problems of a published set, with its verdict; where there are more than `n`, `n` of them without replacement.
+
+    Args:
+      source: see rows.read. form: how its rows are read and its answers judged: gsm8k, math (by math-verify, an extra),
+        arc, svamp, mawps or asdiv.
+      template: a jinja file with {{ question }}, and what it wants of {{ options }} (texts) and {{ shots }} (each with
+        .question, .solution, .answer); None: the one of the form that ships, with the published output format.
+      shots: a source of the same form, whose first `shown` problems are shown solved in each prompt; they are not asked.
+      answers: whether prompts carry the truth, and the set's own solution as a given response. Without it nothing behind
+        this point can see them.
+      max_bad: see `records`.
+    Raises KeyError for a form that does not exist, else as `records` does.
+    """
+    del lm, params
+    examples = rows.read(shots, lambda _, row: published.read(form, row), max_bad)[:shown] if shots else []
+    solved = {example.question for example in examples}
+
+    def make(_, row):
+        problem = published.read(form, row)
+        if problem.question in solved:
+            return None
+        asked = text.fill(template or published.get(form).template, question=problem.question, options=problem.options,
+                          shots=examples)  # fmt: skip
+        digest = hashlib.sha1(asked.encode()).hexdigest()[:12]
+        given = {'responses': [problem.solution]} if answers and problem.solution else {}
+        return ask(f'{form}/{digest}', asked, problem.answer if answers else None, task=form, **given)
+
+    return _drawn(rows.read(source, _named(source, make), max_bad), n, source, key)
+
+
+def _named(source: str, make):
+    """`make` for rows.read, each prompt under an id of its own: what is drawn for a prompt hangs on its id."""
+    ids = set()
+
+    def one(where, row):
+        read = make(f'{source}:{where}', row)
+        if read is not None and read.id in ids:
+            read = dataclasses.replace(read, id=f'{read.id} ({where})')
+        ids.add(read and read.id)
+        return read
+
+    return one
+
+
+def _drawn(found: list, n: int | None, source: str, key) -> list:
+    """`n` of them without replacement, in their order, or all where there are no more."""
     if n is not None and n < 1:
         raise ValueError(f'n={n} prompts of {source}: want at least 1, or None for all')
-    rows = _tfds_rows(source[len('tfds:') :]) if source.startswith('tfds:') else _jsonl_rows(source)
-    found, bad, ids = [], [], set()
-    for where, row in rows:
-        try:
-            read = _prompt(f'{source}:{where}', row, prompt, answer)
-            if read.id in ids:  # what is drawn for a prompt hangs on its id
-                read = dataclasses.replace(read, id=f'{read.id} ({where})')
-            ids.add(read.id)
-            found.append(read)
-        except ValueError as problem:
-            bad.append(f'{source}, {where}: {problem}')
-            logging.warning('skipped: %s', bad[-1])
-            if len(bad) > max_bad:
-                raise ValueError(f'more than max_bad={max_bad} bad rows in {source}; the first: {bad[0]}') from None
-    if bad:
-        logging.warning('%d rows of %s skipped, %d read', len(bad), source, len(found))
-    if not found:
-        raise ValueError(f'no prompt in {source}' + (f'; the first bad row: {bad[0]}' if bad else ': it is empty'))
     if n is None or n >= len(found):
         return found
     return [found[i] for i in sorted(_rng(key).choice(len(found), n, replace=False))]
 
 
-def check_source(source: str) -> None:
-    """FileNotFoundError or ValueError where `records` could not even open that source."""
-    if source.startswith('tfds:'):
-        if '/' not in source:
-            raise ValueError(f'want tfds:name/split, got {source!r}')
-    elif not os.path.isfile(source):
-        raise FileNotFoundError(f'no prompt file {source!r}; give a JSONL file or tfds:name/split')
-
-
-def _jsonl_rows(path: str):
-    with open(path, 'rb') as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                try:
-                    yield f'line {number}', json.loads(line.decode('utf-8-sig'))
-                except (ValueError, RecursionError) as problem:
-                    yield f'line {number}', problem
-
-
-def _tfds_rows(spec: str):
-    import tensorflow_datasets as tfds
-
-    name, _, split = spec.rpartition('/')
-    for i, row in enumerate(tfds.data_source(name, split=split)):
-        yield f'row {i}', _plain(row)
-
-
-def _plain(value):
-    """What tfds yields, as JSON has it; a sequence of features arrives as a dict of columns, a chat among them."""
-    if isinstance(value, dict):
-        value = {k: _plain(v) for k, v in value.items()}
-        columns = value.values()
-        if set(value) >= {'role', 'content'} and all(isinstance(c, list) for c in columns):
-            return [dict(zip(value, cells)) for cells in zip(*columns)]
-        return value
-    if isinstance(value, np.ndarray) and value.ndim or isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    value = value.item() if isinstance(value, (np.generic, np.ndarray)) else value
-    return value.decode() if isinstance(value, bytes) else value
-
-
 def _prompt(id: str, row, prompt: str, answer: str) -> Prompt:
     """A row as a prompt. ValueError says what is wrong with it."""
-    if isinstance(row, Exception):
-        raise ValueError(f'not JSON in UTF-8: {row}')
-    if not isinstance(row, dict):
-        raise ValueError(f'want an object, got {type(row).__name__}')
     asked = row.get(prompt, row.get('messages'))
     if asked is None:
         raise ValueError(f'no field {prompt!r} and no messages; there are: {", ".join(map(str, row))}')

@@ -10,7 +10,7 @@ import re
 import numpy as np
 
 import selfrew.tasks as builtin
-from selfrew import encode, generate, lm as lms, sizes, text, update
+from selfrew import answers, encode, generate, lm as lms, sizes, text, update
 from selfrew.models import hf
 from selfrew.types import Judgement, ask
 
@@ -51,29 +51,7 @@ def right(prompt, response: str) -> float:
         return math.nan
     if 'task' in prompt.meta:
         return float(builtin.right(prompt, response))
-    return float(normal(final_answer(response)) == normal(final_answer(str(prompt.answer)) or str(prompt.answer)))
-
-
-CONCLUSION = re.compile(
-    r'(?:final answer[*_]*\s*:|####)[*_\s]*([^\n]+)|\\boxed\{((?:[^{}]|\{[^{}]*\})*)\}', re.IGNORECASE
-)
-QUANTITY = re.compile(r'\$?(-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|-?\.\d+)\s*(?:%|[a-z ]*)', re.IGNORECASE)
-
-
-def final_answer(response: str) -> str | None:
-    """What a response concludes with, or None: the last 'Final answer: …', '#### …' or \\boxed{…} in it."""
-    found = list(CONCLUSION.finditer(response))
-    return (found[-1][1] or found[-1][2]).strip() if found else None
-
-
-def normal(answer: str | None):
-    """What makes two answers one: a number, of a quantity with its unit; else the text without case and mark-up."""
-    if answer is None:
-        return None
-    answer = re.sub(r'\\boxed\{(.*)\}|\\text\{([^{}]*)\}', lambda m: m[1] or m[2] or '', answer)
-    answer = answer.replace('\\%', '%').replace('\\$', '$').strip('*_$ ').rstrip('.').strip('*_$()[] ')
-    number = QUANTITY.fullmatch(answer)
-    return float(number[1].replace(',', '')) if number else answer.casefold()
+    return float(answers.same(answers.final_answer(response), answers.stated(str(prompt.answer))))
 
 
 def consistency(lm, params, rollouts, key) -> list[Judgement]:
@@ -84,8 +62,8 @@ def consistency(lm, params, rollouts, key) -> list[Judgement]:
     del lm, params, key
     out = []
     for r in rollouts:
-        answers = [normal(final_answer(a.text)) for a in r.responses]
-        out.append(Judgement(r, tuple(0.0 if a is None else answers.count(a) / len(answers) for a in answers)))
+        found = [answers.normal(answers.final_answer(a.text)) for a in r.responses]
+        out.append(Judgement(r, tuple(0.0 if a is None else found.count(a) / len(found) for a in found)))
     return out
 
 
