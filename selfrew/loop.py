@@ -3,6 +3,7 @@
 Every method of the shelf is a config of this loop. One that needs another control flow copies this file.
 """
 
+import collections
 import json
 import os
 import time
@@ -96,10 +97,16 @@ def learn(lm, state: State, turn, folder, key, log) -> State:
 
 
 def pair(turn, judgements, key) -> list[Example]:
-    """The examples of all judgements; each draws from a generator of its own prompt. At most turn.max_examples."""
+    """The examples of all judgements; each draws from a generator of its own prompt. See parts.turn for what is left out."""
     seed = np.asarray(jax.random.key_data(key)).tolist()
     rng_of = lambda text: np.random.default_rng([*seed, zlib.crc32(text.encode())])  # noqa: E731
     examples = [e for j in judgements for e in turn.pairs(j, rng_of(j.rollout.prompt.id))]
+    if turn.balance is not None and len({e.scores[0] for e in examples}) > 1:
+        score, many = collections.Counter(e.scores[0] for e in examples).most_common(1)[0]
+        most = int(turn.balance * (len(examples) - many) / (1 - turn.balance))  # then they are that share of all
+        common = [i for i, e in enumerate(examples) if e.scores[0] == score]
+        kept = set(rng_of('balance').choice(common, min(most, many), replace=False).tolist())
+        examples = [e for i, e in enumerate(examples) if e.scores[0] != score or i in kept]
     if turn.max_examples is None or turn.max_examples >= len(examples):
         return examples
     return [examples[i] for i in sorted(rng_of('').choice(len(examples), turn.max_examples, replace=False))]

@@ -6,7 +6,8 @@ nothing is counted by the loop.
 
 import math
 
-from selfrew.types import Example, Response
+from selfrew import text
+from selfrew.types import Example, Response, ask
 
 
 def _valid(judgement) -> list[tuple[float, Response]]:
@@ -60,6 +61,33 @@ def extremes(judgement, rng, *, count: int = 1, keep_last: bool = False, rho: fl
     for (high, winner), (low, loser) in different[:count]:
         scores = (high, low) + judgement.scores[-1:] * keep_last
         yield Example(judgement.rollout.prompt, (winner, loser) + third, scores, high - low if weigh else 1.0)
+
+
+def agreeing(judgement, rng, *, template: str, count: int = 1):
+    """A judge's own verdicts, to imitate: those whose ranking agrees with the grades people gave (EFT, 2401.10020, §3.1).
+
+    Of the votes, the first of each response together are one ranking, and so on; it agrees where any two responses of
+    different grade have scores that differ in the same way. The examples are judge prompts, each with its verdict.
+
+    Args:
+      template: the one that the scorer judged with. count: rankings of a prompt that are kept, at most.
+    Raises ValueError where the prompt has not as many grades as responses.
+    """
+    del rng
+    prompt, responses = judgement.rollout.prompt, judgement.rollout.responses
+    grades, kept = prompt.meta.get('grades', ()), 0
+    if len(grades) != len(responses):
+        raise ValueError(f'prompt {prompt.id!r} has {len(grades)} grades and {len(responses)} responses')
+    apart = [(i, j) for i, a in enumerate(grades) for j, b in enumerate(grades) if a > b]
+    for vote, scores in enumerate(zip(*judgement.votes)):
+        if kept == count:
+            return
+        if any(map(math.isnan, scores)) or not all(scores[i] > scores[j] for i, j in apart):
+            continue
+        kept += 1
+        for i, (response, score) in enumerate(zip(responses, scores)):
+            asked = ask(f'{prompt.id}/{i}/{vote}', text.fill(template, prompt=prompt.text, response=response.text))
+            yield Example(asked, (Response(judgement.verdicts[i][vote]),), (score,))
 
 
 def check_rho(rho: float | None) -> None:

@@ -19,6 +19,14 @@ SHELVES = {
     'prompts': prompts, 'sampler': samplers, 'scorer': scorers, 'scorers': scorers, 'pairs': pairs, 'loss': losses,
     'optimizer': optimizers, 'train': update,
 }  # fmt: skip
+
+
+def check_balance(balance: float) -> None:
+    """ValueError where it is no share."""
+    if not 0 < balance < 1:
+        raise ValueError(f'{balance}: want more than 0 and less than 1, or None')
+
+
 ON_UPDATE = {'train': ('train',)}
 DEFAULT = {'train': 'train', 'optimizer': 'adamw'}
 # Fields that name something outside the config: looked up when the config is bound, hours before they are used.
@@ -26,11 +34,11 @@ LOOKED_UP = {
     'template': text.template, 'source': rows.check_source, 'tasks': tasks.get_all, 'split': tasks.check_split,
     'schedule': optimizers.check_schedule, 'moments': optimizers.check_moments,
     'reference': update.check_reference, 'mean': losses.check_mean, 'checkpoint': scorers.check_checkpoint,
-    'rho': pairs.check_rho, 'form': published.get, 'shots': rows.check_source,
+    'balance': check_balance, 'rho': pairs.check_rho, 'form': published.get, 'part': prompts.check_part, 'shots': rows.check_source,
 }  # fmt: skip
 COUNTS = (
     'n', 'batch', 'accumulate', 'epochs', 'max_steps', 'row_length', 'votes', 'max_tokens', 'rows', 'slots', 'count',
-    'keep_states', 'shown', 'longest',
+    'keep_states', 'shown', 'longest', 'seeds', 'own', 'tries', 'max_examples',
 )  # fmt: skip
 
 
@@ -155,10 +163,16 @@ class Turn:
     loss: Any
     train: Any
     max_examples: int | None
+    balance: float | None
 
 
-def turn(*, prompts, sampler, scorer, pairs, loss, train, max_examples: int | None = None) -> dict:
-    """The fields of a turn in a config. max_examples: a random subsample of so many is trained on, or None."""
+def turn(*, prompts, sampler, scorer, pairs, loss, train, max_examples: int | None = None,
+         balance: float | None = None) -> dict:  # fmt: skip
+    """The fields of a turn in a config.
+
+    max_examples: a random subsample of so many is trained on, or None. balance: before that, examples of the most common
+    first score are dropped at random until these are no larger a share, or None.
+    """
     return dict(locals())
 
 

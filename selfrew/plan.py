@@ -83,7 +83,8 @@ def _of(bound, name: str):
 
 def prompt_count(turn) -> int:
     """Of a turn, as its config says. ValueError where it does not."""
-    count = sum(_of(p, 'n') or 0 for p in turn.prompts.keywords.get('prompts', (turn.prompts,)))
+    inside = turn.prompts.keywords.get('prompts')
+    count = sum(_of(p, 'n') or 0 for p in (inside if isinstance(inside, tuple) else (turn.prompts,)))
     if not count:
         raise ValueError('a plan needs to know how many prompts there are: set n of the prompts')
     return count

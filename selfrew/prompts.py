@@ -4,16 +4,20 @@
 (demonstrations, ranked answers) ride in `meta['responses']`, their grades in `meta['grades']`.
 """
 
+import collections
 import dataclasses
+import functools
 import hashlib
+import logging
+import re
 
 import jax
 import numpy as np
 
 import selfrew.tasks as builtin
-from selfrew import rows, text
+from selfrew import generate, lm as lms, novelty, rows, text
 from selfrew.tasks import published
-from selfrew.types import Prompt, ask
+from selfrew.types import Example, Prompt, ask, from_json
 
 
 def _rng(key) -> np.random.Generator:
@@ -139,6 +143,148 @@ def problems(lm, params, key, *, source: str, form: str, n: int | None = None, t
         return ask(f'{form}/{digest}', asked, problem.answer if answers else None, task=form, **given)
 
     return _drawn(rows.read(source, _named(source, make), max_bad), n, source, key)
+
+
+PARTS = 'ift', 'eft', 'heldout'
+
+
+def check_part(part: str) -> None:
+    """ValueError where `trees` has no such part."""
+    if part not in PARTS:
+        raise ValueError(f'no part {part!r}; there are: {", ".join(PARTS)}')
+
+
+def trees(lm, params, key, *, source: str, part: str, n: int | None = None, lang: str = 'en',
+          max_bad: int = 10) -> list[Prompt]:  # fmt: skip
+    """The first turns of conversation trees whose answers people have ranked, in OpenAssistant's format.
+
+    Args:
+      source: see rows.read; a row is a tree, {'prompt': {'text', 'role', 'lang', 'replies': [{'text', 'rank', …}]}}.
+      part: 'ift', each with its best answer, to imitate (arXiv 2401.10020, §3.1); 'eft', with two answers or more and
+        their grades, to make verdicts from (see pairs.agreeing); 'heldout', the same, to test a judge. A prompt is in one
+        of them, by a hash of its text: 7, 2 and 1 in ten.
+      n: so many without replacement. lang: of prompts and answers. max_bad: see `records`.
+    A grade is minus the rank, so that more is better. What was deleted, or did not pass review, is not there.
+    Raises as `records` does.
+    """
+    del lm, params
+    check_part(part)
+
+    def make(_, row):
+        root = row.get('prompt')
+        if not isinstance(root, dict) or not isinstance(root.get('text'), str):
+            raise ValueError('no tree: want a prompt with a text and replies')
+        fine = lambda m: (  # noqa: E731
+            m.get('lang') == lang and not m.get('deleted') and m.get('review_result') is not False and m['text'].strip()
+        )
+        place = hashlib.sha1(root['text'].encode()).digest()[0] % 10
+        if ('heldout' if place == 0 else 'eft' if place < 3 else 'ift') != part or not fine(root):
+            return None
+        answers = sorted((m for m in root.get('replies', ()) if m.get('rank') is not None and fine(m)),
+                         key=lambda m: m['rank'])  # fmt: skip
+        name = str(row.get('message_tree_id', hashlib.sha1(root['text'].encode()).hexdigest()[:12]))
+        if part == 'ift':
+            best = [m['text'] for m in answers if m['rank'] == 0]
+            return ask(name, root['text'], responses=best[:1]) if best else None
+        given, grades = [m['text'] for m in answers], [-float(m['rank']) for m in answers]
+        return ask(name, root['text'], responses=given, grades=grades) if len(set(grades)) > 1 else None
+
+    return _drawn(rows.read(source, _named(source, make), max_bad), n, source, key)
+
+
+def examples(lm, params, key, *, source: str, n: int | None = None) -> list[Prompt]:
+    """What another run has made to learn from (its rounds/…/examples.jsonl), each with its best response as given.
+
+    Raises as `records` does, without patience for bad rows.
+    """
+    del lm, params
+
+    def make(_, row):
+        example = from_json(Example, row)
+        return dataclasses.replace(example.prompt, meta={'responses': [example.responses[0].text]})
+
+    return _drawn(rows.read(source, _named(source, make), 0), n, source, key)
+
+
+# --- the model's own ideas --------------------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=1)
+def _fixed(mesh, folder, dtype, params, max_length):
+    return lms.load(folder=folder, **mesh.shape, dtype=dtype, params=params, max_length=max_length)
+
+
+NUMBERED = re.compile(r'(?:^|\n)\s*\d+\s*[.)]\s*')
+
+
+def self_instruct(lm, params, key, *, prompts, n: int, template: str = 'instruct', generator: str | None = None,
+                  dtype: str = 'float32', stored: str = 'float32', max_length: int | None = None, seeds: int = 6,
+                  own: int = 2, similarity: float = 0.7, temperature: float = 0.6, top_k: int = 0, top_p: float = 0.9,
+                  min_p: float = 0.0, max_tokens: int = 1024, batch: int = 64, tries: int = 100,
+                  slots: int | None = None) -> list[Prompt]:  # fmt: skip
+    """`n` new instructions in the manner of given ones (Self-Instruct, arXiv 2212.10560; 2401.10020, §2.3).
+
+    Each request shows a few instructions in random order, and the model goes on with the list. What it adds is kept if it
+    passes the filters (see novelty) and is not too like any that is there.
+
+    Args:
+      prompts: an entry of this shelf, the seeds.
+      template: a jinja file with {{ tasks }}, a list of texts, or one that ships.
+      generator: the folder or hub name of a fixed model that is asked; None: the model that is trained. dtype, stored,
+        max_length: of that model, see lm.load.
+      seeds, own: how many of either are shown; seeds stand in for its own while there are too few.
+      similarity: ROUGE-L (F1, of words) above which an instruction is too like another one.
+      temperature, top_k, top_p, min_p, max_tokens, slots: see samplers.sample.
+      batch: requests between two looks at what came of them. tries: batches after which it is given up.
+    Raises ValueError where there are fewer seeds than are shown, or so many tries do not give n instructions.
+    """
+    known = [p.text for p in prompts(lm, params, jax.random.fold_in(key, 0))]
+    if len(known) < seeds + own:
+        raise ValueError(f'{len(known)} seed instructions: want at least {seeds + own} to show in a request')
+    if generator is not None:
+        lm, params = _fixed(lm.mesh, generator, dtype, stored, max_length)
+    rng, first = _rng(key), len(known)
+    heard, dropped = [novelty.words(text) for text in known], collections.Counter()
+    for attempt in range(tries):
+        if len(known) - first >= n:
+            break
+        shown = [_shown(known, first, seeds, own, rng) for _ in range(batch)]
+        asked = [lm.text.prompt(ask('', text.fill(template, tasks=some))) for some in shown]
+        fitting = [i for i, tokens in enumerate(asked) if len(tokens) + max_tokens <= lm.config.max_length]
+        dropped['too_long'] += batch - len(fitting)
+        keys = generate.request_keys(key, [f'self_instruct/{attempt}'] * len(fitting), fitting)
+        for response in generate.generate(
+            lm, params, [asked[i] for i in fitting], keys, max_tokens=max_tokens, temperature=temperature, top_k=top_k,
+            top_p=top_p, min_p=min_p, slots=slots, title='self-instruct',
+        ):  # fmt: skip
+            for instruction in _listed(response):
+                new = novelty.words(instruction)
+                wrong = novelty.fault(instruction) or (novelty.similar(new, heard, similarity) and 'similar') or None
+                dropped[wrong or 'kept'] += 1
+                if wrong is None:
+                    known.append(instruction)
+                    heard.append(new)
+    logging.info('self-instruct: %s', dict(dropped))
+    if len(known) - first < n:
+        raise ValueError(f'{tries} batches of {batch} requests gave {len(known) - first} instructions of {n}: {dict(dropped)}')
+    name = lambda said: hashlib.sha1(said.encode()).hexdigest()[:12]  # noqa: E731
+    return [ask(f'self_instruct/{name(said)}', said) for said in known[first : first + n]]
+
+
+def _shown(known: list[str], first: int, seeds: int, own: int, rng) -> list[str]:
+    """What one request shows: of the first ones, the seeds, and of what was made up since."""
+    mine = min(own, len(known) - first)
+    some = list(rng.choice(first, seeds + own - mine, replace=False))
+    some += list(first + rng.choice(len(known) - first, mine, replace=False)) if mine else []
+    return [' '.join(known[i].split()) for i in rng.permutation(some)]
+
+
+def _listed(response) -> list[str]:
+    """The instructions of a list that goes on; a last one that was cut is not one."""
+    found = NUMBERED.split(response.text)
+    if response.finish == 'length':
+        found = found[:-1]
+    return [' '.join(one.split()) for one in found if one.strip()]
 
 
 def _named(source: str, make):

@@ -7,7 +7,7 @@ import selfrew
 
 ROOT = pathlib.Path(selfrew.__file__).parent
 LAYERS = {
-    'types': 0, 'answers': 0, 'rows': 0, 'sizes': 0, 'chips': 0, 'hlo': 0, 'hosts': 0, 'sharding': 0, 'models': 1, 'losses': 1, 'text': 1,
+    'types': 0, 'answers': 0, 'rows': 0, 'novelty': 0, 'sizes': 0, 'chips': 0, 'hlo': 0, 'hosts': 0, 'sharding': 0, 'models': 1, 'losses': 1, 'text': 1,
     'tasks': 1, 'journal': 1, 'optimizers': 1, 'lm': 2, 'generate': 2, 'likelihood': 2, 'encode': 3, 'update': 4,
     'prompts': 5, 'samplers': 5, 'scorers': 5, 'pairs': 5, 'parts': 6,
     'stage': 6, 'evals': 7, 'checkpoint': 7, 'log': 7, 'report': 7, 'loop': 8, 'export': 8, 'main': 9, 'api': 9,
