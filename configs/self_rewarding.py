@@ -8,8 +8,10 @@ the judge's strict pairwise accuracy stays about 0.80. Four and a half minutes o
 No ground truth enters the training. ":paper" is the paper's recipe to the letter where it can be at this size: one pair
 a prompt, 4 candidates, 3 votes, temperature 0.7, top_p 0.9, plain DPO, batch 16, no rehearsal.
 
-":llama2_70b", or another model of configs/models, is that recipe at the paper's scale, on files of yours: ift.jsonl and
-eft.jsonl with responses, prompts.jsonl without. ":llama3_8b+lora" trains adapters. What it needs of a TPU:
+":llama2_70b", or another model of configs/models, is that recipe at the paper's scale, on trees.jsonl, conversation trees in
+OpenAssistant's format, and eft.jsonl, the examples.jsonl that configs/seed_data.py made of them. New prompts are made up,
+in the manner of the trees', by a fixed Llama-2-70B-Chat; with ":llama3_8b+lora", which trains adapters, by the model itself.
+What it needs of a TPU:
 
     python -m selfrew.plan --config=configs/self_rewarding.py:llama2_70b --topology=v5p:4x4x4
 """
@@ -56,7 +58,13 @@ def at_scale(name: str, lora: bool):
     large = model['shape']['hidden_size'] >= 8192
     votes = {'temperature': 0.7, 'top_p': 0.9, 'slots': 256}
     learn = {'batch': 16, 'row_length': 4096, 'warmup': 0.0, 'schedule': 'cosine'}
-    given = [{'name': 'records', 'source': f'{data}.jsonl', 'n': n} for data, n in (('ift', 3200), ('eft', 1630))]
+    trees = {'name': 'trees', 'source': 'trees.jsonl', 'part': 'ift'}
+    given = trees | {'n': 3200}, {'name': 'examples', 'source': 'eft.jsonl', 'n': 1630}
+    invented = {'name': 'self_instruct', 'prompts': trees, 'n': 7000, 'slots': 256}
+    if not lora:  # a fixed model; App. A.5 has the model itself do it
+        invented |= {'generator': models.get('llama2_70b_chat')['folder'], 'dtype': 'bfloat16', 'stored': 'bfloat16'}
+    judging = {'name': 'judge', 'template': 'additive', 'votes': 3, 'max_tokens': 256,
+               **votes, 'slots': 64 if lora else 256}  # what small chips hold of a judge's long prompts
     scale = 10.0 if lora else 1.0  # adapters start at 0 and want larger steps
     start = base.imitate(*given, lr=0.0) | {'train': base.training(lr=5.5e-6 * scale, final=0.2, epochs=2, **learn)}
     return base.get(
@@ -64,19 +72,19 @@ def at_scale(name: str, lora: bool):
         keep_states=1,
         model=base.model() | model | {
             'dtype': 'bfloat16', 'params': 'bfloat16', 'max_length': 4096, 'remat': 'full', 'lora': 16 if lora else 0,
-            **({'chat_template': 'plain'} if name.startswith('llama2') else {}),
+            **({'chat_template': 'plain'} if name.startswith('llama2') and not name.endswith('chat') else {}),
         },
         # All devices. Rows are split over data × fsdp: where that is more than a batch has examples, the rest is padding.
         mesh={'data': 1, 'fsdp': -1, 'tensor': 4 if large else 1},
         start=start,
         round={
-            'prompts': {'name': 'records', 'source': 'prompts.jsonl', 'n': 7000},  # of a pool, without replacement
+            'prompts': invented,
             'sampler': {'name': 'sample', 'n': 4, 'max_tokens': 1024, **votes},
-            'scorer': {'name': 'judge', 'template': 'additive', 'votes': 3, 'max_tokens': 256,
-                       **votes, 'slots': 64 if lora else 256},  # what small chips hold of a judge's long prompts
+            'scorer': judging,
             'pairs': {'name': 'extremes', 'count': 1},
             'loss': {'name': 'dpo', 'beta': 0.1},
             'train': base.training(lr=1e-6 * scale, final=0.1, **learn),
         },
-        evals={},
+        evals={'judge': {'name': 'judge', 'prompts': trees | {'part': 'heldout'}, 'sampler': {'name': 'given'},
+                         'scorer': judging}},
     )  # fmt: skip

@@ -21,7 +21,8 @@ def run(folder: str, configs: dict) -> list[dict]:
         print(f'##### {where}', flush=True)
         print(parts.fill(loop.run, config, 'config')(where), flush=True)
         with open(os.path.join(where, 'summary.json')) as file:
-            results += [{'method': arm, 'seed': seed, **row, **learnt(where, row['round'])} for row in json.load(file)['rounds']]
+            rows = json.load(file)['rounds']
+        results += [{'method': arm, 'seed': seed, **row, **learnt(where, row['round'])} for row in rows]
     write_atomic(os.path.join(folder, 'results.json'), dump(results))
     return results
 

@@ -12,7 +12,7 @@ import types
 import typing
 from typing import Any
 
-from selfrew import losses, optimizers, pairs, prompts, rows, samplers, scorers, tasks, text, update
+from selfrew import lm as lms, losses, optimizers, pairs, prompts, rows, samplers, scorers, tasks, text, update
 from selfrew.tasks import published
 
 SHELVES = {
@@ -34,7 +34,7 @@ LOOKED_UP = {
     'template': text.template, 'source': rows.check_source, 'tasks': tasks.get_all, 'split': tasks.check_split,
     'schedule': optimizers.check_schedule, 'moments': optimizers.check_moments,
     'reference': update.check_reference, 'mean': losses.check_mean, 'checkpoint': scorers.check_checkpoint,
-    'balance': check_balance, 'rho': pairs.check_rho, 'form': published.get, 'part': prompts.check_part, 'shots': rows.check_source,
+    'balance': check_balance, 'rho': pairs.check_rho, 'form': published.get, 'part': prompts.check_part, 'generator': lms.find, 'shots': rows.check_source,
 }  # fmt: skip
 COUNTS = (
     'n', 'batch', 'accumulate', 'epochs', 'max_steps', 'row_length', 'votes', 'max_tokens', 'rows', 'slots', 'count',

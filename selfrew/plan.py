@@ -67,7 +67,8 @@ def sampling_turn(config: dict):
             return [without_files(e) for e in entry]
         if not isinstance(entry, dict):
             return entry
-        return {k: 'tfds:not/read' if k == 'source' else without_files(v) for k, v in entry.items()}
+        given = {k: v for k, v in entry.items() if k not in ('shots', 'generator')}
+        return {k: 'tfds:not/read' if k == 'source' else without_files(v) for k, v in given.items()}
 
     words = {k: without_files(config[k]) for k in ('rounds', 'round', 'start', 'by_round') if config.get(k) is not None}
     turns = parts.fill(parts.turns, words, 'config')()

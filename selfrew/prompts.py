@@ -6,7 +6,6 @@
 
 import collections
 import dataclasses
-import functools
 import hashlib
 import logging
 import re
@@ -209,11 +208,6 @@ def examples(lm, params, key, *, source: str, n: int | None = None) -> list[Prom
 # --- the model's own ideas --------------------------------------------------------------------------------------------
 
 
-@functools.lru_cache(maxsize=1)
-def _fixed(mesh, folder, dtype, params, max_length):
-    return lms.load(folder=folder, **mesh.shape, dtype=dtype, params=params, max_length=max_length)
-
-
 NUMBERED = re.compile(r'(?:^|\n)\s*\d+\s*[.)]\s*')
 
 
@@ -230,8 +224,8 @@ def self_instruct(lm, params, key, *, prompts, n: int, template: str = 'instruct
     Args:
       prompts: an entry of this shelf, the seeds.
       template: a jinja file with {{ tasks }}, a list of texts, or one that ships.
-      generator: the folder or hub name of a fixed model that is asked; None: the model that is trained. dtype, stored,
-        max_length: of that model, see lm.load.
+      generator: the folder or hub name of a fixed model that is asked, read anew each time and not kept; None: the model
+        that is trained. dtype, stored, max_length: of that model, see lm.load.
       seeds, own: how many of either are shown; seeds stand in for its own while there are too few.
       similarity: ROUGE-L (F1, of words) above which an instruction is too like another one.
       temperature, top_k, top_p, min_p, max_tokens, slots: see samplers.sample.
@@ -242,7 +236,7 @@ def self_instruct(lm, params, key, *, prompts, n: int, template: str = 'instruct
     if len(known) < seeds + own:
         raise ValueError(f'{len(known)} seed instructions: want at least {seeds + own} to show in a request')
     if generator is not None:
-        lm, params = _fixed(lm.mesh, generator, dtype, stored, max_length)
+        lm, params = lms.load(folder=generator, **lm.mesh.shape, dtype=dtype, params=stored, max_length=max_length)
     rng, first = _rng(key), len(known)
     heard, dropped = [novelty.words(text) for text in known], collections.Counter()
     for attempt in range(tries):

@@ -7,6 +7,7 @@ import functools
 import math
 import re
 
+import jax
 import numpy as np
 
 import selfrew.tasks as builtin
@@ -76,6 +77,13 @@ def length(lm, params, rollouts, key, *, target: int | None = None) -> list[Judg
         return tokens if target is None else -abs(tokens - target)
 
     return _each(rollouts, score)
+
+
+def chance(lm, params, rollouts, key, *, levels: int = 6) -> list[Judgement]:
+    """Scores from 0 to levels − 1, drawn: the control that says what a judge is worth."""
+    del lm, params
+    draw = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    return [Judgement(r, tuple(map(float, draw.integers(levels, size=len(r.responses))))) for r in rollouts]
 
 
 def composite(lm, params, rollouts, key, *, scorers: tuple, weights: tuple) -> list[Judgement]:

@@ -111,7 +111,7 @@ PUBLISHED = {
     'llama3_1_8b': 8030261248, 'llama3_70b': 70553706496, 'llama3_1_70b': 70553706496, 'qwen2_5_0_5b': 494032768,
     'qwen2_5_1_5b': 1543714304, 'qwen2_5_3b': 3085938688, 'qwen2_5_7b': 7615616512, 'qwen2_5_14b': 14770033664,
     'qwen2_5_32b': 32763876352, 'qwen2_5_72b': 72706203648, 'mistral_7b': 7248023552, 'gemma2_9b': 9241705984,
-    'phi3_mini_4k': 3821079552,
+    'phi3_mini_4k': 3821079552, 'llama2_7b_chat': 6738415616, 'llama2_70b_chat': 68976648192,
 }  # fmt: skip
 
 
@@ -123,7 +123,7 @@ def test_a_preset_has_as_many_parameters_as_the_published_checkpoint(name):
 
 
 def test_an_unknown_preset_is_refused_with_the_choices():
-    with pytest.raises(ValueError, match='llama2_70b, llama3_8b'):
+    with pytest.raises(ValueError, match='llama2_70b, llama2_7b_chat'):
         models.get('llama9')
     with pytest.raises(ValueError, match='smoke, paper, and'):
         self_rewarding.get_config('llama9')

@@ -1,4 +1,4 @@
-"""Llama 2 (arXiv 2307.09288). The base models: they have no chat template of their own."""
+"""Llama 2 (arXiv 2307.09288). The base models have no chat template of their own."""
 
 COMMON = {
     'architectures': ['LlamaForCausalLM'], 'model_type': 'llama', 'hidden_act': 'silu', 'vocab_size': 32000,
@@ -16,4 +16,6 @@ PRESETS = {
     'llama2_7b': _of('7b', 4096, 11008, 32, 32, 32),
     'llama2_13b': _of('13b', 5120, 13824, 40, 40, 40),
     'llama2_70b': _of('70b', 8192, 28672, 80, 64, 8),
+    'llama2_7b_chat': _of('7b-chat', 4096, 11008, 32, 32, 32),
+    'llama2_70b_chat': _of('70b-chat', 8192, 28672, 80, 64, 8),
 }

@@ -1,0 +1,35 @@
+"""Self-Consistency Preference Optimization (arXiv 2411.04109) on the tiny base: the most common answer against the rarest.
+
+    python -m selfrew.main --config=configs/scpo.py --workdir=runs/scpo
+
+EXPECTED
+No truth is asked: a response's score is the share of samples that end with its answer, and a pair weighs as much as its
+scores differ. Of the paper, the eight more samples at temperature 1.2, for the rejected side alone, are missing, and the
+new problems that the model makes up. Only word problems: of rising numbers no two answers are the same.
+"""
+
+from configs import base
+
+TASKS = ('word_problems',)
+
+
+def get_config(arg: str = ''):
+    small = base.smoke(arg)
+    accuracy = base.accuracy(40 if small else 1000)
+    accuracy['prompts']['tasks'] = TASKS
+    return base.get(
+        rounds=1 if small else 2,
+        round={
+            'prompts': base.fresh(40 if small else 1000) | {'tasks': TASKS},
+            'sampler': base.sampling(8) | {'temperature': 0.7, 'top_p': 0.9},
+            'scorer': {'name': 'consistency'},
+            'pairs': {'name': 'extremes', 'at_least': 0.5, 'weigh': True},
+            'loss': {'name': 'dpo', 'beta': 0.5, 'nll': 1.0},
+            'train': base.training(lr=1e-5, batch=16),
+        },
+        by_round={'pairs': {'at_least': (0.5, 0.7)}},
+        evals={
+            'accuracy': accuracy,
+            'majority': accuracy | {'name': 'majority', 'sampler': base.sampling(8) | {'temperature': 0.7, 'top_p': 0.9}},
+        },
+    )
