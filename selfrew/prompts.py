@@ -274,11 +274,11 @@ def _shown(known: list[str], first: int, seeds: int, own: int, rng) -> list[str]
 
 
 def _listed(response) -> list[str]:
-    """The instructions of a list that goes on; a last one that was cut is not one."""
+    """The instructions of a list that goes on; a last one that was cut is not one, nor is what leads over to a list."""
     found = NUMBERED.split(response.text)
     if response.finish == 'length':
         found = found[:-1]
-    return [' '.join(one.split()) for one in found if one.strip()]
+    return [' '.join(one.split()) for one in found if one.strip() and not one.rstrip().endswith(':')]
 
 
 def _named(source: str, make):

@@ -219,7 +219,7 @@ def test_what_a_model_makes_up_is_kept_where_it_is_new(tiny, short, inventing):
     shown = inventing(
         ' Sort these five words by length.\n10. Explain how a clock works to a small child.\n11. Sing!\n12. Draw a cat for me.',
         Response('Tell a joke about two bakers.\n10) Give me a riddle that has been cu', (), 'length'),
-        'Sort these five words by length, please.\n2. List the planets by their distance.',
+        'Here are some more tasks for you:\n\n1. Sort these five words by length, please.\n2. List the planets by their distance.',
     )
     found = _invented(tiny, short, 3)
     assert [p.text for p in found] == [
