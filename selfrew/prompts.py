@@ -286,10 +286,17 @@ def _named(source: str, make):
     ids = set()
 
     def one(where, row):
-        read = make(f'{source}:{where}', row)
-        if read is not None and read.id in ids:
+        try:
+            read = make(f'{source}:{where}', row)
+        except (KeyError, TypeError, AttributeError, IndexError) as problem:
+            raise ValueError(f'not such a row: {type(problem).__name__} {problem}') from None
+        if read is None:
+            return None
+        for written in [m['content'] for m in read.messages] + read.meta.get('responses', []):
+            written.encode()  # half a surrogate pair is a UnicodeEncodeError, which is a ValueError
+        if read.id in ids:
             read = dataclasses.replace(read, id=f'{read.id} ({where})')
-        ids.add(read and read.id)
+        ids.add(read.id)
         return read
 
     return one
@@ -322,8 +329,6 @@ def _prompt(id: str, row, prompt: str, answer: str) -> Prompt:
         given = [messages.pop()['content']]
     if not all(isinstance(g, str) and g.strip() for g in given):
         raise ValueError('the given response is not a text')
-    for written in [m['content'] for m in messages] + given:
-        written.encode()  # half a surrogate pair is a UnicodeEncodeError, which is a ValueError
     if not messages or messages[-1]['role'] != 'user' or not messages[-1]['content'].strip():
         raise ValueError('no user turn to answer, or an empty one')
     return Prompt(str(row.get('id', id)), tuple(messages), row.get(answer), {'responses': given} if given else {})

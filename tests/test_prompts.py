@@ -13,7 +13,7 @@ import pytest
 
 from selfrew import parts, prompts, scorers, tasks, text
 from selfrew.tasks import rising, word_problems
-from selfrew.types import Prompt, Response, Rollout, from_json, to_json
+from selfrew.types import Example, Prompt, Response, Rollout, ask, from_json, to_json
 
 SHARED = pathlib.Path(__file__).parents[2] / 'shared'
 BOTH = ('word_problems', 'rising')
@@ -452,15 +452,31 @@ ARGUMENTS = {
     'ranked': {'tasks': BOTH, 'n': 6},
     'records': {},
     'mixture': {'prompts': [{'name': name, 'tasks': BOTH, 'n': 3} for name in ('demonstrations', 'verdicts')]},
+    'problems': {'form': 'gsm8k', 'n': 6},
+    'trees': {'part': 'ift', 'n': 6},
+    'examples': {'n': 6},
+    'self_instruct': {'prompts': {'name': 'task', 'tasks': BOTH, 'n': 8}, 'n': 6, 'max_tokens': 8, 'template': 'check'},
 }  # fmt: skip
+ANSWERED = {'text': 'Yes.', 'rank': 0, 'lang': 'en'}
+ROWS = {
+    'records': lambda i: {'prompt': f'Q{i}?', 'answer': i},
+    'problems': lambda i: {'question': f'Q{i}?', 'answer': f'So. #### {i}'},
+    'trees': lambda i: {'prompt': {'text': f'Q{i}?', 'lang': 'en', 'replies': [ANSWERED]}},
+    'examples': lambda i: to_json(Example(ask(str(i), f'Q{i}?'), (Response('Yes.'),))),
+}
 
 
 @pytest.mark.parametrize('name', parts.names('prompts', prompts))
-def test_every_source_of_prompts_keeps_the_contract(name, file, tiny):
+def test_every_source_of_prompts_keeps_the_contract(name, file, tiny, tmp_path, monkeypatch):
     """A list of Prompts with ids of their own, each asked by a user, each a JSON line; a function of the key."""
     entry = {'name': name} | ARGUMENTS[name]
-    if name == 'records':
-        entry['source'] = str(file(*({'prompt': f'Q{i}?', 'answer': i} for i in range(6))))
+    if name in ROWS:
+        entry['source'] = str(file(*map(ROWS[name], range(6 if name == 'records' else 40))))
+    if name == 'self_instruct':  # the tiny base has no ideas
+        entry['template'] = str(tmp_path / 'short.jinja')
+        (tmp_path / 'short.jinja').write_text('{{ tasks[0] }}')
+        said = [f'{word} ' * 5 for word in 'cats dogs birds trees words vowels'.split()]
+        monkeypatch.setattr(prompts.generate, 'generate', lambda *a, **k: [Response('\n1. '.join(said))])
     source = parts.bind('prompts', entry, 'here')
     found = source(*tiny, _key(1))
     assert found == source(*tiny, _key(1)) and len(found) == 6 == len({p.id for p in found})

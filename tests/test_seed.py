@@ -67,6 +67,13 @@ def test_what_was_not_ranked_or_did_not_pass_review_is_left_out(tmp_path, tree):
 
 
 def test_rows_that_are_no_trees_are_refused(tmp_path):
+    fine = [_tree(f'Ask {i}', _said('a', 0), _said('b', 1)) for i in range(60)]
+    broken = [_tree(f'Ask {i} again', {'rank': 0, 'lang': 'en'}) for i in range(9)]  # of the answer, no text
+    assert sum(map(len, _all(_file(tmp_path, *fine, *broken)).values())) == 60
+    torn = _file(tmp_path, *fine, _tree('\ud800', _said('a', 0), _said('b', 1)), _tree('Ask', _said('\ud800', 0)))
+    assert sum(map(len, _all(torn).values())) == 60
+    with pytest.raises(ValueError, match='not such a row: TypeError'):
+        prompts.examples(None, None, KEY, source=_file(tmp_path, {'prompt': 'Hi'}))
     with pytest.raises(ValueError, match='no tree: want a prompt'):
         prompts.trees(None, None, KEY, source=_file(tmp_path, {'text': 'Hi'}), part='ift', max_bad=0)
     with pytest.raises(ValueError, match="no part 'test'; there are: ift, eft, heldout"):
