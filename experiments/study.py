@@ -31,14 +31,14 @@ LEARNT = 'logps/chosen', 'logps/rejected', 'rewards/chosen', 'rewards/rejected',
 
 
 def learnt(where: str, number: int) -> dict:
-    """What the updates of a round said of winners and losers: 'first …' and 'last …' of LEARNT, a tenth of them each."""
+    """What the updates of a round said of winners and losers: 'first …' and 'last …' of LEARNT, a quarter of them each."""
     with open(os.path.join(where, 'metrics.jsonl')) as file:
         rows = [row for row in map(json.loads, file) if row['turn'] == f'{number:02d}']
     out = {}
     for name in LEARNT:
         found = [row[name] for row in rows if name in row]
         if found:
-            few = max(len(found) // 10, 1)
+            few = max(len(found) // 4, 1)
             out |= {f'first {name}': float(np.mean(found[:few])), f'last {name}': float(np.mean(found[-few:]))}
     return out
 
