@@ -411,15 +411,20 @@ def test_an_expected_score_is_the_mean_over_what_could_stand_there(tiny):
     drawn, means = judge(), judge(expected=True)
     ids = [lm.text.encode(f' {k}') for k in range(6)]
     assert all(len(i) == 1 for i in ids)
+
+    @jax.jit
+    def scores_of(tokens, at):
+        seen = jnp.tril(jnp.ones((1, 256, 256), bool))
+        hidden, _ = lm.module.apply({'params': params}, tokens, jnp.arange(256)[None], seen)
+        return jax.nn.softmax(decoder.head(lm.module, params, hidden[0, at][None])[0, np.ravel(ids)])
+
     apart = 0
     for d, m in zip(drawn, means):
         assert d.verdicts == m.verdicts
         for response, words, vote, mean in zip(d.rollout.responses, d.verdicts, d.votes, m.votes):
             said = text.fill('check', prompt=d.rollout.prompt.text, response=response.text)
             tokens = [*lm.text.prompt(ask('', said)), *lm.text.encode(words[0][: words[0].rindex(' ')])]
-            seen = jnp.tril(jnp.ones((1, len(tokens), len(tokens)), bool))
-            hidden, _ = lm.module.apply({'params': params}, np.array([tokens]), np.arange(len(tokens))[None], seen)
-            likely = jax.nn.softmax(decoder.head(lm.module, params, hidden[0, -1:])[0, np.ravel(ids)])
+            likely = scores_of(np.array([tokens + [0] * (256 - len(tokens))]), len(tokens) - 1)
             assert mean[0] == pytest.approx(float(likely @ np.arange(6.0)), abs=1e-3)
             apart += abs(mean[0] - vote[0]) > 1e-3
     assert apart  # it is not just what was drawn
