@@ -164,7 +164,10 @@ def stated(name: str) -> dict:
     environment, source = _parsed(name)
     out = {}
     for node in environment.parse(source).find_all(nodes.Assign):
-        values = node.node.as_const()
+        try:
+            values = node.node.as_const()
+        except nodes.Impossible:  # it hangs on what is filled in
+            continue
         if isinstance(node.target, nodes.Tuple):
             out |= dict(zip([target.name for target in node.target.items], values))
         else:

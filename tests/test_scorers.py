@@ -489,7 +489,7 @@ def test_a_template_says_the_range_of_its_scores(tiny, scripted, tmp_path):
     lm, params = tiny
     assert text.stated('choice') == {'low': 1, 'high': 5} and text.stated('additive') == {}
     path = tmp_path / 'mine.jinja'
-    path.write_text('{% set high = 10 -%}{% set low = 1 -%}{{ response }}')
+    path.write_text('{% set high = 10 -%}{% set low = 1 -%}{% set said = response | trim -%}{{ said }}')
     scripted('Score: 0', 'Score: 10')
     (found,) = scorers.judge(lm, params, [_rollout('a', 'b')], KEY, template=str(path), votes=1)
     _same(found.scores, (NAN, 10.0))
