@@ -61,7 +61,7 @@ def at_scale(task: str):
             'prompts': problems | {'source': f'{task}.jsonl', 'n': rows},
             'sampler': write | {'n': n, 'temperature': temperatures[0]},
             'scorer': {'name': 'exact_answer'},
-            # GSM8K's own solutions join the right ones; the other two have none that is worked step by step.
+            # In the paper the set's own solutions join the right ones on GSM8K alone.
             'pairs': {'name': 'right_vs_wrong', 'count': pairs, 'gold': task == 'gsm8k'},
             'max_examples': 60_000,
             'loss': {'name': 'dpo', 'beta': 0.1, 'nll': 1.0},

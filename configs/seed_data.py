@@ -39,12 +39,11 @@ def verdicts(prompts: dict, judging: dict, template: str) -> dict:
 
 
 def at_scale(name: str):
+    """What configs/self_rewarding.py is at that scale, but for EFT, which is made here."""
     config = self_rewarding.at_scale(name, lora=False).to_dict()
-    ift, heldout = ({'name': 'trees', 'source': 'trees.jsonl', 'part': part} for part in ('ift', 'heldout'))
-    start = config['start'] | {'prompts': ift | {'n': 3200}}
-    judging = config['round']['scorer']
+    ift, judging = config['start']['prompts']['prompts'][0], config['round']['scorer']
+    start = config['start'] | {'prompts': ift}
+    ranked = {'name': 'trees', 'source': ift['source'], 'part': 'eft'}
     return base.get(**config | {
-        'rounds': 2, 'start': start,
-        'round': start | verdicts(ift | {'part': 'eft'}, judging, judging['template']),
-        'evals': {'judge': {'name': 'judge', 'prompts': heldout, 'sampler': {'name': 'given'}, 'scorer': judging}},
+        'rounds': 2, 'start': start, 'round': start | verdicts(ranked, judging, judging['template']),
     })  # fmt: skip

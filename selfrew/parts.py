@@ -15,11 +15,6 @@ from typing import Any
 from selfrew import lm as lms, losses, optimizers, pairs, prompts, rows, samplers, scorers, tasks, text, update
 from selfrew.tasks import published
 
-SHELVES = {
-    'prompts': prompts, 'sampler': samplers, 'scorer': scorers, 'scorers': scorers, 'pairs': pairs, 'loss': losses,
-    'optimizer': optimizers, 'train': update,
-}  # fmt: skip
-
 
 def check_balance(balance: float) -> None:
     """ValueError where it is no share."""
@@ -27,6 +22,10 @@ def check_balance(balance: float) -> None:
         raise ValueError(f'{balance}: want more than 0 and less than 1, or None')
 
 
+SHELVES = {
+    'prompts': prompts, 'sampler': samplers, 'scorer': scorers, 'scorers': scorers, 'pairs': pairs, 'loss': losses,
+    'optimizer': optimizers, 'train': update,
+}  # fmt: skip
 ON_UPDATE = {'train': ('train',)}
 DEFAULT = {'train': 'train', 'optimizer': 'adamw'}
 # Fields that name something outside the config: looked up when the config is bound, hours before they are used.
@@ -34,7 +33,8 @@ LOOKED_UP = {
     'template': text.template, 'source': rows.check_source, 'tasks': tasks.get_all, 'split': tasks.check_split,
     'schedule': optimizers.check_schedule, 'moments': optimizers.check_moments,
     'reference': update.check_reference, 'mean': losses.check_mean, 'checkpoint': scorers.check_checkpoint,
-    'balance': check_balance, 'rho': pairs.check_rho, 'form': published.get, 'part': prompts.check_part, 'generator': lms.find, 'shots': rows.check_source,
+    'rho': pairs.check_rho, 'form': published.get, 'part': prompts.check_part, 'generator': lms.find,
+    'shots': rows.check_source, 'balance': check_balance,
 }  # fmt: skip
 COUNTS = (
     'n', 'batch', 'accumulate', 'epochs', 'max_steps', 'row_length', 'votes', 'max_tokens', 'rows', 'slots', 'count',
