@@ -1,5 +1,6 @@
-"""What a response concludes with, and when two conclusions are one. Layer 0."""
+"""What a response or a verdict concludes with, and when two conclusions are one. Layer 0."""
 
+import math
 import re
 
 INSIDE = r'[^{}]*'
@@ -40,3 +41,40 @@ def normal(answer: str | None):
     answer = answer.replace('\\%', '%').replace('\\$', '$').strip('*_$ ').rstrip('.').strip('*_$()[] ')
     number = QUANTITY.fullmatch(answer)
     return float(number[1].replace(',', '')) if number else answer.casefold()
+
+
+# --- verdicts ---------------------------------------------------------------------------------------------------------
+
+
+SCORE = re.compile(r'(?<![a-z])score[*_]*\s*:[*_ \t]*', re.IGNORECASE)
+NUMBER = re.compile(
+    r'(-?\d+(?:\.\d+)?)(?: ?(?:/|(?:out )?of) ?(\d+))?(?: ?points?)?[*_]*[ \t]*(?:[.;)](?!\S).*)?$',
+    re.IGNORECASE | re.MULTILINE,
+)
+WINNER = re.compile(
+    r'\[\[([abc])\]\]|(?<![a-z])winner[*_]*\s*:[*_ \t\[(]*(?:(?:assistant|answer|response|output|judge?ment)\s+)?(a|b|tie)\b',
+    re.IGNORECASE,
+)
+
+
+def score(verdict, *, low: float, high: float) -> float:
+    """The score that a verdict (a Response of the judge) concludes with, or nan.
+
+    Strict: after the last 'Score:', closing its sentence, there must stand a number within [low, high], 'of' or '/'
+    nothing but `high`; a verdict cut by the length limit has not concluded.
+    """
+    marks = list(SCORE.finditer(verdict.text))
+    if verdict.finish != 'stop' or not marks:
+        return math.nan
+    number = NUMBER.match(verdict.text, marks[-1].end())
+    if not number or (number[2] and float(number[2]) != high) or not low <= float(number[1]) <= high:
+        return math.nan
+    return float(number[1])
+
+
+def winner(verdict) -> float:
+    """1 where a verdict concludes with A, 0 with B, 0.5 with a tie; nan where it does not conclude. The last one counts."""
+    found = list(WINNER.finditer(verdict.text))
+    if verdict.finish != 'stop' or not found:
+        return math.nan
+    return {'a': 1.0, 'b': 0.0}.get((found[-1][1] or found[-1][2]).lower(), 0.5)

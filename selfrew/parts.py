@@ -47,7 +47,7 @@ def names(key: str, module) -> tuple:
     if key in ON_UPDATE:
         return ON_UPDATE[key]
     found = inspect.getmembers(module, inspect.isfunction)
-    # A part takes data first: the fillers of a shelf's own vocabulary (read_score, final_answer, …) are no parts.
+    # A part takes data first: the fillers of a shelf's own vocabulary (scorers.right, prompts.check_part, …) are no parts.
     return tuple(n for n, f in found if f.__module__ == module.__name__ and not n.startswith('_') and _contract(f, key))
 
 

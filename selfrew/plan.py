@@ -59,7 +59,7 @@ def build(config: dict, devices):
 
 
 def sampling_turn(config: dict):
-    """The last turn of a config that samples, or else its last turn. Data files are not looked for."""
+    """The last turn of a config that samples and is no rehearsal, or else its last turn. Data files are not looked for."""
     from selfrew import parts, samplers
 
     def without_files(entry):
@@ -74,7 +74,8 @@ def sampling_turn(config: dict):
     turns = parts.fill(parts.turns, words, 'config')()
     if not turns:
         raise ValueError('the config has no rounds: there is nothing to plan')
-    return next((t for t in reversed(turns) if t.sampler.func is not samplers.given), turns[-1])
+    asking = [t for t in turns if t.sampler.func is not samplers.given and 'rehearsal' not in t.name]
+    return (asking or turns)[-1]
 
 
 def _of(bound, name: str):
@@ -97,8 +98,8 @@ def jobs(turn, prompt_tokens: int, limit: int) -> list[dict]:
     from selfrew import samplers, scorers, text
 
     sampler, extra = turn.sampler, 0
-    if sampler.func is samplers.with_greedy:
-        sampler, extra = sampler.keywords['sampler'], 1
+    while 'sampler' in sampler.keywords:
+        sampler, extra = sampler.keywords['sampler'], extra + (sampler.func is samplers.with_greedy)
     if sampler.func is samplers.given:
         return []
     count, n, room = prompt_count(turn), _of(sampler, 'n') + extra, _of(sampler, 'max_tokens')

@@ -205,7 +205,25 @@ def examples(lm, params, key, *, source: str, n: int | None = None) -> list[Prom
     return _drawn(rows.read(source, _named(source, make), 0), n, source, key)
 
 
-# --- the model's own ideas --------------------------------------------------------------------------------------------
+# --- the model's own responses, and ideas -----------------------------------------------------------------------------
+
+
+def judged(lm, params, key, *, prompts, sampler, template: str = 'additive') -> list[Prompt]:
+    """Judge prompts over the model's own responses: what a turn that learns to judge is asked (arXiv 2407.19594, §2.2).
+
+    Args:
+      prompts, sampler: entries of those shelves; of responses with the same text, one is judged.
+      template: a judge's, see scorers.judge.
+    `meta` has 'judged', the prompt's id, and 'points', the range of a score.
+    """
+    k_prompts, k_sampler = jax.random.split(key)
+    points, out = text.points(template), []
+    for r in sampler(lm, params, prompts(lm, params, k_prompts), k_sampler):
+        found = [a.text for a in r.responses]
+        for i in sorted(map(found.index, set(found))):
+            asked = text.fill(template, prompt=r.prompt.text, response=found[i])
+            out.append(ask(f'judge/{r.prompt.id}/{i}', asked, judged=r.prompt.id, points=list(points)))
+    return out
 
 
 NUMBERED = re.compile(r'(?:^|\n)\s*\d+\s*[.)]\s*')

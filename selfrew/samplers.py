@@ -3,7 +3,11 @@
 A prompt that does not fit into the context is left out of the rollouts; the loop counts what is missing.
 """
 
-from selfrew import generate
+import math
+
+import numpy as np
+
+from selfrew import answers, generate
 from selfrew.types import Response, Rollout
 
 
@@ -41,6 +45,24 @@ def with_greedy(lm, params, prompts, key, *, sampler) -> list[Rollout]:
     greedy = sample(lm, params, prompts, key, n=1, temperature=0.0, **same)
     drawn = sampler(lm, params, prompts, key)  # leaves out the same prompts: the limit is the same
     return [Rollout(d.prompt, d.responses + g.responses) for d, g in zip(drawn, greedy, strict=True)]
+
+
+def disputed(lm, params, prompts, key, *, sampler) -> list[Rollout]:
+    """Of the judge prompts over the responses to one prompt, that whose verdicts' scores vary most (2407.19594, §2.2).
+
+    sampler: writes the verdicts. A verdict that cannot be read says nothing; of prompts that are disputed as much, the
+    first is taken. Raises ValueError where the prompts are not such as prompts.judged makes.
+    """
+    widest = {}
+    for rollout in sampler(lm, params, prompts, key):
+        if 'judged' not in rollout.prompt.meta:
+            raise ValueError(f'prompt {rollout.prompt.id!r} asks for no verdict; want such as prompts.judged makes')
+        low, high = rollout.prompt.meta['points']
+        said = [s for s in (answers.score(v, low=low, high=high) for v in rollout.responses) if not math.isnan(s)]
+        spread = float(np.var(said)) if said else -1.0
+        if spread > widest.get(rollout.prompt.meta['judged'], (-2.0,))[0]:
+            widest[rollout.prompt.meta['judged']] = spread, rollout
+    return [rollout for _, rollout in widest.values()]
 
 
 def given(lm, params, prompts, key) -> list[Rollout]:

@@ -5,7 +5,6 @@ A higher score is better; nan is 'no verdict'. One judgement for each rollout, i
 
 import functools
 import math
-import re
 
 import jax
 import numpy as np
@@ -58,14 +57,20 @@ def right(prompt, response: str) -> float:
 def consistency(lm, params, rollouts, key) -> list[Judgement]:
     """The share of a prompt's responses that end with the same final answer (ScPO's votes, arXiv 2411.04109, §2).
 
-    No truth is asked. A response without a final answer has no vote at all, not even its own: 0.
+    No truth is asked. A response without a final answer has no vote at all, not even its own: 0. A verdict (see
+    prompts.judged) ends with its score; one that cannot be read has no vote, and scores nan.
     """
     del lm, params, key
-    out = []
-    for r in rollouts:
-        found = [answers.normal(answers.final_answer(a.text)) for a in r.responses]
-        out.append(Judgement(r, tuple(0.0 if a is None else found.count(a) / len(found) for a in found)))
-    return out
+    return [Judgement(r, tuple(_shares(r))) for r in rollouts]
+
+
+def _shares(rollout) -> list[float]:
+    if 'judged' in rollout.prompt.meta:
+        low, high = rollout.prompt.meta['points']
+        found = [answers.score(v, low=low, high=high) for v in rollout.responses]
+    else:
+        found = [answers.normal(answers.final_answer(r.text)) for r in rollout.responses]
+    return [0.0 if a is None else a if a != a else found.count(a) / len(found) for a in found]
 
 
 def length(lm, params, rollouts, key, *, target: int | None = None) -> list[Judgement]:
@@ -150,17 +155,14 @@ def judge(lm, params, rollouts, key, *, template: str = 'additive', votes: int =
     A response whose judge prompt does not fit into the context, or none of whose votes can be read, scores nan.
     Raises FileNotFoundError without the template, ValueError for an option out of range.
     """
-    stated = text.stated(template)
-    low, high = (float(stated.get(n, d) if v is None else v) for n, v, d in (('low', low, 0), ('high', high, 5)))
-    if not low < high:
-        raise ValueError(f'want low < high; got {low=}, {high=}')
+    low, high = text.points(template, low, high)
     fields = [{'prompt': r.prompt.text, 'response': a.text} for r in rollouts for a in r.responses]
     names = [f'{r.prompt.id}/{i}' for r in rollouts for i in range(len(r.responses))]
     asked, verdicts = _verdicts(
         lm, params, key, template, fields, names, votes, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
         max_tokens=max_tokens, slots=slots,
     )  # fmt: skip
-    cast = [[read_score(v, low=low, high=high) for v in mine] for mine in verdicts]
+    cast = [[answers.score(v, low=low, high=high) for v in mine] for mine in verdicts]
     if expected:
         read = [(i, k) for i, mine in enumerate(cast) for k, vote in enumerate(mine) if not math.isnan(vote)]
         points = [str(p) for p in range(math.ceil(low), math.floor(high) + 1)]
@@ -203,7 +205,7 @@ def compare(lm, params, rollouts, key, *, template: str = 'pairwise', votes: int
             others = [j for j in range(n) if j != i]
             words.append(tuple(v.text for j in others for v in said[r.prompt.id, i, j]))
             both = [pair for j in others for pair in zip(said[r.prompt.id, i, j], said[r.prompt.id, j, i])]
-            cast.append(tuple(_won(read_winner(one), 1.0 - read_winner(other)) for one, other in both))
+            cast.append(tuple(_won(answers.winner(one), 1.0 - answers.winner(other)) for one, other in both))
         out.append(Judgement(r, tuple(map(_mean_of_valid, cast)), tuple(words), tuple(cast)))
     return out
 
@@ -236,7 +238,7 @@ def _expected(lm, params, written, points: list[str], batch: int = 64) -> list[f
     docs = []
     for i, (asked, tokens) in enumerate(written):
         said = lm.text.decode(tokens)
-        at = list(SCORE.finditer(said))[-1].end()
+        at = list(answers.SCORE.finditer(said))[-1].end()
         n = next(n for n in range(len(tokens)) if len(lm.text.decode(tokens[: n + 1])) > at)  # the token it begins in
         before = said[len(lm.text.decode(tokens[:n])) : at]
         others = [tuple(lm.text.encode(before + p)) for p in points]
@@ -251,42 +253,6 @@ def _expected(lm, params, written, points: list[str], batch: int = 64) -> list[f
             weight = np.exp(table[doc.index] - table[doc.index].max())
             out[doc.index] = float(np.dot(weight, [float(p) for p in points]) / weight.sum())
     return out
-
-
-SCORE = re.compile(r'(?<![a-z])score[*_]*\s*:[*_ \t]*', re.IGNORECASE)
-NUMBER = re.compile(
-    r'(-?\d+(?:\.\d+)?)(?: ?(?:/|(?:out )?of) ?(\d+))?(?: ?points?)?[*_]*[ \t]*(?:[.;)](?!\S).*)?$',
-    re.IGNORECASE | re.MULTILINE,
-)
-
-
-def read_score(verdict, *, low: float, high: float) -> float:
-    """The score that a verdict (a Response of the judge) concludes with, or nan.
-
-    Strict: after the last 'Score:', closing its sentence, there must stand a number within [low, high], 'of' or '/'
-    nothing but `high`; a verdict cut by the length limit has not concluded.
-    """
-    marks = list(SCORE.finditer(verdict.text))
-    if verdict.finish != 'stop' or not marks:
-        return math.nan
-    number = NUMBER.match(verdict.text, marks[-1].end())
-    if not number or (number[2] and float(number[2]) != high) or not low <= float(number[1]) <= high:
-        return math.nan
-    return float(number[1])
-
-
-WINNER = re.compile(
-    r'\[\[([abc])\]\]|(?<![a-z])winner[*_]*\s*:[*_ \t\[(]*(?:(?:assistant|answer|response|output|judge?ment)\s+)?(a|b|tie)\b',
-    re.IGNORECASE,
-)
-
-
-def read_winner(verdict) -> float:
-    """1 where a verdict concludes with A, 0 with B, 0.5 with a tie; nan where it does not conclude. The last one counts."""
-    found = list(WINNER.finditer(verdict.text))
-    if verdict.finish != 'stop' or not found:
-        return math.nan
-    return {'a': 1.0, 'b': 0.0}.get((found[-1][1] or found[-1][2]).lower(), 0.5)
 
 
 def _mean_of_valid(votes) -> float:

@@ -175,6 +175,15 @@ def stated(name: str) -> dict:
     return out
 
 
+def points(name: str, low: float | None = None, high: float | None = None) -> tuple[float, float]:
+    """The range of a judge template's scores: as given, else as the template sets it, else 0 to 5. ValueError where empty."""
+    said = stated(name)
+    low, high = (float(said.get(n, d) if v is None else v) for n, v, d in (('low', low, 0), ('high', high, 5)))
+    if not low < high:
+        raise ValueError(f'want low < high; got {low=}, {high=}')
+    return low, high
+
+
 def fill(name: str, **fields) -> str:
     """A judge's prompt: the template's text with `fields` (prompt, response) put in as they are."""
     return template(name).render(**fields)

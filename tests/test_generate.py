@@ -605,7 +605,8 @@ def test_every_sampler_keeps_the_shelfs_contract(name):
     nested = {'sampler': functools.partial(samplers.sample, **small)}
     sampler = functools.partial(function, **{k: v for k, v in (small | nested).items() if k in parameters})
     lm, params = toy()
-    prompts = [ask(f'p{i}', f'5 {6 + i}', responses=['7', '8 9']) for i in range(3)]
+    judge = {'judged': None, 'points': [0, 5]}  # which disputed asks for; one prompt for each that is judged
+    prompts = [ask(f'p{i}', f'5 {6 + i}', responses=['7', '8 9'], **judge | {'judged': i}) for i in range(3)]
     rollouts = sampler(lm, params, prompts, KEY)
     assert all(isinstance(r, Rollout) for r in rollouts) and [r.prompt for r in rollouts] == prompts
     assert all(r.responses and all(a.tokens or a.text for a in r.responses) for r in rollouts)

@@ -29,7 +29,7 @@ def test_an_entry_becomes_its_function_with_the_arguments_bound():
 def test_an_unknown_name_is_refused_with_the_choices():
     _refused('loss', {'name': 'dpoo'}, r"round\.it: no loss named 'dpoo'; there are: dpo, sft$")
     _refused('loss', {'beta': 0.1}, 'no loss named None; there are: dpo, sft$')
-    _refused('scorer', {'name': 'read_score'}, "no scorer named 'read_score'; there are: chance, compare, composite, consist")
+    _refused('scorer', {'name': 'right'}, "no scorer named 'right'; there are: chance, compare, composite, consist")
     _refused('loss', {'name': 'jax'}, "no loss named 'jax'")
     _refused('pairs', {'name': '_valid'}, "no pairs named '_valid'")
 

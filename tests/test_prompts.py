@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from selfrew import parts, prompts, scorers, tasks, text
+from selfrew import answers, parts, prompts, scorers, tasks, text
 from selfrew.tasks import rising, word_problems
 from selfrew.types import Example, Prompt, Response, Rollout, ask, from_json, to_json
 
@@ -120,7 +120,7 @@ def test_grades_and_verdicts_agree_with_an_own_computation():
         response = tasks.demonstrate(p, rng, evenly=True)
         grade, verdict = module.grade(p, response), module.check(p, response)
         assert grade == _grade(p.text, response), (p.text, response)
-        assert scorers.read_score(Response(verdict), low=0.0, high=5.0) == grade
+        assert answers.score(Response(verdict), low=0.0, high=5.0) == grade
         assert scorers.right(p, response) == float(grade == 5.0)
         truth = _totals(p.text)[-1] if module is word_problems else _wanted(p.text)[0]
         assert f'Expected {truth}, found ' in verdict
@@ -204,7 +204,7 @@ def test_worked_verdicts_conclude_with_the_true_grade_of_the_response_they_were_
         problem, response = re.search(r'^Question: (.*)\nAnswer: ((?:.|\n)*)$', p.text, re.M).groups()
         assert p.text == text.fill('check', prompt=problem, response=response)
         (verdict,) = p.meta['responses']
-        grades.add(grade := scorers.read_score(Response(verdict), low=0.0, high=5.0))
+        grades.add(grade := answers.score(Response(verdict), low=0.0, high=5.0))
         assert grade == _grade(problem, response)
     assert grades == {1.0, 2.0, 5.0}
 
@@ -455,6 +455,9 @@ ARGUMENTS = {
     'problems': {'form': 'gsm8k', 'n': 6},
     'trees': {'part': 'ift', 'n': 6},
     'examples': {'n': 6},
+    'judged': {
+        'prompts': {'name': 'demonstrations', 'tasks': BOTH, 'n': 6}, 'sampler': {'name': 'given'}, 'template': 'check',
+    },
     'self_instruct': {'prompts': {'name': 'task', 'tasks': BOTH, 'n': 8}, 'n': 6, 'max_tokens': 8, 'template': 'check'},
 }  # fmt: skip
 ANSWERED = {'text': 'Yes.', 'rank': 0, 'lang': 'en'}

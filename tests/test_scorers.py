@@ -12,7 +12,7 @@ import pytest
 
 from selfrew import lm as lms
 from selfrew import log as logs
-from selfrew import parts, prompts, scorers, text
+from selfrew import answers, parts, prompts, scorers, text
 from selfrew.models import decoder, hf
 from selfrew.types import Judgement, Prompt, Response, Rollout, ask
 
@@ -53,7 +53,7 @@ def _same(found, wanted):
     ],
 )
 def test_the_score_that_a_verdict_concludes_with_is_read(text, score):
-    assert scorers.read_score(Response(text), low=0.0, high=5.0) == score
+    assert answers.score(Response(text), low=0.0, high=5.0) == score
 
 
 @pytest.mark.parametrize(
@@ -92,16 +92,16 @@ def test_the_score_that_a_verdict_concludes_with_is_read(text, score):
     ],
 )
 def test_what_is_no_score_of_the_range_is_no_verdict(text):
-    assert math.isnan(scorers.read_score(Response(text), low=0.0, high=5.0))
+    assert math.isnan(answers.score(Response(text), low=0.0, high=5.0))
 
 
 def test_a_verdict_cut_by_the_limit_has_not_concluded():
-    assert math.isnan(scorers.read_score(Response('Score: 4', finish='length'), low=0.0, high=5.0))
+    assert math.isnan(answers.score(Response('Score: 4', finish='length'), low=0.0, high=5.0))
 
 
 def test_the_range_of_a_score_is_the_judges():
     def read(text):
-        return scorers.read_score(Response(text), low=-1.0, high=10.0)
+        return answers.score(Response(text), low=-1.0, high=10.0)
 
     assert (read('Score: 8/10'), read('Score: 10'), read('Score: -1')) == (8.0, 10.0, -1.0)
     assert math.isnan(read('Score: 4/5')) and math.isnan(read('Score: 11'))
@@ -442,8 +442,8 @@ def test_a_score_that_the_tokenizer_cuts_otherwise_is_taken_as_drawn(tiny):
     ('winner: [Judgement A]', 1.0), ('Winner: A? No. Winner: Answer B.', 0.0), ('A wins', NAN), ('Winner: Bob', NAN), ('', NAN),
 ])  # fmt: skip
 def test_a_verdict_names_its_winner_last(said, won):
-    _same([scorers.read_winner(Response(said))], [won])
-    _same([scorers.read_winner(Response(said, (), 'length'))], [NAN])
+    _same([answers.winner(Response(said))], [won])
+    _same([answers.winner(Response(said, (), 'length'))], [NAN])
 
 
 @pytest.fixture
@@ -457,7 +457,7 @@ def short(tmp_path):
 def test_the_template_that_ships_shows_both_answers_and_says_how_to_conclude():
     said = text.fill('pairwise', prompt='Q?', first='one', second='two')
     assert '<answer A>one</answer A>\n<answer B>two</answer B>' in said and 'User: Q?' in said
-    assert [scorers.read_winner(Response(w)) for w in ('Winner: A', 'Winner: B', 'Winner: tie')] == [1.0, 0.0, 0.5]
+    assert [answers.winner(Response(w)) for w in ('Winner: A', 'Winner: B', 'Winner: tie')] == [1.0, 0.0, 0.5]
     assert said.endswith('"Winner: A", "Winner: B" or "Winner: tie".')
 
 
