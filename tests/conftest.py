@@ -1,8 +1,16 @@
 """What all tests share: eight fake devices, strict ranks, the tiny base, one small round of training."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:  # what one worker compiles, the other finds, and what tests start
+    os.environ['JAX_COMPILATION_CACHE_DIR'] = tempfile.mkdtemp(prefix='selfrew-programs-')
+    os.environ['JAX_COMPILATION_CACHE_MAX_SIZE'] = str(8 << 30)  # with a limit, it is locked while it is written
+    os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.3'
+    atexit.register(shutil.rmtree, os.environ['JAX_COMPILATION_CACHE_DIR'], ignore_errors=True)
 os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_force_host_platform_device_count=8'.strip()
 
 import jax  # noqa: E402

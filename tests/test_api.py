@@ -119,7 +119,7 @@ def test_what_cannot_be_saved_is_refused(tmp_path, model):
 
 
 @pytest.mark.slow
-def test_the_export_command_writes_a_turns_model(tmp_path):
+def test_the_export_command_writes_a_turns_model(tmp_path, monkeypatch, capsys):
     from configs import irpo
 
     config = irpo.get_config('smoke')
@@ -130,10 +130,8 @@ def test_the_export_command_writes_a_turns_model(tmp_path):
     lm, params, name = export.restored(str(run))
     assert name == '01' and any(x.any() for n, x in params['blocks'].items() if n.endswith('lora_b'))
 
-    def command(*flags):
-        return subprocess.run([sys.executable, '-m', 'selfrew.export', *flags], capture_output=True, text=True)
-
-    said = command(f'--workdir={run}', f'--folder={out}')
+    command = [sys.executable, '-m', 'selfrew.export', f'--workdir={run}', f'--folder={out}']
+    said = subprocess.run(command, capture_output=True, text=True, check=False)
     assert said.returncode == 0 and f'turn 01 of {run} is in {out}, float32' in said.stdout, said.stderr
     config = hf.read_config(str(out))
     assert config.lora == 0
@@ -144,8 +142,10 @@ def test_the_export_command_writes_a_turns_model(tmp_path):
         ((f'--workdir={tmp_path}/no', f'--folder={out}'), 'is not a run: it has no config.json'),
         ((f'--workdir={run}',), 'required: --folder'),
     ):
-        said = command(*flags)
-        assert said.returncode and words in said.stderr and 'Traceback' not in said.stderr
+        monkeypatch.setattr(sys, 'argv', ['export', *flags])
+        with pytest.raises(SystemExit) as ended:
+            export.main()
+        assert ended.value.code and words in capsys.readouterr().err
 
 
 def test_a_prompt_may_be_a_string_a_chat_or_a_prompt():
