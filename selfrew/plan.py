@@ -104,15 +104,14 @@ def jobs(turn, prompt_tokens: int, limit: int) -> list[dict]:
         return []
     count, n, room = prompt_count(turn), _of(sampler, 'n') + extra, _of(sampler, 'max_tokens')
     out = [_job('sample', sampler, count * n, count, prompt_tokens, '', limit)]
+    shown = {scorers.judge: {'response': ''}, scorers.compare: {'first': '', 'second': ''}}
     for scorer in turn.scorer.keywords.get('scorers', (turn.scorer,)):
-        if scorer.func is scorers.judge:
-            before, _, after = text.fill(_of(scorer, 'template'), prompt='\0', response='').partition('\0')
-            asked = (len(before) + len(after)) // 4 + prompt_tokens + room
-            out.append(_job('judge', scorer, count * n * _of(scorer, 'votes'), count * n, asked, before, limit))
-        elif scorer.func is scorers.compare:
-            before, _, after = text.fill(_of(scorer, 'template'), prompt='\0', first='', second='').partition('\0')
-            asked, meets = (len(before) + len(after)) // 4 + prompt_tokens + 2 * room, count * n * (n - 1)
-            out.append(_job('judge', scorer, meets * _of(scorer, 'votes'), meets, asked, before, limit))
+        if scorer.func not in shown:
+            continue
+        before, _, after = text.fill(_of(scorer, 'template'), prompt='\0', **shown[scorer.func]).partition('\0')
+        asked = (len(before) + len(after)) // 4 + prompt_tokens + len(shown[scorer.func]) * room
+        distinct = count * n * (n - 1 if scorer.func is scorers.compare else 1)
+        out.append(_job('judge', scorer, distinct * _of(scorer, 'votes'), distinct, asked, before, limit))
     return out
 
 

@@ -1,6 +1,7 @@
 """A plan says what a config needs of a TPU that nobody has: read from what the compiler wrote, and by arithmetic."""
 
 import dataclasses
+import functools
 import importlib.util
 import json
 import os
@@ -13,7 +14,7 @@ import pytest
 import toys
 
 from configs import models, self_rewarding
-from selfrew import chips, hlo, plan
+from selfrew import chips, hlo, plan, scorers
 from selfrew.models import decoder, hf
 
 ROOT = pathlib.Path(plan.__file__).parent.parent
@@ -135,6 +136,10 @@ def test_what_a_round_samples_is_read_off_the_config_without_its_data():
     assert (sample['requests'], sample['prompt'], sample['room']) == (7000 * 4, 512, 1024)  # a multiple of 32
     assert (sample['distinct'], sample['shared'], sample['slots']) == (7000, 0, 256)
     assert judge['requests'] == 7000 * 4 * 3 and judge['prompt'] > 500 + 1024 and judge['distinct'] == 7000 * 4
+    meets = functools.partial(scorers.compare, votes=2, template='pairwise', max_tokens=256)
+    _, compare = plan.jobs(dataclasses.replace(turn, scorer=meets), 500, 4096)
+    assert compare['requests'] == 7000 * 4 * 3 * 2 and compare['distinct'] == 7000 * 4 * 3  # each against each, in both orders
+    assert 500 + 2 * 1024 < compare['prompt'] < 500 + 2 * 1024 + 400
     lm = dataclasses.replace(toys.toy()[0], cache_gib=40.0)
     for job in (sample, judge):
         job['layout'] = plan.lay_out(lm, job, chips.CHIPS['v5p'])
