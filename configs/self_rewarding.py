@@ -53,7 +53,8 @@ def get_config(arg: str = ''):
 
 
 def at_scale(name: str, lora: bool):
-    """The paper's recipe (§3.1), with a published model. The paper stops early instead of counting epochs."""
+    """The paper's recipe (§3.1), with a published model. The paper stops early instead of counting epochs, and has a dropout
+    of 0.1, which is left out."""
     model = models.get(name)
     large = model['shape']['hidden_size'] >= 8192
     votes = {'temperature': 0.7, 'top_p': 0.9, 'slots': 256}

@@ -226,6 +226,30 @@ def judged(lm, params, key, *, prompts, sampler, template: str = 'additive') -> 
     return out
 
 
+def crossed(lm, params, key, *, prompts, sampler) -> list[Prompt]:
+    """Prompts with the model's own responses, of grade 1, and one that it gave to another of them, of grade 0.
+
+    What a judge should tell apart, though nobody knows which response is right: to learn judging from without truth (see
+    pairs.agreeing). Self-Taught Evaluators (arXiv 2408.02666, §3.2) have the worse response answer an instruction that the
+    model has changed; here it answers another one.
+
+    Args:
+      prompts, sampler: entries of those shelves: what is asked, and how it is answered.
+    Raises ValueError for fewer than two prompts.
+    """
+    k_prompts, k_sampler, k_cross = jax.random.split(key, 3)
+    found = sampler(lm, params, prompts(lm, params, k_prompts), k_sampler)
+    if len(found) < 2:
+        raise ValueError(f'{len(found)} prompts to answer: want at least two, to cross their responses')
+    order, out = _rng(k_cross).permutation(len(found)), []
+    other = {here: found[there] for here, there in zip(order, np.roll(order, 1))}  # never a prompt's own
+    for i, r in enumerate(found):
+        given = [a.text for a in r.responses] + [other[i].responses[0].text]
+        meta = r.prompt.meta | {'responses': given, 'grades': [1.0] * len(r.responses) + [0.0]}
+        out.append(dataclasses.replace(r.prompt, meta=meta))
+    return out
+
+
 NUMBERED = re.compile(r'(?:^|\n)\s*\d+\s*[.)]\s*')
 
 

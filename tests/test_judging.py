@@ -1,13 +1,15 @@
 """Learning to judge: prompts over the model's own responses, verdicts on them, and what is said of verdicts."""
 
 import dataclasses
+import functools
 import math
 
 import jax
 import numpy as np
 import pytest
 
-from selfrew import answers, loop, pairs, parts, prompts, samplers, scorers, text
+from configs import meta_rewarding
+from selfrew import answers, loop, pairs, parts, plan, prompts, samplers, scorers, text
 from selfrew.types import Response, Rollout, ask
 
 KEY = jax.random.key(0)
@@ -57,6 +59,22 @@ def test_the_range_of_scores_is_the_templates(tmp_path):
     assert found.meta['points'] == [1.0, 10.0]
     (judged,) = scorers.consistency(None, None, [Rollout(found, (Response('Score: 9'), Response('Score: 11')))], KEY)
     _same(judged.scores, (0.5, NAN))
+
+
+def test_a_response_to_another_prompt_is_the_worse_one():
+    asked = [ask(f'p{i}', f'Question {i}?', task='rising') for i in range(7)]
+    sampler = _saying(*([f'{i} one', f'{i} two'] for i in range(7)))
+    crossed = functools.partial(prompts.crossed, None, None, prompts=lambda *_: asked, sampler=sampler)
+    found = crossed(KEY)
+    assert [(p.id, p.messages, p.answer) for p in found] == [(p.id, p.messages, None) for p in asked]
+    for i, p in enumerate(found):
+        *own, other = p.meta['responses']
+        assert own == [f'{i} one', f'{i} two'] and p.meta['grades'] == [1.0, 1.0, 0.0] and p.meta['task'] == 'rising'
+        assert other.endswith('one') and not other.startswith(str(i))
+    assert len({p.meta['responses'][-1] for p in found}) == 7  # each serves once
+    assert found != crossed(jax.random.key(1))
+    with pytest.raises(ValueError, match='1 prompts to answer: want at least two'):
+        prompts.crossed(None, None, KEY, prompts=lambda *_: asked[:1], sampler=_saying(('a',)))
 
 
 # --- what is said of verdicts -----------------------------------------------------------------------------------------
@@ -147,3 +165,26 @@ def test_a_turn_learns_from_pairs_of_verdicts_the_model_wrote(tiny, change):
         assert e.prompt.text.startswith('Check this answer') and all(r.tokens for r in e.responses)
         high, low = (answers.score(r, low=0, high=5) for r in e.responses)
         assert high != low and not math.isnan(high + low) and e.scores[0] > e.scores[1]
+
+
+def test_meta_rewarding_is_the_papers_at_scale(tmp_path, monkeypatch):
+    """arXiv 2407.19594, §3.1: four rounds, of which two learn to judge; length control from the second on."""
+    monkeypatch.chdir(tmp_path)
+    for name in ('trees.jsonl', 'eft.jsonl'):
+        (tmp_path / name).write_text('')
+    config = meta_rewarding.get_config('llama3_8b').to_dict()
+    for turn in (config['round'], config['round']['rehearsal']['prompts']):
+        turn['prompts'].pop('generator', None)  # which is not here
+    fields = {name: config[name] for name in ('rounds', 'round', 'start', 'by_round')}
+    turns = {turn.name: turn for turn in parts.turns(**fields)}
+    assert list(turns) == ['01', '02', '02-rehearsal', '03', '03-rehearsal', '04', '05']
+    answers_of = [turns[name].pairs.keywords for name in ('02', '03', '04', '05')]
+    assert [k['rho'] for k in answers_of] == [0.0, 0.32, 0.32, 0.4]
+    assert [k['longest'] for k in answers_of] == [2500, None, None, None]
+    judges = [turns[f'{name}-rehearsal'] for name in ('02', '03')]
+    assert [turn.pairs.keywords['longest'] for turn in judges] == [1100, 1000]
+    for turn in judges:
+        assert turn.scorer.func is scorers.compare and turn.scorer.keywords['template'] == 'meta'
+        assert turn.sampler.func is samplers.disputed and turn.sampler.keywords['sampler'].keywords['n'] == 11
+        assert turn.prompts.keywords['template'] == turns['02'].scorer.keywords['template'] == 'additive'
+    assert plan.sampling_turn(config).name == '05'

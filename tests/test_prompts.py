@@ -458,6 +458,7 @@ ARGUMENTS = {
     'judged': {
         'prompts': {'name': 'demonstrations', 'tasks': BOTH, 'n': 6}, 'sampler': {'name': 'given'}, 'template': 'check',
     },
+    'crossed': {'prompts': {'name': 'demonstrations', 'tasks': BOTH, 'n': 6}, 'sampler': {'name': 'given'}},
     'self_instruct': {'prompts': {'name': 'task', 'tasks': BOTH, 'n': 8}, 'n': 6, 'max_tokens': 8, 'template': 'check'},
 }  # fmt: skip
 ANSWERED = {'text': 'Yes.', 'rank': 0, 'lang': 'en'}
