@@ -2,7 +2,9 @@
 
 import atexit
 import os
+import pathlib
 import shutil
+import sys
 import tempfile
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
@@ -12,6 +14,8 @@ if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:  # what one worker compiles, t
     os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.3'
     atexit.register(shutil.rmtree, os.environ['JAX_COMPILATION_CACHE_DIR'], ignore_errors=True)
 os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_force_host_platform_device_count=8'.strip()
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # for configs and experiments, as main does
 
 import jax  # noqa: E402
 import pytest  # noqa: E402

@@ -6,7 +6,6 @@ import importlib
 import json
 import os
 import pathlib
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +15,6 @@ import pytest
 from selfrew import checkpoint, journal, loop, parts, stage, update
 
 ROOT = pathlib.Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))  # for configs, as main does
 CONFIGS = sorted(p.stem for p in (ROOT / 'configs').glob('*.py') if p.stem not in ('__init__', 'base'))
 TIMES = ('seconds', 'compiled', 'tokens_per_s')
 
