@@ -14,7 +14,7 @@ for such a prompt and never saw one, so here its verdicts vote on the score.
 the one whose scores vary most, every two verdicts on it compared in both orders, most wins against fewest. It is for
 trees.jsonl and eft.jsonl, see configs/self_rewarding.py. What it needs of a TPU:
 
-    python -m selfrew.plan --config=configs/meta_rewarding.py:llama3_8b --topology=v5e:8x8
+    python -m selfrew.plan --config=configs/meta_rewarding.py:llama3_8b --topology=v5p:2x2x4
 """
 
 from configs import base, models, self_rewarding
