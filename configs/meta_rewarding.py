@@ -29,10 +29,15 @@ def get_config(arg: str = ''):
         raise ValueError(f'no variant {arg!r} of this config; there are: smoke, {", ".join(models.PRESETS)}')
     config = self_rewarding.get_config(arg).to_dict()
     answers = config['round']
-    prompts = base.fresh(24 if base.smoke(arg) else 300) | {'tasks': TASKS}
-    rehearsal = verdicts(prompts, base.sampling(4), base.judging(votes=8), answers['train'], answers['loss'])
-    rehearsal |= {'scorer': {'name': 'consistency'}, 'pairs': {'name': 'extremes', 'weigh': True}}
+    rehearsal = voted(24 if base.smoke(arg) else 300, base.sampling(4), base.judging(votes=8), answers['train'], answers['loss'])
     return base.get(**config | {'round': answers | {'rehearsal': rehearsal}})
+
+
+def voted(n: int, sampling: dict, judging: dict, train: dict, loss: dict) -> dict:
+    """`verdicts` on responses to n word problems, where the most common score is set against the rarest."""
+    return verdicts(base.fresh(n) | {'tasks': TASKS}, sampling, judging, train, loss) | {
+        'scorer': {'name': 'consistency'}, 'pairs': {'name': 'extremes', 'weigh': True},
+    }  # fmt: skip
 
 
 def verdicts(prompts: dict, sampling: dict, judging: dict, train: dict, loss: dict) -> dict:
@@ -54,16 +59,14 @@ def at_scale(name: str):
     answers['prompts']['n'] = 5000
     answers['sampler'] |= {'n': 7, 'temperature': 0.8, 'top_p': 0.95}
     answers['scorer']['votes'] = 11
-    answers['pairs'] |= {'rho': 0.0, 'longest': 2500}  # characters
     answers['train'] |= {'lr': 5e-6, 'batch': 32}
     judging = verdicts(answers['prompts'], answers['sampler'], answers['scorer'], answers['train'], answers['loss'])
     judging['sampler'] = {'name': 'disputed', 'sampler': judging['sampler']}
-    judging['pairs']['longest'] = 1100
     config['start']['prompts'] = eft
     return base.get(**config | {
         'rounds': 5,  # M0 by imitation of verdicts, then four
-        'round': answers | {'rehearsal': {'every': 1, **judging}},
-        'by_round': {
+        'round': answers | {'rehearsal': judging},
+        'by_round': {  # lengths in characters
             'pairs': {'rho': (0.0, 0.32, 0.32, 0.4), 'longest': (2500, None)},
             'rehearsal': {'every': (1, 1, 0), 'pairs': {'longest': (1100, 1000)}},
         },

@@ -10,10 +10,11 @@ from selfrew import loop, parts
 from selfrew.stage import dump, write_atomic
 
 
-def run(folder: str, configs: dict) -> list[dict]:
+def run(folder: str, configs: dict, more=lambda where, number: {}) -> list[dict]:
     """Runs what is not in the folder yet. Returns, and writes to results.json, a row for each run and round.
 
-    configs: (arm, seed) -> config. A run that was killed goes on where it stopped.
+    configs: (arm, seed) -> config. more(a run's folder, a round): what else goes into a row.
+    A run that was killed goes on where it stopped.
     """
     results = []
     for (arm, seed), config in configs.items():
@@ -22,7 +23,8 @@ def run(folder: str, configs: dict) -> list[dict]:
         print(parts.fill(loop.run, config, 'config')(where), flush=True)
         with open(os.path.join(where, 'summary.json')) as file:
             rows = json.load(file)['rounds']
-        results += [{'method': arm, 'seed': seed, **row, **learnt(where, row['round'])} for row in rows]
+        results += [{'method': arm, 'seed': seed, **row, **learnt(where, row['round']), **more(where, row['round'])}
+                    for row in rows]  # fmt: skip
     write_atomic(os.path.join(folder, 'results.json'), dump(results))
     return results
 

@@ -72,6 +72,14 @@ def score(verdict, *, low: float, high: float) -> float:
     return float(number[1])
 
 
+def scores(verdicts) -> list[float]:
+    """What the responses of a rollout say as verdicts (see prompts.judged), as `score`. ValueError where they are none."""
+    if 'judged' not in verdicts.prompt.meta:
+        raise ValueError(f'prompt {verdicts.prompt.id!r} asks for no verdict; want such as prompts.judged makes')
+    low, high = verdicts.prompt.meta['points']
+    return [score(v, low=low, high=high) for v in verdicts.responses]
+
+
 def winner(verdict) -> float:
     """1 where a verdict concludes with A, 0 with B, 0.5 with a tie; nan where it does not conclude. The last one counts."""
     found = list(WINNER.finditer(verdict.text))

@@ -55,10 +55,7 @@ def disputed(lm, params, prompts, key, *, sampler) -> list[Rollout]:
     """
     widest = {}
     for rollout in sampler(lm, params, prompts, key):
-        if 'judged' not in rollout.prompt.meta:
-            raise ValueError(f'prompt {rollout.prompt.id!r} asks for no verdict; want such as prompts.judged makes')
-        low, high = rollout.prompt.meta['points']
-        said = [s for s in (answers.score(v, low=low, high=high) for v in rollout.responses) if not math.isnan(s)]
+        said = [s for s in answers.scores(rollout) if not math.isnan(s)]
         spread = float(np.var(said)) if said else -1.0
         if spread > widest.get(rollout.prompt.meta['judged'], (-2.0,))[0]:
             widest[rollout.prompt.meta['judged']] = spread, rollout

@@ -66,11 +66,10 @@ def consistency(lm, params, rollouts, key) -> list[Judgement]:
 
 def _shares(rollout) -> list[float]:
     if 'judged' in rollout.prompt.meta:
-        low, high = rollout.prompt.meta['points']
-        found = [answers.score(v, low=low, high=high) for v in rollout.responses]
-    else:
-        found = [answers.normal(answers.final_answer(r.text)) for r in rollout.responses]
-    return [0.0 if a is None else a if a != a else found.count(a) / len(found) for a in found]
+        said = answers.scores(rollout)
+        return [math.nan if math.isnan(s) else said.count(s) / len(said) for s in said]
+    found = [answers.normal(answers.final_answer(r.text)) for r in rollout.responses]
+    return [0.0 if a is None else found.count(a) / len(found) for a in found]
 
 
 def length(lm, params, rollouts, key, *, target: int | None = None) -> list[Judgement]:

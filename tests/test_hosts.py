@@ -43,8 +43,7 @@ def begin(tmp_path_factory):
         environment = os.environ | {
             'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu',
             'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
-            # What one process has compiled, the next finds.
-            'JAX_COMPILATION_CACHE_DIR': str(folder / 'programs'), 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+            'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',  # what one process has compiled, the next finds
         }  # fmt: skip
         out, err = (open(folder / f'{len(running)}.{kind}', 'w+') for kind in ('out', 'err'))
         command = [sys.executable, '-m', 'selfrew.main', f'--config={folder}/config.py', *arguments]

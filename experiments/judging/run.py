@@ -17,9 +17,9 @@ import numpy as np
 from absl import app, flags
 from ml_collections import ConfigDict
 
-from configs import base, self_rewarding
+from configs import base, meta_rewarding, self_rewarding
 from experiments import study
-from selfrew import export, lm as lms, losses, optimizers, stage, tasks, text, update
+from selfrew import export, lm as lms, losses, optimizers, tasks, text, update
 from selfrew.types import Example, Response, State, ask
 
 FOLDER = flags.DEFINE_string('folder', None, 'Where the runs go.', required=True)
@@ -75,13 +75,10 @@ def config_of(folder: str, arm: str, seed: int) -> dict:
     if arm == 'truth':  # of the answers: exact_answer in the judge's place
         turn['prompts']['answers'], turn['scorer'] = True, {'name': 'exact_answer'}
     elif arm == 'votes':  # pairs of verdicts on own responses: the most common score against the rarest
-        turn['rehearsal'] = {
-            'prompts': {'name': 'judged', 'prompts': base.fresh(PROMPTS) | {'tasks': TASKS}, 'sampler': base.sampling(8),
-                        'template': 'check'},
-            'sampler': base.sampling(8) | {'max_tokens': base.VERDICT},
-            'scorer': {'name': 'consistency'}, 'pairs': {'name': 'extremes', 'weigh': True},
-            'loss': turn['loss'], 'train': turn['train'] | {'lr': JUDGING},
-        }  # fmt: skip
+        judging = base.judging(votes=8) | {'temperature': 1.0}
+        turn['rehearsal'] = meta_rewarding.voted(
+            PROMPTS, base.sampling(8), judging, turn['train'] | {'lr': JUDGING}, turn['loss']
+        )
     elif arm == 'crossed':  # own verdicts, where they prefer the response to this prompt to one to another prompt: no truth
         turn['rehearsal'] = selected({
             'name': 'crossed', 'prompts': base.fresh(600) | {'tasks': TASKS}, 'sampler': base.sampling(1) | {'temperature': 0.7},
@@ -122,9 +119,7 @@ def main(_):
     if not BASE.value and not os.path.exists(os.path.join(folder, 'config.json')):
         teach(folder)
     runs = {(arm, int(seed)): config_of(folder, arm, int(seed)) for seed in SEEDS.value for arm in ARMS.value}
-    results = [row | verdicts(os.path.join(FOLDER.value, f'{row["method"]}-{row["seed"]}'), row['round'])
-               for row in study.run(FOLDER.value, runs)]  # fmt: skip
-    stage.write_atomic(os.path.join(FOLDER.value, 'results.json'), stage.dump(results))
+    results = study.run(FOLDER.value, runs, more=verdicts)
     for key in ('accuracy', 'judge', 'judge_pairwise_half', 'verdicts_right', 'wrongly_full'):
         print(f'\n{key}\n{study.table(results, key, seeds=key == "judge")}')
         for arm in ARMS.value[1:]:
