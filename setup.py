@@ -17,7 +17,7 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.11',
     packages=find_packages(include=['selfrew', 'selfrew.*']),
-    package_data={'selfrew': ['templates/*.jinja', 'templates/chat/*.jinja', 'tiny_base/*']},
+    package_data={'selfrew': ['models/chat_templates/*.jinja', 'models/tiny_base/*', 'tasks/templates/*.jinja']},
     install_requires=[  # every config's smoke ran with exactly these, and with the newest of 2026-11
         'absl-py>=2.3.1', 'array-record>=0.8.2', 'chex>=0.1.91', 'flax>=0.12.3', 'huggingface-hub>=1.3', 'jax>=0.9.0',
         'jinja2>=3.1.6',

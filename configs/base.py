@@ -19,7 +19,7 @@ def get(**fields) -> ConfigDict:
 
 
 def model() -> dict:
-    """The base that ships; what each field means is in selfrew.lm.load."""
+    """The base that ships; what each field means is in selfrew.models.language_model.load."""
     return {
         'folder': 'tiny', 'dtype': 'float32', 'params': 'float32', 'max_length': placeholder(int), 'attention': 'xla',
         'remat': 'none', 'cache': placeholder(str), 'cache_gib': placeholder(float), 'chat_template': placeholder(str),

@@ -6,8 +6,9 @@ import os
 import numpy as np
 from scipy import stats
 
-from selfrew import loop, parts
-from selfrew.stage import dump, write_atomic
+from selfrew import loop
+from selfrew.run import binding
+from selfrew.run.stage import dump, write_atomic
 
 
 def run(folder: str, configs: dict, more=lambda where, number: {}) -> list[dict]:
@@ -20,7 +21,7 @@ def run(folder: str, configs: dict, more=lambda where, number: {}) -> list[dict]
     for (arm, seed), config in configs.items():
         where = os.path.join(folder, f'{arm}-{seed}')
         print(f'##### {where}', flush=True)
-        print(parts.fill(loop.run, config, 'config')(where), flush=True)
+        print(binding.bind_arguments(loop.run, config, 'config')(where), flush=True)
         with open(os.path.join(where, 'summary.json')) as file:
             rows = json.load(file)['rounds']
         results += [{'method': arm, 'seed': seed, **row, **learnt(where, row['round']), **more(where, row['round'])}

@@ -8,8 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from selfrew import encode, export, likelihood, lm as lms, samplers, sharding, update
-from selfrew.models import decoder
+from selfrew import export
+from selfrew.engine import logprobs, packing
+from selfrew.mesh import sharding
+from selfrew.models import decoder, language_model
+from selfrew.shelves import samplers
 from selfrew.types import Example, Prompt, Response, Rollout, ask
 
 
@@ -33,16 +36,16 @@ def _logits(module, params, tokens_BT, mask_BT):
     position_BT = jnp.maximum(jnp.cumsum(mask_BT, axis=1) - 1, 0)
     sees_BTT = jnp.tril(jnp.ones((T, T), bool))[None] & mask_BT[:, None, :] | jnp.eye(T, dtype=bool)[None]
     hidden_BTD, _ = module.apply({'params': params}, tokens_BT, position_BT, sees_BTT)
-    return decoder.head(module, params, hidden_BTD.reshape(B * T, -1)).reshape(B, T, -1)
+    return decoder.logits(module, params, hidden_BTD.reshape(B * T, -1)).reshape(B, T, -1)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _selected(module, params, batch):
-    return likelihood.selected(module, params, batch)
+    return logprobs.selected_logp(module, params, batch)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Lm(lms.Lm):
+class Lm(language_model.Lm):
     """A language model without its parameters, which every method takes first."""
 
     def logits(self, params, tokens_BT, mask_BT=None) -> jax.Array:
@@ -56,7 +59,7 @@ class Lm(lms.Lm):
         if tokens.ndim != 2 or mask.shape != tokens.shape or tokens.shape[1] > self.config.max_length:
             raise ValueError(f'want tokens and mask of one shape [B T], T at most {self.config.max_length}; '
                              f'got {tokens.shape} and {mask.shape}')  # fmt: skip
-        B, more = len(tokens), -len(tokens) % sharding.row_count(self.mesh)
+        B, more = len(tokens), -len(tokens) % sharding.row_shards(self.mesh)
         pad = lambda x: np.pad(x, ((0, more), (0, 0)))  # noqa: E731
         return _logits(self.module, params, self.rows(pad(tokens)), self.rows(pad(mask)))[:B]
 
@@ -73,7 +76,7 @@ class Lm(lms.Lm):
         responses = [r if isinstance(r, Response) else Response(r) for r in responses]
         examples = [Example(p, (r,)) for p, r in zip(prompts, responses, strict=True)]
         longest = self.config.max_length
-        docs, dropped = encode.tokenise(self.text, examples, row_length=longest, positions=longest)
+        docs, dropped = packing.tokenise(self.text, examples, row_length=longest, positions=longest)
         if dropped:
             bad = sorted(set(range(len(examples))) - {doc.index for doc in docs})
             raise ValueError(f'responses {bad} are empty, or longer with their prompt than {longest} tokens')
@@ -81,9 +84,9 @@ class Lm(lms.Lm):
             return LogProbs(np.zeros(0, np.float32), [])
         row = min(longest, -(-max(len(d.prompt) + len(d.responses[0]) for d in docs) // 128) * 128)
         tokens = [None] * len(docs)
-        packed = encode.batches(docs, batch=batch, row_length=row, parts=sharding.row_count(self.mesh))
+        packed = packing.batches(docs, batch=batch, row_length=row, parts=sharding.row_shards(self.mesh))
         for one in packed:
-            logp = np.asarray(_selected(self.module, params, update.place(self, one)))
+            logp = np.asarray(_selected(self.module, params, packing.place(self, one)))
             doc = np.take_along_axis(one.doc.reshape(len(one.target), -1), one.target, axis=1)
             for i in range(int(one.real.sum())):
                 tokens[one.index[i]] = logp[(doc == i + 1) & (one.mask > 0)]
@@ -115,10 +118,10 @@ def load(folder: str, *, mesh: dict | None = None, **options):
 
     Args:
       mesh: {'data': …, 'fsdp': …, 'tensor': …}, what is left out being 1; None: all devices along fsdp.
-      options: dtype, params, max_length, attention, lora, … as selfrew.lm.load has them.
+      options: dtype, params, max_length, attention, lora, … as selfrew.models.language_model.load has them.
     Raises FileNotFoundError or ValueError that names what is wrong.
     """
-    lm, params = lms.load(folder=folder, **({'fsdp': -1} if mesh is None else mesh), **options)
+    lm, params = language_model.load(folder=folder, **({'fsdp': -1} if mesh is None else mesh), **options)
     return Lm(**{field.name: getattr(lm, field.name) for field in dataclasses.fields(lm)}), params
 
 

@@ -9,6 +9,12 @@ import os
 import shutil
 import sys
 
+from selfrew.engine import train_state
+from selfrew.models import decoder, hf, language_model
+from selfrew.run import binding, checkpoint
+from selfrew.run.stage import Folder
+from selfrew.run.turns import bind_turns
+
 
 def save(folder: str, lm, params, *, dtype: str = 'float32', shard_bytes: int = 4 << 30) -> None:
     """Writes what transformers loads: config, tensors, tokenizer, chat template, generation config; adapters merged.
@@ -16,8 +22,6 @@ def save(folder: str, lm, params, *, dtype: str = 'float32', shard_bytes: int = 
     Args: dtype, of the stored tensors. shard_bytes: a file is closed before it grows beyond that.
     Raises ValueError where the folder is the one that the model came from, or holds something else.
     """
-    from selfrew.models import decoder, hf
-
     if lm.folder is None:
         raise ValueError('this model came from no folder, so there is no config.json to write; see models.hf.write')
     if os.path.isdir(folder) and os.path.realpath(folder) == os.path.realpath(lm.folder):
@@ -33,26 +37,23 @@ def save(folder: str, lm, params, *, dtype: str = 'float32', shard_bytes: int = 
         ids = {'bos_token_id': lm.text.bos, 'eos_token_id': list(lm.text.ends), 'pad_token_id': lm.text.pad}
         hf.dump(folder, 'generation_config.json', {name: value for name, value in ids.items() if value is not None})
     fields = hf.read_json(lm.folder)
-    hf.write(folder, fields, lm.config, decoder.merged(lm.module, params), dtype=dtype, shard_bytes=shard_bytes)
+    hf.write(folder, fields, lm.config, decoder.merge_adapters(lm.module, params), dtype=dtype, shard_bytes=shard_bytes)
 
 
 def restored(workdir: str, turn: str | None = None):
     """(lm, params, name of the turn) of a run. ValueError where it has no such state."""
-    from selfrew import checkpoint, lm as lms, parts, update
-    from selfrew.stage import Folder
-
     try:
         with open(os.path.join(workdir, 'config.json')) as file:
             config = json.load(file)
     except FileNotFoundError:
         raise ValueError(f'{workdir!r} is not a run: it has no config.json') from None
-    turns = {t.name: t for t in parts.turns(**{k: config.get(k) for k in ('rounds', 'round', 'start', 'by_round')})}
+    turns = {t.name: t for t in bind_turns(**{k: config.get(k) for k in ('rounds', 'round', 'start', 'by_round')})}
     kept = [name for name in turns if Folder(workdir, name).has('state')]
     if not kept or (turn is not None and turn not in kept):
         raise ValueError(f'{workdir} has no state of turn {turn or "01"!r}; there are: {", ".join(kept) or "none"}')
     name = turn or kept[-1]
-    lm, params = parts.fill(lms.load, dict(config['model']) | dict(config['mesh']), 'model, mesh')()
-    optimizer = update.made(turns[name].train.keywords['optimizer'])
+    lm, params = binding.bind_arguments(language_model.load, dict(config['model']) | dict(config['mesh']), 'model, mesh')()
+    optimizer = train_state.cached_optimizer(turns[name].train.keywords['optimizer'])
     return lm, checkpoint.restore(lm, Folder(workdir, name), optimizer, params).params, name
 
 

@@ -12,8 +12,13 @@ import zlib
 import jax
 import numpy as np
 
-from selfrew import checkpoint, evals as eval_shelf, hosts, lm as lms, log as logs, parts, report, update
-from selfrew.stage import Folder, claim
+from selfrew.engine import train_state
+from selfrew.mesh import processes
+from selfrew.models import language_model
+from selfrew.run import binding, checkpoint, console, metrics_log, report, turn_stats
+from selfrew.run.stage import Folder, claim_workdir
+from selfrew.run.turns import bind_turns
+from selfrew.shelves import evals as eval_shelf
 from selfrew.types import Example, Judgement, Prompt, Rollout, State
 
 
@@ -22,25 +27,25 @@ def run(workdir: str, *, seed: int, model: dict, mesh: dict, rounds: int, round:
     """Runs a config to its end, or goes on where a killed run stopped; returns the table by round.
 
     Args:
-      seed: of everything drawn. model: see lm.load. mesh: data, fsdp, tensor.
-      rounds, round, start, by_round: see parts.turns.
+      seed: of everything drawn. model: see language_model.load. mesh: data, fsdp, tensor.
+      rounds, round, start, by_round: see turns.bind_turns.
       evals: name -> entry of the shelf evals; each runs before the first round and after each.
       keep_states: how many of the last rounds' states stay on disk, or None for all.
     Raises ValueError where the config or the data are wrong; before work starts where that can be known then.
     """
     config = {k: v for k, v in locals().items() if k != 'workdir'}
-    turns = parts.turns(rounds=rounds, round=round, start=start, by_round=by_round)
-    tests = {name: parts.bind('evals', entry, f'evals.{name}', eval_shelf) for name, entry in (evals or {}).items()}
-    opening = parts.fill(lms.load, dict(model) | dict(mesh), 'model, mesh')
-    context = lms.longest(**opening.keywords)
+    turns = bind_turns(rounds=rounds, round=round, start=start, by_round=by_round)
+    tests = {name: binding.bind('evals', entry, f'evals.{name}', eval_shelf) for name, entry in (evals or {}).items()}
+    opening = binding.bind_arguments(language_model.load, dict(model) | dict(mesh), 'model, mesh')
+    context = language_model.context_length(**opening.keywords)
     for part in [p for turn in turns for p in (turn.sampler, turn.scorer)] + list(tests.values()):
-        parts.check_lengths(part, context)
+        binding.check_lengths(part, context)
     lm, params = opening()
-    if hosts.by_main(lambda: config) != config:
+    if processes.on_main(lambda: config) != config:
         raise ValueError('this process has another config than process 0; start all with the same command')
-    hosts.by_main(lambda: claim(workdir, config, free=('rounds',)))
-    key, log, state = jax.random.key(seed), logs.Log(workdir), State(params, None, 0, 0)
-    logs.opening(config, lm, params)
+    processes.on_main(lambda: claim_workdir(workdir, config, free=('rounds',)))
+    key, log, state = jax.random.key(seed), metrics_log.MetricsLog(workdir), State(params, None, 0, 0)
+    console.print_run(config, lm, params)
     del params  # the first round's updates write over them
     try:
         measure(lm, state, tests, Folder(workdir, '00'), key, log)
@@ -48,7 +53,7 @@ def run(workdir: str, *, seed: int, model: dict, mesh: dict, rounds: int, round:
         finished = max((i for i, folder in enumerate(folders) if folder.has('state')), default=-1)
         for i, (turn, folder) in enumerate(zip(turns, folders)):
             if i == finished:
-                optimizer = update.made(turn.train.keywords['optimizer'])
+                optimizer = train_state.cached_optimizer(turn.train.keywords['optimizer'])
                 state = checkpoint.restore(lm, folder, optimizer, state.params)._replace(opt=None)
             elif i > finished:
                 state = learn(lm, state, turn, folder, jax.random.fold_in(key, zlib.crc32(turn.name.encode())), log)
@@ -56,7 +61,7 @@ def run(workdir: str, *, seed: int, model: dict, mesh: dict, rounds: int, round:
                 measure(lm, state, tests, folder, key, log)
                 for old in [f for f in folders[: i + 1] if f.has('state')][:-keep_states] if keep_states else []:
                     checkpoint.delete(old)
-        return hosts.by_main(lambda: report.write(workdir))
+        return processes.on_main(lambda: report.write_report(workdir))
     finally:
         log.close()
 
@@ -66,7 +71,7 @@ def learn(lm, state: State, turn, folder, key, log) -> State:
     begun, compiled = time.time(), log.compiled
     key_of = lambda word: jax.random.fold_in(key, zlib.crc32(word.encode()))  # noqa: E731
     log.begin(turn.name)
-    logs.say(f'\n=== round {turn.name}')
+    console.say(f'\n=== round {turn.name}')
 
     prompts = folder.once('prompts', Prompt, lambda: turn.prompts(lm, state.params, key_of('prompts')))
     if not prompts:
@@ -75,8 +80,8 @@ def learn(lm, state: State, turn, folder, key, log) -> State:
     judgements = folder.once('judgements', Judgement, lambda: turn.scorer(lm, state.params, rollouts, key_of('scorer')))
     examples = folder.once('examples', Example, lambda: pair(turn, judgements, key_of('pairs')))
 
-    stats = logs.counts(prompts, judgements, examples)
-    logs.show(lm, judgements, examples, turn.train)
+    stats = turn_stats.summarize(prompts, judgements, examples)
+    console.print_turn(lm, judgements, examples, turn.train)
     if not examples:
         raise ValueError(f'round {turn.name} has nothing to learn from: {json.dumps(stats)}')
     step = int(state.step)
@@ -92,12 +97,12 @@ def learn(lm, state: State, turn, folder, key, log) -> State:
     log.write(turn.name, int(state.step), {f'turn/{k}': v for k, v in stats.items()})
     folder.note('turn.json', stats)
     checkpoint.save(lm, folder, state)
-    logs.say(', '.join(f'{k} {v:.4g}' if isinstance(v, float) else f'{k} {v}' for k, v in stats.items()))
+    console.say(', '.join(f'{k} {v:.4g}' if isinstance(v, float) else f'{k} {v}' for k, v in stats.items()))
     return state._replace(opt=None)  # each round's moments start afresh: what samples next has their memory
 
 
 def pair(turn, judgements, key) -> list[Example]:
-    """The examples of all judgements; each draws from a generator of its own prompt. See parts.turn for what is left out."""
+    """The examples of all judgements; each draws from a generator of its own prompt. See turns.turn for what is left out."""
     seed = np.asarray(jax.random.key_data(key)).tolist()
     rng_of = lambda text: np.random.default_rng([*seed, zlib.crc32(text.encode())])  # noqa: E731
     examples = [e for j in judgements for e in turn.pairs(j, rng_of(j.rollout.prompt.id))]
@@ -121,7 +126,7 @@ def measure(lm, state: State, tests: dict, folder, key, log) -> None:
     for kind, test in tests.items():
         with folder.keeping(f'eval_{kind}'):
             results[kind], judged[kind] = test(lm, state.params, jax.random.fold_in(key, zlib.crc32(kind.encode())))
-        logs.say(f'{kind}: ' + ', '.join(f'{k} {v:.4g}' for k, v in results[kind].items()))
+        console.say(f'{kind}: ' + ', '.join(f'{k} {v:.4g}' for k, v in results[kind].items()))
     for kind, judgements in judged.items():  # now that all are done: a killed run measures none of them again
         folder.once(f'eval_{kind}', Judgement, lambda judgements=judgements: judgements)
     folder.note('evals.json', results)

@@ -29,18 +29,21 @@ def main(argv) -> None:
         raise app.UsageError('want --config=FILE and --workdir=FOLDER, e.g. --config=configs/quickstart.py '
                              '--workdir=runs/quickstart')  # fmt: skip
     logging.getLogger('absl').setLevel(logging.WARNING)
-    from selfrew import hosts, loop  # jax comes with it: only where there is something to run
+    # jax and all that stands on it take seconds to import: only where there is something to run
+    from selfrew import loop
+    from selfrew.mesh import processes
+    from selfrew.run import binding, console
 
     try:
-        hosts.start(COORDINATOR.value, PROCESSES.value, PROCESS.value)
+        processes.initialize(COORDINATOR.value, PROCESSES.value, PROCESS.value)
         config = CONFIG.value.to_dict()
-        table = loop.parts.fill(loop.run, config, 'config')(WORKDIR.value)
+        table = binding.bind_arguments(loop.run, config, 'config')(WORKDIR.value)
     except KeyboardInterrupt:
         print(f'\nstopped; the same command goes on from what is finished in {WORKDIR.value}', file=sys.stderr)
         sys.exit(130)
     except (ValueError, OSError, KeyError) as problem:
         _refuse(problem)
-    loop.logs.say(f'\n{table}\n\nin {WORKDIR.value}: summary.json, metrics.jsonl, curve.png, each round\'s files')
+    console.say(f'\n{table}\n\nin {WORKDIR.value}: summary.json, metrics.jsonl, curve.png, each round\'s files')
 
 
 def _refuse(problem: Exception) -> None:

@@ -146,7 +146,7 @@ class Batch(NamedTuple):
 class Forward(NamedTuple):
     """What a loss unpacks. All float32; sums are over a response's tokens, 0 where there is no such response.
 
-    From `entropy` on: None where the loss does not ask (see losses.wants); what each is: see likelihood.measure.
+    From `entropy` on: None where the loss does not ask (see loss_contract.requested_fields); what each is: see logprobs.measure.
     """
 
     logp: Any  # [B N] nats, summed

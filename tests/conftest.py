@@ -20,7 +20,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # for configs and
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
-from selfrew import lm as lms  # noqa: E402
+from selfrew.models import language_model
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
@@ -28,7 +28,7 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 @pytest.fixture(scope='session')
 def tiny():
     """(lm, params) of the base that ships, on one device."""
-    return lms.load(folder='tiny')
+    return language_model.load(folder='tiny')
 
 
 @pytest.fixture(autouse=True, scope='module')
@@ -41,5 +41,3 @@ def _forget_programs():
                 jax.clear_caches()
 
 
-def pytest_configure(config):
-    config.addinivalue_line('markers', 'slow: takes more than ten seconds; -m "not slow" leaves it out')

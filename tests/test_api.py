@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import selfrew
-from selfrew import api, export, loop, samplers
-from selfrew import lm as lms
-from selfrew.models import decoder, hf
+from selfrew import api, export, loop
+from selfrew.models import decoder, hf, language_model
+from selfrew.shelves import samplers
 from selfrew.types import Response, Rollout, ask
 
 QUESTIONS = ['Lena has 4 apples and buys 3 more. How many apples does Lena have?', 'Say: 5']
@@ -103,7 +103,7 @@ def test_adapters_are_merged_and_bfloat16_is_half_as_large(tmp_path):
     assert len(list(tmp_path.glob('model-*.safetensors'))) > 2
     assert sum(f.stat().st_size for f in tmp_path.glob('*.safetensors')) < 2.2 * 363_744
     bare, read = selfrew.load(str(tmp_path), mesh={})
-    want = decoder.merged(lm.module, params)
+    want = decoder.merge_adapters(lm.module, params)
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b.astype('bfloat16').astype('float32')), read, want)
     want, found = (m.logp(p, QUESTIONS, ['7', '5']).total for m, p in ((lm, params), (bare, read)))
     np.testing.assert_allclose(found, want, rtol=0.05)
@@ -112,7 +112,7 @@ def test_adapters_are_merged_and_bfloat16_is_half_as_large(tmp_path):
 def test_what_cannot_be_saved_is_refused(tmp_path, model):
     lm, params = model
     with pytest.raises(ValueError, match='is where the model came from'):
-        selfrew.save(lms.TINY, lm, params)
+        selfrew.save(language_model.TINY, lm, params)
     (tmp_path / 'diary').write_text('dear')
     with pytest.raises(ValueError, match='is not empty and holds no checkpoint'):
         selfrew.save(str(tmp_path), lm, params)
@@ -135,8 +135,8 @@ def test_the_export_command_writes_a_turns_model(tmp_path, monkeypatch, capsys):
     assert said.returncode == 0 and f'turn 01 of {run} is in {out}, float32' in said.stdout, said.stderr
     config = hf.read_config(str(out))
     assert config.lora == 0
-    _, read = lms.load(folder=str(out))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), read, decoder.merged(lm.module, params))
+    _, read = language_model.load(folder=str(out))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), read, decoder.merge_adapters(lm.module, params))
     for flags, words in (
         ((f'--workdir={run}', f'--folder={out}', '--turn=07'), "no state of turn '07'; there are: 01"),
         ((f'--workdir={tmp_path}/no', f'--folder={out}'), 'is not a run: it has no config.json'),

@@ -1,51 +1,105 @@
-"""The house: a module imports from strictly lower layers, and never sideways."""
+"""The house: a package imports from strictly lower layers, never sideways, and nobody's private names."""
 
 import ast
 import pathlib
+
+import pytest
 
 import selfrew
 
 ROOT = pathlib.Path(selfrew.__file__).parent
 LAYERS = {
-    'types': 0, 'answers': 0, 'rows': 0, 'novelty': 0, 'sizes': 0, 'chips': 0, 'hlo': 0, 'hosts': 0, 'sharding': 0, 'models': 1, 'losses': 1, 'text': 1,
-    'tasks': 1, 'journal': 1, 'optimizers': 1, 'lm': 2, 'generate': 2, 'likelihood': 2, 'encode': 3, 'update': 4,
-    'prompts': 5, 'samplers': 5, 'scorers': 5, 'pairs': 5, 'parts': 6,
-    'stage': 6, 'evals': 7, 'checkpoint': 7, 'log': 7, 'report': 7, 'loop': 8, 'export': 8, 'main': 9, 'api': 9,
-    'plan': 9,
-}  # fmt: skip
+    'types': 0,
+    'mesh': 1,
+    'models': 2,
+    'tasks': 2,
+    'engine': 3,
+    'shelves': 4,
+    'run': 5,
+    'loop': 6,
+    'export': 6,
+    'main': 7,
+    'api': 7,
+    'plan': 7,
+}
+FILES = sorted(ROOT.rglob('*.py'))
 
 
 def _room(path: pathlib.Path) -> str:
+    """The module or package at the top of selfrew that a file belongs to."""
     return path.relative_to(ROOT).parts[0].removesuffix('.py')
 
 
-def _imported(path: pathlib.Path):
-    """The rooms of selfrew that a file imports, wherever in the file it does."""
+def _imports(path: pathlib.Path):
+    """(room, imported name) of each import of selfrew in a file, wherever in the file it stands."""
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split('.')[0] == 'selfrew':
-            parts = node.module.split('.')
-            yield from [parts[1]] if len(parts) > 1 else [alias.name for alias in node.names]
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f'{path}: a relative import'
+            package, *parts = (node.module or '').split('.')
+            for alias in node.names if package == 'selfrew' else ():
+                yield (parts or [alias.name])[0], alias.name
         elif isinstance(node, ast.Import):
-            yield from [a.name.split('.')[1] for a in node.names if a.name.startswith('selfrew.')]
+            for alias in node.names:
+                if alias.name.startswith('selfrew.'):
+                    yield alias.name.split('.')[1], alias.name.split('.')[-1]
 
 
-def test_every_module_has_a_layer():
-    rooms = {_room(p) for p in ROOT.rglob('*.py')} - {'__init__'}
-    assert rooms == set(LAYERS)
+def test_the_top_is_a_map_of_a_dozen_names():
+    names = {p.name.removesuffix('.py') for p in ROOT.iterdir()} - {'__init__', '__pycache__'}
+    assert names == set(LAYERS) and len(names) <= 12
 
 
 def test_imports_only_go_down():
     wrong = []
-    for path in ROOT.rglob('*.py'):
+    for path in FILES:
         room = _room(path)
-        for other in _imported(path):
+        for other, _ in _imports(path):
             if other != room and room != '__init__' and LAYERS[other] >= LAYERS[room]:
-                wrong.append(f'{path.relative_to(ROOT)} (layer {LAYERS[room]}) imports {other} (layer {LAYERS[other]})')
+                where = path.relative_to(ROOT)
+                wrong.append(f'{where} (layer {LAYERS[room]}) imports {other} ({LAYERS[other]})')
     assert not wrong, '\n'.join(wrong)
 
 
+def test_nobody_imports_a_private_name_of_another_module():
+    wrong = [
+        f'{path.relative_to(ROOT)} imports {name} of {other}'
+        for path in FILES
+        for other, name in _imports(path)
+        if name.startswith('_')
+    ]
+    assert not wrong, '\n'.join(wrong)
+
+
+def _private_uses(path: pathlib.Path):
+    """Attributes with a leading underscore of modules of selfrew that a file imports: `trainer._step`."""
+    tree = ast.parse(path.read_text())
+    modules = {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or '').startswith('selfrew')
+        for alias in node.names
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            private = node.attr.startswith('_') and not node.attr.startswith('__')
+            if private and node.attr not in ('_replace', '_asdict', '_fields') and node.value.id in modules:
+                yield f'{node.value.id}.{node.attr}'
+
+
+def test_nobody_reaches_into_another_modules_private_names():
+    wrong = [f'{p.relative_to(ROOT)}: {use}' for p in FILES for use in _private_uses(p)]
+    assert not wrong, '\n'.join(wrong)
+
+
+@pytest.mark.parametrize('package', [name for name in LAYERS if (ROOT / name).is_dir()])
+def test_a_package_says_what_lives_there_and_what_may_be_imported(package):
+    """Three sentences: what lives here, what may be imported from it, what it may import."""
+    text = ast.get_docstring(ast.parse((ROOT / package / '__init__.py').read_text())) or ''
+    assert 'Import from it:' in text and 'It imports:' in text, text
+
+
 def test_types_import_nothing_of_the_house():
-    assert not list(_imported(ROOT / 'types.py'))
+    assert not list(_imports(ROOT / 'types.py'))
 
 
 def test_configs_import_no_jax():

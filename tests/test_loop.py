@@ -12,7 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from selfrew import checkpoint, journal, loop, parts, stage, update
+from selfrew import loop
+from selfrew.engine import train_state
+from selfrew.engine.generate import journal
+from selfrew.run import binding, checkpoint, stage, turns
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIGS = sorted(p.stem for p in (ROOT / 'configs').glob('*.py') if p.stem not in ('__init__', 'base'))
@@ -24,11 +27,11 @@ def _config(name):
 
 
 def _run(config, workdir):
-    return parts.fill(loop.run, config, 'config')(str(workdir))
+    return binding.bind_arguments(loop.run, config, 'config')(str(workdir))
 
 
 def _turns(config):
-    return parts.turns(**{k: config[k] for k in ('rounds', 'round', 'start', 'by_round') if k in config})
+    return turns.bind_turns(**{k: config[k] for k in ('rounds', 'round', 'start', 'by_round') if k in config})
 
 
 def _json(*path):
@@ -92,7 +95,7 @@ def _small(rounds=2, **fields):
 @pytest.fixture(scope='module', autouse=True)
 def _one_load():
     """Runs share the module, so that their programs are compiled once; each writes over parameters of its own."""
-    once = functools.cache(loop.lms.load)
+    once = functools.cache(loop.language_model.load)
 
     def load(**fields):
         lm, params = once(**fields)
@@ -119,9 +122,9 @@ def _files(workdir):
 def _assert_like(workdir, whole):
     expected = _files(whole)
     assert len(expected) > 20 and _files(workdir) == expected
-    lm, params = loop.lms.load(**_small()['model'], **_small()['mesh'])
+    lm, params = loop.language_model.load(**_small()['model'], **_small()['mesh'])
     for turn in _turns(_small()):
-        optimizer = update.made(turn.train.keywords['optimizer'])
+        optimizer = train_state.cached_optimizer(turn.train.keywords['optimizer'])
         folders = [stage.Folder(str(f), turn.name) for f in (workdir, whole)]
         jax.tree.map(np.testing.assert_array_equal, *(checkpoint.restore(lm, f, optimizer, params) for f in folders))
         one, other = ({k: v for k, v in _json(f.path, 'turn.json').items() if k not in TIMES} for f in folders)
@@ -289,7 +292,7 @@ def test_a_turn_with_nothing_to_learn_from_says_so(tmp_path):
 
 
 def test_responses_longer_than_the_context_are_refused_before_a_model_is_loaded(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop.lms.hf, 'read_params', lambda *_: pytest.fail('loaded'))
+    monkeypatch.setattr(loop.language_model.hf, 'read_params', lambda *_: pytest.fail('loaded'))
     for where, part in (('sample', 'sampler'), ('judge', 'scorer')):
         config = _small()
         config['round'][part] |= {'name': where, 'max_tokens': 512}

@@ -5,9 +5,10 @@ import functools
 import jax
 import numpy as np
 
-from selfrew import encode, sharding
-from selfrew.lm import Lm
+from selfrew.engine import packing
+from selfrew.mesh import sharding
 from selfrew.models import decoder
+from selfrew.models.language_model import Lm
 from selfrew.types import ask
 
 SMALL = decoder.ModelConfig(
@@ -36,14 +37,14 @@ class Numbers:
 
 @functools.cache
 def _host(config, seed):
-    return jax.tree.map(np.asarray, decoder.init(decoder.module_of(config), jax.random.key(seed)))
+    return jax.tree.map(np.asarray, decoder.init_params(decoder.make_module(config), jax.random.key(seed)))
 
 
 @functools.cache
 def toy(config=SMALL, seed=0, **mesh):
     """(lm, params) of a random model, the same for the same seed on any mesh; made once, so that steps compile once."""
-    where = sharding.make(**mesh)
-    lm = Lm(decoder.module_of(config, mesh=where), Numbers(), where)
+    where = sharding.make_mesh(**mesh)
+    lm = Lm(decoder.make_module(config, mesh=where), Numbers(), where)
     return lm, jax.tree.map(jax.device_put, _host(config, seed), lm.shardings())
 
 
@@ -56,4 +57,4 @@ def docs(count, n=2, seed=0, low=3, high=9):
     """Documents of random tokens and lengths, with `n` responses each and weights that differ."""
     rng = np.random.default_rng(seed)
     some = lambda: tuple(int(t) for t in rng.integers(3, SMALL.vocab, rng.integers(low, high)))  # noqa: E731
-    return [encode.Doc(i, some(), tuple(some() for _ in range(n)), float(rng.uniform(0.5, 2.0))) for i in range(count)]
+    return [packing.Doc(i, some(), tuple(some() for _ in range(n)), float(rng.uniform(0.5, 2.0))) for i in range(count)]

@@ -1,7 +1,7 @@
 """Published models by name: what of their config.json shapes a plan or a run. Data only, no jax; one family a file.
 
 An entry has `folder`, the name on the Hugging Face hub, and `shape`, facts of its config.json. Each shape gives the
-published number of parameters to the last one (tests/test_plan.py). A folder that differs from it is refused.
+published number of parameters to the last one (tests/plan/test_plan.py). A folder that differs from it is refused.
 """
 
 import copy

@@ -19,7 +19,11 @@ from ml_collections import ConfigDict
 
 from configs import base, meta_rewarding, self_rewarding
 from experiments import study
-from selfrew import export, lm as lms, losses, optimizers, tasks, text, update
+from selfrew import export, tasks
+from selfrew.engine import trainer
+from selfrew.models import language_model
+from selfrew.shelves import losses, optimizers
+from selfrew.tasks import templates
 from selfrew.types import Example, Response, State, ask
 
 FOLDER = flags.DEFINE_string('folder', None, 'Where the runs go.', required=True)
@@ -47,7 +51,7 @@ def lessons() -> list[Example]:
         elif kind < COMPARISONS + VERDICTS:
             response = tasks.demonstrate(prompt, rng, evenly=True)
             said = task.check(prompt, response)
-            prompt = ask(prompt.id, text.fill('check', prompt=prompt.text, response=response))
+            prompt = ask(prompt.id, templates.render('check', prompt=prompt.text, response=response))
         else:
             said = tasks.demonstrate(prompt, rng)
         out.append(Example(prompt, (Response(said),)))
@@ -56,8 +60,8 @@ def lessons() -> list[Example]:
 
 def teach(folder: str) -> None:
     """Writes the base that ships as it is after those texts."""
-    lm, params = lms.load(folder='tiny')
-    state, _ = update.train(
+    lm, params = language_model.load(folder='tiny')
+    state, _ = trainer.train(
         lm, State(params, None, 0, 0), lessons(), jax.random.key(0), losses.sft, lambda *_: None,
         optimizer=functools.partial(optimizers.adamw, weight_decay=0.01), lr=2e-3, batch=64, row_length=256, warmup=0.02,
         schedule='constant',

@@ -2,7 +2,7 @@
 
     python -m experiments.speed.run --json=out.json
 
-Synthetic weights and tokens, see `workload`. Both are timed through what a training run calls: `update.train` (packing,
+Synthetic weights and tokens, see `workload`. Both are timed through what a training run calls: `trainer.train` (packing,
 the reference's pass, fresh moments, all steps) and `generate.generate`. Figures are medians over rounds, after one that
 compiles. tokens/s are of real tokens: 2·prompt + chosen + rejected of an update's pairs, and what sampling produced.
 """
@@ -24,9 +24,11 @@ import numpy as np
 
 import selfrew
 from experiments.speed import workload
-from selfrew import generate, lm as lms, losses, optimizers, sharding, update
-from selfrew.generate import layout
-from selfrew.models import attention, decoder
+from selfrew.engine import generate, trainer
+from selfrew.engine.generate import memory_plan
+from selfrew.mesh import sharding
+from selfrew.models import attention, decoder, language_model
+from selfrew.shelves import losses, optimizers
 from selfrew.types import Example, Response, State, ask
 
 COMPILED = '/jax/core/compile/backend_compile_duration'
@@ -52,17 +54,17 @@ class Words:
 
 def build(shape: workload.Shape, dtype: str, seed: int, **fields):
     """(lm, params) of random weights that compute and are kept in `dtype`; fields: of the module."""
-    mesh = sharding.make()
+    mesh = sharding.make_mesh()
     config = decoder.ModelConfig(
         vocab=shape.vocab, width=shape.width, layers=shape.layers, heads=shape.heads, kv_heads=shape.kv_heads,
         head_dim=shape.head_dim, mlp=shape.mlp, max_length=workload.POSITIONS, tied=shape.tied,
         qkv_bias=shape.qkv_bias, rope=decoder.Rope(shape.rope_theta), norm_eps=shape.norm_eps,
     )  # fmt: skip
-    module = decoder.module_of(config, dtype, mesh=mesh, **fields)
-    lm = lms.Lm(module, Words(shape), mesh, stored=dtype)
+    module = decoder.make_module(config, dtype, mesh=mesh, **fields)
+    lm = language_model.Lm(module, Words(shape), mesh, stored=dtype)
 
     def fresh(key):
-        return jax.tree.map(lambda x, like: x.astype(like.dtype), decoder.init(module, key), lm.abstract())
+        return jax.tree.map(lambda x, like: x.astype(like.dtype), decoder.init_params(module, key), lm.abstract())
 
     return lm, jax.jit(fresh, out_shardings=lm.shardings())(jax.random.key(seed))
 
@@ -94,7 +96,7 @@ def examples(pairs: list[workload.Pair]) -> list[Example]:
 
 
 def time_update(lm, params, shape, given) -> dict:
-    """Seconds, tokens and FLOPs of DPO updates with AdamW. A round is one `update.train` of given.steps updates.
+    """Seconds, tokens and FLOPs of DPO updates with AdamW. A round is one `trainer.train` of given.steps updates.
 
     Spends `params`. Two rounds come before the timed ones: the first compiles; the second, on other pairs, says what a
     run's later rounds would compile again.
@@ -106,7 +108,7 @@ def time_update(lm, params, shape, given) -> dict:
 
     def round_of(state, pairs):
         start = time.perf_counter()
-        state, totals = update.train(lm, state, examples(pairs), key, loss, lambda step, metrics: None,
+        state, totals = trainer.train(lm, state, examples(pairs), key, loss, lambda step, metrics: None,
                                      optimizer=optimizers.adamw, lr=1e-6, batch=given.pairs, **rows)  # fmt: skip
         jax.block_until_ready(state.params)
         if totals['dropped']:
@@ -136,7 +138,7 @@ def time_sample(lm, params, shape, given) -> dict:
 
     Before the timed rounds, which draw new samples of the same prompts, one compiles and one has other prompts.
     """
-    slots = given.slots or layout.slots_of(lm, given.prompts * given.samples)
+    slots = given.slots or memory_plan.default_slots(lm, given.prompts * given.samples)
     width = jnp.dtype(given.dtype).itemsize
 
     def round_of(i, prompts):
@@ -274,7 +276,7 @@ def parse(argv=None):
                                     description=__doc__.splitlines()[0])  # fmt: skip
     flags.add_argument('--json', help='where the figures go')
     flags.add_argument('--shape', default='default', choices=workload.SHAPES, help='of the model')
-    flags.add_argument('--dtype', default='float32', choices=lms.DTYPES, help='of the compute and of the parameters')
+    flags.add_argument('--dtype', default='float32', choices=language_model.DTYPES, help='of the compute and of the parameters')
     flags.add_argument('--attention', default='xla', choices=attention.BACKENDS)
     flags.add_argument('--remat', default='none', choices=decoder.REMAT, help='computed again in the backward pass')
     flags.add_argument('--pairs', type=workload.positive, default=16, help='of an update')

@@ -1,6 +1,6 @@
 """Makes the tiny base that ships with the package: its tokenizer, its weights and its measured result.
 
-    python -m experiments.tiny_base.run --folder=selfrew/tiny_base
+    python -m experiments.tiny_base.run --folder=selfrew/models/tiny_base
 
 Everything is generated: problems of the built-in tasks' training split, worked by their lazy demonstrators, and worked
 verdicts on such answers.
@@ -17,8 +17,10 @@ import numpy as np
 from absl import app, flags
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from selfrew import losses, lm as lms, optimizers, tasks, update
-from selfrew.models import decoder, hf
+from selfrew import tasks
+from selfrew.engine import trainer
+from selfrew.models import decoder, hf, language_model
+from selfrew.shelves import losses, optimizers
 from selfrew.types import Example, Response, State, ask
 
 FOLDER = flags.DEFINE_string('folder', None, 'Where the Hugging Face folder goes.', required=True)
@@ -41,7 +43,7 @@ def documents(n: int, rng) -> list[Example]:
         judged = i // len(tasks.TASKS) % 2
         response = tasks.demonstrate(prompt, rng, evenly=judged)
         if judged:
-            asked = lms.text.fill('check', prompt=prompt.text, response=response)
+            asked = language_model.text.fill('check', prompt=prompt.text, response=response)
             prompt, response = ask(f'verdict/{prompt.id}', asked), task.check(prompt, response)
         out.append(Example(prompt, (Response(response),)))
     return out
@@ -51,7 +53,7 @@ def write_tokenizer(folder: str, rng) -> int:
     """Byte-level; every word of the tasks a token of its own, other text in bytes. Returns the vocabulary's size."""
     split = pre_tokenizers.ByteLevel(add_prefix_space=False)
     words = {}  # in the order of first sight
-    with open(os.path.join(lms.text.TEMPLATES, 'check.jinja')) as file:
+    with open(os.path.join(language_model.text.TEMPLATES, 'check.jinja')) as file:
         texts = [file.read()]
     for prompt in tasks.problems(list(tasks.TASKS), 8000, rng):
         task = tasks.get(prompt.meta['task'])
@@ -85,11 +87,11 @@ def main(_):
     with tempfile.TemporaryDirectory() as work:
         vocabulary = write_tokenizer(work, rng)
         config = decoder.ModelConfig(vocab=vocabulary, **SHAPE)
-        params = decoder.init(decoder.module_of(config), jax.random.key(SEED.value))
-        text = lms.text.load(work)
+        params = decoder.init_params(decoder.make_module(config), jax.random.key(SEED.value))
+        text = language_model.text.load(work)
         ids = dict(bos=text.bos, eos=text.eos, pad=text.pad)
         hf.write(work, hf.llama(config, **ids), config, params)
-        lm, params = lms.load(folder=work)
+        lm, params = language_model.load(folder=work)
         print(f'{vocabulary} tokens, {sum(p.size for p in jax.tree.leaves(params)):,} parameters')
         begun, losses_seen = time.time(), []
 
@@ -98,7 +100,7 @@ def main(_):
             if step % 200 == 0:
                 print(f'step {step} nll {np.mean(losses_seen[-200:]):.4f} {time.time() - begun:.0f} s', flush=True)
 
-        state, totals = update.train(
+        state, totals = trainer.train(
             lm, State(params, None, 0, 0), documents(DOCUMENTS.value, rng), jax.random.key(SEED.value),
             losses.sft, report, optimizer=functools.partial(optimizers.adamw, weight_decay=0.01), lr=3e-3, batch=64,
             row_length=256, warmup=0.02, schedule='cosine', final=0.02,

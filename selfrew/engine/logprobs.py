@@ -6,14 +6,15 @@ import math
 import jax
 import jax.numpy as jnp
 
-from selfrew import losses, sharding
+from selfrew.engine import loss_contract
+from selfrew.mesh import sharding
 from selfrew.models import decoder
 from selfrew.types import Batch, Forward
 
 CHUNK = 128 * 2**20  # bytes of logits, in float32, that exist on a device at a time
 
 
-def visible(batch: Batch):
+def attention_mask(batch: Batch):
     """[R L L] bool: a token sees its own document's prompt and its own branch, causally."""
     doc, branch = batch.doc, batch.branch
     index = jnp.arange(doc.shape[1])
@@ -23,7 +24,7 @@ def visible(batch: Batch):
 
 
 @jax.custom_vjp
-def pick(logits_MV, target_M):
+def token_logp(logits_MV, target_M):
     """Log-probability [M] of each target, in nats. Its gradient is one pass over the logits, without a scatter."""
     return _pick(logits_MV, target_M)[0]
 
@@ -31,25 +32,25 @@ def pick(logits_MV, target_M):
 def _pick(logits_MV, target_M):
     top_M = jnp.max(logits_MV, axis=-1)
     whole_M = top_M + jnp.log(jnp.sum(jnp.exp(logits_MV - top_M[:, None]), axis=-1))
-    return at(logits_MV, target_M) - whole_M, (logits_MV, target_M, whole_M)
+    return take(logits_MV, target_M) - whole_M, (logits_MV, target_M, whole_M)
 
 
 def _pick_back(kept, slope_M):
     logits_MV, target_M, whole_M = kept
     softmax_MV = jnp.exp(logits_MV - whole_M[:, None])
-    return slope_M[:, None] * (_is(logits_MV, target_M) - softmax_MV), None
+    return slope_M[:, None] * (one_hot(logits_MV, target_M) - softmax_MV), None
 
 
-pick.defvjp(_pick, _pick_back)
+token_logp.defvjp(_pick, _pick_back)
 
 
-def _is(x_MV, index_M):
+def one_hot(x_MV, index_M):
     return jax.lax.broadcasted_iota(jnp.int32, x_MV.shape, 1) == index_M[:, None]
 
 
-def at(x_MV, index_M):
+def take(x_MV, index_M):
     """The element [M] of each row at an index. Not a gather: V may be split over devices; no scatter back."""
-    return jnp.sum(jnp.where(_is(x_MV, index_M), x_MV, 0.0), axis=-1)
+    return jnp.sum(jnp.where(one_hot(x_MV, index_M), x_MV, 0.0), axis=-1)
 
 
 def entropy(logits_MV):
@@ -61,17 +62,17 @@ def entropy(logits_MV):
 def contrast(logits_MV, target_M, key_M, k: int):
     """CRINGE's −log σ(s* − s) [M] (arXiv 2211.05826), in nats: s the target's logit, s* that of a token drawn
     from the softmax over the k largest logits, the target's left out. Its gradient goes into both logits."""
-    others_MV = jnp.where(_is(logits_MV, target_M), -jnp.inf, jax.lax.stop_gradient(logits_MV))
+    others_MV = jnp.where(one_hot(logits_MV, target_M), -jnp.inf, jax.lax.stop_gradient(logits_MV))
     top_MK, token_MK = jax.lax.top_k(others_MV, k)
     noise_MK = jax.vmap(lambda key: jax.random.gumbel(key, (k,)))(key_M)
     drawn_M = jnp.take_along_axis(token_MK, jnp.argmax(top_MK + noise_MK, axis=-1)[:, None], axis=-1)[:, 0]
-    return jax.nn.softplus(at(logits_MV, target_M) - at(logits_MV, drawn_M))
+    return jax.nn.softplus(take(logits_MV, target_M) - take(logits_MV, drawn_M))
 
 
 def _measures(module, wants, heads, hidden_MD, target_M, key_M) -> dict:
     """What is wanted of M tokens, name -> [M], from their logits [M V], which exist once."""
-    logits_MV = decoder.head(module, heads, hidden_MD)
-    out = {'logp': pick(logits_MV, target_M)}
+    logits_MV = decoder.logits(module, heads, hidden_MD)
+    out = {'logp': token_logp(logits_MV, target_M)}
     if 'entropy' in wants:
         out['entropy'] = entropy(logits_MV)
     if 'contrast' in wants:
@@ -79,7 +80,7 @@ def _measures(module, wants, heads, hidden_MD, target_M, key_M) -> dict:
     if 'expect' in wants:
         own = heads['value'].astype(hidden_MD.dtype)
         value_MV = jnp.matmul(hidden_MD, own, preferred_element_type=jnp.float32)
-        out['value'] = at(value_MV, target_M)
+        out['value'] = take(value_MV, target_M)
         out['expect'] = jnp.sum(jax.nn.softmax(logits_MV, axis=-1) * value_MV, axis=-1)
     return out
 
@@ -163,12 +164,12 @@ def _take(x_RL, index_PS):
     return jnp.take_along_axis(x, index_PS.reshape(P, S, *[1] * (x.ndim - 2)), axis=1)
 
 
-def tokens(module, params, batch: Batch, key=None, **wants) -> dict:
+def token_measures(module, params, batch: Batch, key=None, **wants) -> dict:
     """What is known of each response token of the batch, name -> [P S]; 0 where a place is unused. See `measure`.
 
     key: of what is drawn, which is each token's own whatever lies beside it.
     """
-    hidden_RLD, _ = module.apply({'params': params}, batch.tokens, batch.position, visible(batch))
+    hidden_RLD, _ = module.apply({'params': params}, batch.tokens, batch.position, attention_mask(batch))
     key_PS = None
     if 'contrast' in wants:
         each = jax.vmap(jax.vmap(lambda i, n, t: jax.random.fold_in(
@@ -180,14 +181,14 @@ def tokens(module, params, batch: Batch, key=None, **wants) -> dict:
     return {name: x_PS * batch.mask for name, x_PS in found.items()}
 
 
-def selected(module, params, batch: Batch):
+def selected_logp(module, params, batch: Batch):
     """Log-probability [P S] of each response token of the batch, in nats; 0 where a place is unused."""
-    return tokens(module, params, batch)['logp']
+    return token_measures(module, params, batch)['logp']
 
 
 def forward(module, params, batch: Batch, key=None, **wants) -> Forward:
-    """Summed log-probabilities and lengths [B N] of the batch's responses, and what else a loss wants: losses.wants."""
-    found = tokens(module, params, batch, key, **wants)
+    """Summed log-probabilities and lengths [B N] of the batch's responses, and what else a loss wants: loss_contract.requested_fields."""
+    found = token_measures(module, params, batch, key, **wants)
     B, N = batch.ref_logp.shape
     doc_PS, branch_PS = _take(batch.doc, batch.target), _take(batch.branch, batch.target)
     segment_PS = (doc_PS - 1) * N + branch_PS - 1
@@ -196,5 +197,5 @@ def forward(module, params, batch: Batch, key=None, **wants) -> Forward:
     def total(x_PS):
         return jnp.sum(jnp.where(mine, x_PS.reshape(-1, 1), 0.0), axis=0).reshape(B, N)
 
-    whole = {name: x if name in losses.BY_TOKEN else total(x) for name, x in found.items()}
+    whole = {name: x if name in loss_contract.BY_TOKEN else total(x) for name, x in found.items()}
     return Forward(length=total(batch.mask), **whole)

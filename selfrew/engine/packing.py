@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from selfrew import sizes
+from selfrew.mesh import buckets, processes, sharding
 from selfrew.types import Batch, Example
 
 ROWS = 'tokens', 'position', 'doc', 'branch', 'target', 'source', 'mask'  # what of a batch the mesh splits
@@ -86,7 +86,7 @@ def _chosen(doc: Doc) -> int:
 def epochs(docs: list[Doc], count: int, *, batch: int, row_length: int, parts: int = 1, rng=None) -> list[list[Batch]]:
     """`count` passes over the docs, each as batches of `batch` examples; all batches of all passes have one shape.
 
-    Of the numbers that could be, a shape takes one of a few (see `sizes.rung`), so that another round of about as many
+    Of the numbers that could be, a shape takes one of a few (see `buckets.bucket`), so that another round of about as many
     tokens has the same. A last, incomplete batch is filled with examples that are not real.
 
     Args:
@@ -102,8 +102,8 @@ def epochs(docs: list[Doc], count: int, *, batch: int, row_length: int, parts: i
     updates = [[[docs[i] for i in order[at : at + batch]] for at in starts] for order in orders]
     plans = [[_spread(some, _best_fit(some, row_length), parts) for some in one] for one in updates]
     flat = [(some, part) for one, of in zip(updates, plans) for some, plan in zip(one, of) for part in plan]
-    rows = sizes.rung(parts * max((len(part) for _, part in flat), default=0), parts)
-    chosen = sizes.rung(max((sum(_chosen(some[i]) for row in part for i in row) for some, part in flat), default=0))
+    rows = buckets.bucket(parts * max((len(part) for _, part in flat), default=0), parts)
+    chosen = buckets.bucket(max((sum(_chosen(some[i]) for row in part for i in row) for some, part in flat), default=0))
     shape = batch, rows // parts, row_length, chosen
     return [[_pack(some, plan, *shape) for some, plan in zip(one, of)] for one, of in zip(updates, plans)]
 
@@ -147,7 +147,7 @@ def _pack(docs, plan, batch: int, rows: int, row_length: int, columns: int) -> B
     return Batch(tokens, position, doc_of, branch, target, source, mask, weight, real, index, count, lengths, ref_logp)
 
 
-def split(batch: Batch, count: int) -> list[Batch]:
+def micro_batches(batch: Batch, count: int) -> list[Batch]:
     """The batch as so many micro-batches, a share of its rows each; an example is real in the one that has its rows.
 
     The totals `count` and `lengths` stay those of the whole, so that sums over the micro-batches are those over all.
@@ -158,3 +158,9 @@ def split(batch: Batch, count: int) -> list[Batch]:
     out = [batch._replace(**{name: found[i] for name, found in by_row.items()}) for i in range(count)]
     here = [np.isin(1 + np.arange(len(batch.real)), one.doc) for one in out]
     return [one._replace(real=one.real * mine) for one, mine in zip(out, here)]
+
+
+def place(lm, batch: Batch) -> Batch:
+    """The batch on the mesh, or micro-batches stacked: rows split, what is per example whole."""
+    rows = sharding.of(lm.mesh, *[None] * (np.ndim(batch.tokens) - 2), 'rows')  # before them, micro-batches
+    return Batch(*(processes.place(x, rows) if name in ROWS else lm.whole(x) for name, x in batch._asdict().items()))

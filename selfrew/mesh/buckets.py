@@ -3,20 +3,20 @@
 import math
 
 
-def up(n: float, multiple: int) -> int:
+def round_up(n: float, multiple: int) -> int:
     """The least multiple of `multiple` that is at least n."""
     return math.ceil(n / multiple) * multiple
 
 
-def power(n: int) -> int:
+def next_power_of_two(n: int) -> int:
     """The least power of 2 that is at least n, for n >= 1."""
     return 1 << (n - 1).bit_length()
 
 
-def rung(n: int, multiple: int = 1) -> int:
+def bucket(n: int, multiple: int = 1) -> int:
     """The least number >= n of the form k·2^j with 4 <= k < 8 (up to 4: n itself), then up to a multiple.
 
     Four steps an octave, 4 5 6 7 8 10 12 14 16 20 …: at most a quarter more than was asked for.
     """
     step = 1 << max((n - 1).bit_length() - 3, 0)
-    return up(up(n, step), multiple)
+    return round_up(round_up(n, step), multiple)

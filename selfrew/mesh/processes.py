@@ -14,10 +14,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-SHUTDOWN = 30  # seconds that a process which ends waits for the others; then all of them are ended
+SHUTDOWN_SECONDS = 30  # seconds that a process which ends waits for the others; then all of them are ended
 
 
-def detected() -> bool:
+def is_multi_process_launch() -> bool:
     """Whether a TPU pod, Slurm or Open MPI started this process as one of several (see jax.distributed)."""
     count = lambda name: int(os.environ.get(name) or 1)  # noqa: E731
     workers = os.environ.get('TPU_PROCESS_ADDRESSES') or os.environ.get('TPU_WORKER_HOSTNAMES', '')
@@ -26,7 +26,7 @@ def detected() -> bool:
     return tpu or slurm or count('OMPI_COMM_WORLD_SIZE') > 1
 
 
-def start(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
+def initialize(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
     """Joins the other processes, if there are any; before the first use of a device.
 
     Args: the coordinator's host:port, how many, and which; all None where the environment says it (see `detected`).
@@ -34,9 +34,9 @@ def start(coordinator: str | None = None, processes: int | None = None, process:
     """
     given = coordinator, processes, process
     if all(value is None for value in given):
-        if detected():
+        if is_multi_process_launch():
             try:
-                jax.distributed.initialize(shutdown_timeout_seconds=SHUTDOWN)
+                jax.distributed.initialize(shutdown_timeout_seconds=SHUTDOWN_SECONDS)
             except ValueError as problem:
                 raise ValueError('the environment speaks of several processes, but jax cannot find their coordinator '
                                  f'({problem}); give --coordinator, --processes, --process') from problem  # fmt: skip
@@ -49,21 +49,21 @@ def start(coordinator: str | None = None, processes: int | None = None, process:
     if not 0 <= process < processes:
         raise ValueError(f'--process={process}: want 0 to {processes - 1} of --processes={processes}')
     jax.distributed.initialize(
-        coordinator, processes, process, cluster_detection_method='deactivate', shutdown_timeout_seconds=SHUTDOWN
+        coordinator, processes, process, cluster_detection_method='deactivate', shutdown_timeout_seconds=SHUTDOWN_SECONDS
     )
 
 
-def alone() -> bool:
+def is_alone() -> bool:
     """Whether this is the only process."""
     return jax.process_count() == 1
 
 
-def main() -> bool:
+def is_main() -> bool:
     """Whether this is process 0: the one that writes and speaks."""
     return jax.process_index() == 0
 
 
-def put(tree, sharding):
+def place(tree, sharding):
     """Host arrays, which every process has in full, as device arrays; each process places its own parts."""
     if sharding.is_fully_addressable:
         return jax.device_put(tree, sharding)
@@ -75,9 +75,9 @@ def put(tree, sharding):
     return jax.tree.map(one, tree)
 
 
-def own(tree):
+def local_part(tree):
     """Device arrays as host arrays of the same shape, 0 where another process has the element: see `merge`."""
-    if alone():
+    if is_alone():
         return jax.device_get(tree)
 
     def one(x):
@@ -97,7 +97,7 @@ def _sum(whole, words_PW):
 
 def merge(tree):
     """Host arrays, of the same shapes everywhere, an element being 0 in all but one -> the complete ones."""
-    if alone():
+    if is_alone():
         return tree
     leaves, structure = jax.tree.flatten(jax.tree.map(np.asarray, tree))
     data = b''.join(x.tobytes() for x in leaves)
@@ -117,30 +117,30 @@ def merge(tree):
 
 def broadcast(data: bytes) -> bytes:
     """Process 0's bytes, in every process."""
-    if alone():
+    if is_alone():
         return data
-    data = data if main() else b''
+    data = data if is_main() else b''
     size = int(merge(np.int32(len(data))))
     return merge(np.frombuffer(data.ljust(size, b'\0'), np.uint8)).tobytes()
 
 
-def by_main(make):
+def on_main(make):
     """What process 0's make() returns, or raises, in every process; the others do not call it."""
-    if alone():
+    if is_alone():
         return make()
     value = problem = None
-    if main():
+    if is_main():
         try:
             value = make()
         except Exception as caught:
             problem = caught
-    value, problem = pickle.loads(broadcast(pickle.dumps((value, problem)) if main() else b''))
+    value, problem = pickle.loads(broadcast(pickle.dumps((value, problem)) if is_main() else b''))
     if problem is not None:
         raise problem
     return value
 
 
-def trim() -> None:
+def release_freed_memory() -> None:
     """Gives memory that was freed back to the system: glibc keeps it after arrays of many sizes, 200 MB and more."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)

@@ -18,7 +18,7 @@ RULES = {
 }
 
 
-def make(data: int = 1, fsdp: int = 1, tensor: int = 1, devices=None) -> Mesh:
+def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, devices=None) -> Mesh:
     """A mesh of data × fsdp × tensor of the devices (None: this machine's), the first so many of them.
 
     fsdp may be -1: as many as the other axes leave. Raises ValueError where that number does not divide the number of devices, or some process would have none.
@@ -48,7 +48,7 @@ def of(mesh: Mesh, *names) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*(RULES[name] for name in names)))
 
 
-def fitting(mesh: Mesh, shape, names) -> NamedSharding:
+def of_shape(mesh: Mesh, shape, names) -> NamedSharding:
     """The sharding of an array of this shape; an axis that its mesh axes do not divide stays whole."""
 
     def size(name):
@@ -59,14 +59,14 @@ def fitting(mesh: Mesh, shape, names) -> NamedSharding:
 
 def of_params(mesh: Mesh, shapes, names):
     """Shardings of a pytree of parameters."""
-    return jax.tree.map(lambda leaf, axes: fitting(mesh, leaf.shape, axes), shapes, names)
+    return jax.tree.map(lambda leaf, axes: of_shape(mesh, leaf.shape, axes), shapes, names)
 
 
 def constrain(mesh: Mesh | None, x, *names):
     """`x` inside a compiled function, laid out as its axes' names say. Without a mesh, as it is."""
-    return x if mesh is None else jax.lax.with_sharding_constraint(x, fitting(mesh, x.shape, names))
+    return x if mesh is None else jax.lax.with_sharding_constraint(x, of_shape(mesh, x.shape, names))
 
 
-def row_count(mesh: Mesh) -> int:
+def row_shards(mesh: Mesh) -> int:
     """Into how many parts the rows of a batch are split."""
     return mesh.shape['data'] * mesh.shape['fsdp']

@@ -1,1 +1,5 @@
-"""One decoder for all families, and how its weights come in and go out. Layer 1."""
+"""One decoder for all families, its attention and cache, Hugging Face folders in and out, tokenizer and chat format.
+
+Import from it: decoder, attention, hf, text, language_model (`load`, and `Lm`: module, tokenizer and mesh).
+It imports: types, mesh.
+"""

@@ -9,11 +9,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
-from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask_info as masks
+from jax.experimental.pallas.ops.tpu.splash_attention import (
+    splash_attention_kernel as splash,
+    splash_attention_mask_info as masks,
+)
 from jax.sharding import PartitionSpec
 
-from selfrew import sharding
+from selfrew.mesh import sharding
 
 BACKENDS = 'xla', 'cudnn', 'splash'
 BLOCK = 128  # queries that look together, at least
@@ -107,17 +109,17 @@ def _cached(q_RLNH, k_RKHC, v_RKCH, mask_RLC, shared, scale, softcap):
     return out.reshape(R, K, G, L, H).transpose(0, 3, 1, 2, 4).reshape(R, L, N * H)
 
 
-def append(cache, new, layer, start, mesh):
+def append_to_cache(cache, new, layer, start, mesh):
     """The cache {'k' [X R K H C], 'v' [X R K C H]} with new tokens {'k' [R K H L], 'v' [R K L H]} in one layer.
 
     start: the column of the first one, the same of all rows. Written before it is read, the cache stays in place.
     """
     k = jax.lax.dynamic_update_slice(cache['k'], new['k'][None].astype(cache['k'].dtype), (layer, 0, 0, 0, start))
     v = jax.lax.dynamic_update_slice(cache['v'], new['v'][None].astype(cache['v'].dtype), (layer, 0, 0, start, 0))
-    return pin({'k': k, 'v': v}, mesh)
+    return constrain_cache({'k': k, 'v': v}, mesh)
 
 
-def pin(cache, mesh):
+def constrain_cache(cache, mesh):
     """A part of the cache, its rows and heads split over the mesh."""
     return {name: sharding.constrain(mesh, x, None, 'rows', 'kv', None, None) for name, x in cache.items()}
 
@@ -135,7 +137,7 @@ class Pages(NamedTuple):
     filled: Any  # [S] int32, how many tokens a sample has; the next one goes behind them
 
 
-def paged(q_S1NH, new, cache, layer, pages: Pages, mask_S1C, shared, *, scale: float, softcap: float | None, mesh):
+def paged_attention(q_S1NH, new, cache, layer, pages: Pages, mask_S1C, shared, *, scale: float, softcap: float | None, mesh):
     """Attention of one more token of each sample, over pages. Returns (what attend does, the cache with the token).
 
     Keys and values are read where they lie, as many as there are pages: it is the queries that are gathered, for each
@@ -155,7 +157,7 @@ def paged(q_S1NH, new, cache, layer, pages: Pages, mask_S1C, shared, *, scale: f
     specs = P(rows, None, heads), each, lies, P(), Pages(*[P(rows)] * 4), P(rows), P(heads)
     out, cache = jax.shard_map(kernel, mesh=mesh, in_specs=specs, out_specs=(P(rows, None, heads), lies),
                                check_vma=False)(*args)  # fmt: skip
-    return out, pin(cache, mesh)
+    return out, constrain_cache(cache, mesh)
 
 
 def in_place(mesh) -> bool:

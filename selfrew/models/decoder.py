@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from selfrew import sharding
+from selfrew.mesh import sharding
 from selfrew.models import attention
 
 REMAT = 'none', 'full', 'dots'
@@ -106,14 +106,14 @@ def rms_norm(x, scale, eps: float, unit_offset: bool = False):
     return normed(x, scale)
 
 
-def turns(rope: Rope, config: ModelConfig, position_RL):
+def rotary_angles(rope: Rope, config: ModelConfig, position_RL):
     """(cos, sin) [R L 1 features/2] of the positions, float32. Positions count from 0."""
     frequency = jnp.asarray(frequencies(rope, config.head_dim, config.max_length))
     angle = position_RL[:, :, None, None].astype(jnp.float32) * frequency[None, None, None, :]
     return jnp.cos(angle) * rope.attention_factor, jnp.sin(angle) * rope.attention_factor
 
 
-def rotate(x_RLNH, cos, sin):
+def apply_rotary(x_RLNH, cos, sin):
     """Rotary position embedding in the half-split layout of Llama checkpoints; features beyond the angles' stay."""
     cos, sin, half = cos.astype(x_RLNH.dtype), sin.astype(x_RLNH.dtype), cos.shape[-1]
     a, b, rest = x_RLNH[..., :half], x_RLNH[..., half : 2 * half], x_RLNH[..., 2 * half :]
@@ -158,7 +158,7 @@ class Block(nn.Module):
             y = norm(f'{name}_norm', y) if c.qk_norm == 'width' else y
             y = y.reshape(R, L, count, c.head_dim)
             y = norm(f'{name}_norm', y) if c.qk_norm == 'head' else y
-            return rotate(sharding.constrain(self.mesh, y, 'rows', None, *axes), cos, sin)
+            return apply_rotary(sharding.constrain(self.mesh, y, 'rows', None, *axes), cos, sin)
 
         x = x_RLD.reshape(R * L, D)
         y = x if c.norms == 'post' else norm('attention_norm', x)
@@ -168,10 +168,10 @@ class Block(nn.Module):
         k, v = k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)
         how = {'scale': c.attention_scale or c.head_dim**-0.5, 'softcap': c.attention_softcap, 'mesh': self.mesh}
         if isinstance(start, attention.Pages):
-            out, cache = attention.paged(q, {'k': k, 'v': v}, cache, layer, start, mask_RLC, shared, **how)
+            out, cache = attention.paged_attention(q, {'k': k, 'v': v}, cache, layer, start, mask_RLC, shared, **how)
         else:
             if cache is not None:
-                cache = attention.append(cache, {'k': k, 'v': v}, layer, start, self.mesh)
+                cache = attention.append_to_cache(cache, {'k': k, 'v': v}, layer, start, self.mesh)
                 k, v = (jax.lax.dynamic_index_in_dim(cache[name], layer, keepdims=False) for name in 'kv')
             out = attention.attend(
                 q, k, v, mask_RLC, shared, backend=self.attention, cached=cache is not None, **how
@@ -220,11 +220,11 @@ class Decoder(nn.Module):
         x = jnp.take(table, tokens_RL, axis=0).astype(self.dtype)
         x = sharding.constrain(self.mesh, x, 'rows', None, None)
         x = x * jnp.asarray(c.embed_scale, self.dtype) if c.embed_scale != 1.0 else x
-        sees, angles = (mask_RLC,), (turns(c.rope, c, position_RL),)
+        sees, angles = (mask_RLC,), (rotary_angles(c.rope, c, position_RL),)
         if c.local:
             seen_RC = position_RL if cache is None else jnp.arange(mask_RLC.shape[2])[None, :]
             near = position_RL[:, :, None] - seen_RC[:, None, :] < (c.window or jnp.iinfo(jnp.int32).max)
-            sees, angles = (mask_RLC, mask_RLC & near), (*angles, turns(c.local_rope or c.rope, c, position_RL))
+            sees, angles = (mask_RLC, mask_RLC & near), (*angles, rotary_angles(c.local_rope or c.rope, c, position_RL))
         policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if self.remat == 'dots' else None
         block = Block if self.remat == 'none' else nn.remat(Block, prevent_cse=False, policy=policy)
         # A single token a row is cheap to compute and dear to loop over.
@@ -265,19 +265,19 @@ def head(module, params, hidden_XD):
     return logits if cap is None else cap * jnp.tanh(logits / cap)
 
 
-def scalar(params, hidden_XD):
+def scalar_value(params, hidden_XD):
     """The scalar head's value [X] of hidden states [X D], float32. KeyError without a scalar head."""
     return jnp.matmul(hidden_XD, params['scalar'].astype(hidden_XD.dtype), preferred_element_type=jnp.float32)[:, 0]
 
 
-def module_of(config: ModelConfig, dtype: str = 'float32', **fields) -> Decoder:
+def make_module(config: ModelConfig, dtype: str = 'float32', **fields) -> Decoder:
     """The module of a config, computing in `dtype`; fields: attention, remat, mesh."""
     return Decoder(config, jnp.dtype(dtype), **fields)
 
 
-def weights(module: Decoder) -> int:
+def count_weights(module: Decoder) -> int:
     """How many weights of the blocks' matrices a token is multiplied with."""
-    return sum(x.size for x in abstract(module)[0]['blocks'].values() if x.ndim == 3)
+    return sum(x.size for x in abstract_params(module)[0]['blocks'].values() if x.ndim == 3)
 
 
 def _init(module: Decoder, key):
@@ -291,7 +291,7 @@ def init(module: Decoder, key):
 
 
 @functools.cache
-def abstract(module: Decoder, dtype: str = 'float32'):
+def abstract_params(module: Decoder, dtype: str = 'float32'):
     """(shapes, logical axis names) of the parameters: two pytrees of the same structure.
 
     dtype: of the stored parameters; adapters are float32 whatever it is.
@@ -305,7 +305,7 @@ def abstract(module: Decoder, dtype: str = 'float32'):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def unstacked(module: Decoder, params) -> dict:
+def unstack(module: Decoder, params) -> dict:
     """The parameters of `module.clone(stacked=False)`: a copy in which each layer's lie by themselves.
 
     On a CPU a slice of a stacked array is copied before a product reads it, which costs a decode step more than the
@@ -320,10 +320,10 @@ def is_adapter(path) -> bool:
     return path[-1].key.endswith(LORA)
 
 
-def adapters(module: Decoder, key) -> dict:
+def init_adapters(module: Decoder, key) -> dict:
     """Fresh adapters of the blocks, name -> array: one factor random, the other 0, so that they change nothing yet."""
     out = {}
-    for i, (name, leaf) in enumerate(sorted(abstract(module)[0]['blocks'].items())):
+    for i, (name, leaf) in enumerate(sorted(abstract_params(module)[0]['blocks'].items())):
         if name.endswith(LORA[0]):
             out[name] = jax.random.normal(jax.random.fold_in(key, i), leaf.shape) * leaf.shape[1] ** -0.5
         elif name.endswith(LORA[1]):
@@ -331,7 +331,7 @@ def adapters(module: Decoder, key) -> dict:
     return out
 
 
-def merged(module: Decoder, params) -> dict:
+def merge_adapters(module: Decoder, params) -> dict:
     """The parameters without adapters: each matrix with its adapter's product added."""
     blocks, scale = params['blocks'], module.config.lora_alpha / max(module.config.lora, 1)
 

@@ -7,8 +7,8 @@ import re
 import jax
 import jax.numpy as jnp
 
-from selfrew import hosts, sharding, text
-from selfrew.models import attention as backends, decoder, hf
+from selfrew.mesh import processes, sharding
+from selfrew.models import attention as attention_backends, decoder, hf, text
 
 TINY = os.path.join(os.path.dirname(__file__), 'tiny_base')
 DTYPES = 'float32', 'bfloat16'
@@ -37,30 +37,30 @@ class Lm:
 
     def abstract(self):
         """The shape and dtype of each parameter."""
-        return decoder.abstract(self.module, self.stored)[0]
+        return decoder.abstract_params(self.module, self.stored)[0]
 
     def shardings(self):
         """The sharding of each parameter."""
-        return sharding.of_params(self.mesh, *decoder.abstract(self.module))
+        return sharding.of_params(self.mesh, *decoder.abstract_params(self.module))
 
     def base(self) -> dict:
         """The parameters as the folder has them, before any training: M_0. Adapters, if any, change nothing yet."""
         values = hf.read_params(self.folder, self.config, self.abstract(), self.shardings())
         if self.config.lora:
-            fresh, lie = decoder.adapters(self.module, jax.random.key(0)), self.shardings()['blocks']
-            values['blocks'] |= {name: hosts.put(x, lie[name]) for name, x in fresh.items()}
+            fresh, lie = decoder.init_adapters(self.module, jax.random.key(0)), self.shardings()['blocks']
+            values['blocks'] |= {name: processes.place(x, lie[name]) for name, x in fresh.items()}
         return values
 
     def rows(self, tree):
         """Puts host arrays whose first axis is rows onto the mesh."""
-        return hosts.put(tree, sharding.of(self.mesh, 'rows'))
+        return processes.place(tree, sharding.of(self.mesh, 'rows'))
 
     def whole(self, tree):
         """Puts host arrays onto the mesh, replicated."""
-        return hosts.put(tree, sharding.of(self.mesh))
+        return processes.place(tree, sharding.of(self.mesh))
 
 
-def find(folder: str) -> str:
+def resolve_folder(folder: str) -> str:
     """The local folder of a path, of 'tiny' (the base that ships), or of a hub name, which is downloaded.
 
     Raises FileNotFoundError where there is none.
@@ -80,9 +80,9 @@ def find(folder: str) -> str:
                                 f'({said})') from None  # fmt: skip
 
 
-def longest(*, folder: str, max_length: int | None = None, **_) -> int:
+def context_length(*, folder: str, max_length: int | None = None, **_) -> int:
     """The longest context of the model that `load` with these fields would give. Raises as `load` does."""
-    return hf.read_config(find(folder), max_length).max_length
+    return hf.read_config(resolve_folder(folder), max_length).max_length
 
 
 def load(*, folder: str, data: int = 1, fsdp: int = 1, tensor: int = 1, dtype: str = 'float32',
@@ -107,7 +107,7 @@ def load(*, folder: str, data: int = 1, fsdp: int = 1, tensor: int = 1, dtype: s
     Raises FileNotFoundError or ValueError that names what is wrong, before anything is put on a device.
     """
     choices = {'dtype': (dtype, DTYPES), 'params': (params, DTYPES), 'remat': (remat, decoder.REMAT),
-               'attention': (attention, backends.BACKENDS), 'cache': (cache or dtype, DTYPES)}  # fmt: skip
+               'attention': (attention, attention_backends.BACKENDS), 'cache': (cache or dtype, DTYPES)}  # fmt: skip
     for name, (value, known) in choices.items():
         if value not in known:
             raise ValueError(f'no {name} {value!r}; there are: {", ".join(known)}')
@@ -115,12 +115,12 @@ def load(*, folder: str, data: int = 1, fsdp: int = 1, tensor: int = 1, dtype: s
         raise ValueError(f'cache_gib={cache_gib}: want more than 0, or None')
     if lora < 0:
         raise ValueError(f'lora={lora}: want a rank, or 0')
-    mesh = sharding.make(data, fsdp, tensor)
+    mesh = sharding.make_mesh(data, fsdp, tensor)
     needed = {'cudnn': 'gpu', 'splash': 'tpu'}.get(attention)
     if needed and mesh.devices.flat[0].platform != needed:
         raise ValueError(f'attention={attention!r} runs on a {needed.upper()} only; here there is '
                          f'{mesh.devices.flat[0].device_kind}: use xla')  # fmt: skip
-    folder = find(folder)
+    folder = resolve_folder(folder)
     config = hf.read_config(folder, max_length)
     if shape is not None and (stated := hf.config_of(shape, 'model.shape', max_length)) != config:
         pairs = zip(dataclasses.asdict(stated).items(), dataclasses.asdict(config).values())
@@ -133,6 +133,6 @@ def load(*, folder: str, data: int = 1, fsdp: int = 1, tensor: int = 1, dtype: s
     if len(words) > config.vocab:
         raise ValueError(f'{folder}: the tokenizer has {len(words)} tokens and the embedding {config.vocab} rows; '
                          'resize the embedding, or take the tokenizer that belongs to it')  # fmt: skip
-    module = decoder.module_of(config, dtype, attention=attention, remat=remat, mesh=mesh)
+    module = decoder.make_module(config, dtype, attention=attention, remat=remat, mesh=mesh)
     lm = Lm(module, words, mesh, params, folder, cache, cache_gib)
     return lm, lm.base()

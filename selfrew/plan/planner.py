@@ -1,28 +1,29 @@
-"""Compiles a run's programs for a TPU that is not there; says what they take of it, and how long. Layer 9.
-
-    python -m selfrew.plan --config=configs/self_rewarding.py:llama2_70b --topology=v5p:8x8x4
-
-Needs no weights, no data and no TPU: jax on a CPU and libtpu's compiler (`pip install -e '.[plan]'`).
-"""
+"""What a config needs of a TPU that is not there, and how long its programs take."""
 
 import dataclasses
 import functools
-import json
+import importlib.metadata
 import math
 import os
 import pathlib
 import re
-import sys
 import tempfile
 import time
 
-from absl import app, flags
-from ml_collections import config_flags
+import jax
+import jax.numpy as jnp
 
-from selfrew import chips, hlo
-from selfrew.sizes import rung, up
-
-sys.path.insert(0, os.getcwd())  # configs import their neighbours from the folder in which the command stands
+from selfrew.engine import reference, train_state, trainer
+from selfrew.engine.generate import memory_plan, programs, scheduler
+from selfrew.mesh import sharding
+from selfrew.mesh.buckets import bucket, round_up
+from selfrew.models import attention, decoder, hf, language_model, text
+from selfrew.plan import chips, hlo
+from selfrew.run import binding
+from selfrew.run.turns import bind_turns
+from selfrew.shelves import samplers, scorers
+from selfrew.tasks import templates
+from selfrew.types import Batch
 
 GiB = 2**30
 
@@ -42,25 +43,22 @@ def model_flops(config, matrix: int, tokens: int, heads: int, context: float) ->
 
 def build(config: dict, devices):
     """The Lm of a config over some devices, without parameters. ValueError for a model or mesh that cannot be."""
-    from selfrew import lm as lms, parts, sharding, text
-    from selfrew.models import decoder, hf
 
-    given = parts.fill(lms.load, config['model'] | config['mesh'], 'model, mesh')
+    given = binding.bind_arguments(language_model.load, config['model'] | config['mesh'], 'model, mesh')
     shape, folder, limit, lora, alpha, dtype, attention, remat, stored, cache, gib = (_of(given, name) for name in (
         'shape', 'folder', 'max_length', 'lora', 'lora_alpha', 'dtype', 'attention', 'remat', 'params', 'cache',
         'cache_gib'))  # fmt: skip
     if not shape and folder != 'tiny' and not os.path.isdir(folder):
         raise ValueError(f'no model folder {folder!r} here, and nothing is downloaded for a plan; give model.shape')
-    config = hf.config_of(shape, 'model.shape', limit) if shape else hf.read_config(lms.find(folder), limit)
+    config = hf.config_of(shape, 'model.shape', limit) if shape else hf.read_config(language_model.resolve_folder(folder), limit)
     config = dataclasses.replace(config, lora=lora, lora_alpha=alpha)
-    mesh = sharding.make(*(_of(given, axis) for axis in sharding.AXES), devices=devices)
-    module = decoder.module_of(config, dtype, attention=attention, remat=remat, mesh=mesh)
-    return lms.Lm(module, text.Text(None, 1, 2, 0, (2,)), mesh, stored, None, cache, gib)
+    mesh = sharding.make_mesh(*(_of(given, axis) for axis in sharding.AXES), devices=devices)
+    module = decoder.make_module(config, dtype, attention=attention, remat=remat, mesh=mesh)
+    return language_model.Lm(module, text.Text(None, 1, 2, 0, (2,)), mesh, stored, None, cache, gib)
 
 
 def sampling_turn(config: dict):
     """The last turn of a config that samples and is no rehearsal, or else its last turn. Data files are not looked for."""
-    from selfrew import parts, samplers
 
     def without_files(entry):
         if isinstance(entry, (list, tuple)):
@@ -71,7 +69,7 @@ def sampling_turn(config: dict):
         return {k: 'tfds:not/read' if k == 'source' else without_files(v) for k, v in given.items()}
 
     words = {k: without_files(config[k]) for k in ('rounds', 'round', 'start', 'by_round') if config.get(k) is not None}
-    turns = parts.fill(parts.turns, words, 'config')()
+    turns = binding.bind_arguments(bind_turns, words, 'config')()
     if not turns:
         raise ValueError('the config has no rounds: there is nothing to plan')
     asking = [t for t in turns if t.sampler.func is not samplers.given and 'rehearsal' not in t.name]
@@ -95,7 +93,6 @@ def prompt_count(turn) -> int:
 def jobs(turn, prompt_tokens: int, limit: int) -> list[dict]:
     """What a turn samples: title, requests, distinct (prompts), shared (tokens that all of them begin with), prompt
     (tokens of one), room (of a response), slots (None: as many as the engine takes). Empty: nothing."""
-    from selfrew import samplers, scorers, text
 
     sampler, extra = turn.sampler, 0
     while 'sampler' in sampler.keywords:
@@ -108,7 +105,7 @@ def jobs(turn, prompt_tokens: int, limit: int) -> list[dict]:
     for scorer in turn.scorer.keywords.get('scorers', (turn.scorer,)):
         if scorer.func not in shown:
             continue
-        before, _, after = text.fill(_of(scorer, 'template'), prompt='\0', **shown[scorer.func]).partition('\0')
+        before, _, after = templates.render(_of(scorer, 'template'), prompt='\0', **shown[scorer.func]).partition('\0')
         asked = (len(before) + len(after)) // 4 + prompt_tokens + len(shown[scorer.func]) * room
         distinct = count * n * (n - 1 if scorer.func is scorers.compare else 1)
         out.append(_job('judge', scorer, distinct * _of(scorer, 'votes'), distinct, asked, before, limit))
@@ -120,16 +117,15 @@ def _job(title: str, part, requests: int, distinct: int, prompt: int, before: st
         raise ValueError(f'{title}: max_tokens={room} leaves no room for a prompt in a context of {limit}')
     shared = len(before) // 4 // 32 * 32
     return {'title': title, 'requests': requests, 'distinct': distinct, 'shared': shared if shared >= 64 else 0,
-            'slots': _of(part, 'slots'), 'prompt': min(up(prompt, 32), limit - room), 'room': room}  # fmt: skip
+            'slots': _of(part, 'slots'), 'prompt': min(round_up(prompt, 32), limit - room), 'room': room}  # fmt: skip
 
 
 def lay_out(lm, job: dict, chip: chips.Chip):
     """The engine's layout for a job. ValueError where not a slot fits."""
-    from selfrew.generate import layout
 
-    memory = lm.cache_gib * GiB if lm.cache_gib is not None else layout.SHARE * chip.hbm * GiB
-    return layout.lay_out(lm, [job['prompt']] * job['requests'], [job['room']] * job['requests'], job['distinct'],
-                          slots=job['slots'] or layout.SLOTS, shared=job['shared'], memory=memory)  # fmt: skip
+    memory = lm.cache_gib * GiB if lm.cache_gib is not None else memory_plan.CACHE_SHARE * chip.hbm * GiB
+    return memory_plan.plan(lm, [job['prompt']] * job['requests'], [job['room']] * job['requests'], job['distinct'],
+                          slots=job['slots'] or memory_plan.SLOTS, shared=job['shared'], memory=memory)  # fmt: skip
 
 
 def batch_shape(turn, prompt: int, response: int, row_count: int) -> dict:
@@ -140,70 +136,62 @@ def batch_shape(turn, prompt: int, response: int, row_count: int) -> dict:
     a_row = max(length // (prompt + N * response), 1)
     micros = _of(turn.train, 'accumulate')
     parts = row_count * micros
-    rows = rung(math.ceil(examples / a_row), parts)
+    rows = bucket(math.ceil(examples / a_row), parts)
     each = min(rows // parts * a_row, examples) * N * response  # of the part with most
     return {'examples': examples, 'n': N, 'micros': micros, 'rows': rows // micros, 'length': length,
-            'selected': min(rung(each), rows // parts * length)}  # fmt: skip
+            'selected': min(bucket(each), rows // parts * length)}  # fmt: skip
 
 
 def _burst(module, params, shared, state, pages):
-    """What slots.advance does between two looks of the host, but so many steps that the compiler knows how many."""
-    import jax
-
-    from selfrew.generate import slots, work
-
-    return jax.lax.fori_loop(0, work.BURST, lambda _, state: slots.step(module, params, shared, state, pages), state)
+    """What programs.decode does between two looks of the host, but so many steps that the compiler knows how many."""
 
 
-def programs(lm, turn, todo: list[dict], shape: dict):
+    return jax.lax.fori_loop(0, scheduler.BURST, lambda _, state: programs.decode_step(module, params, shared, state, pages), state)
+
+
+def round_programs(lm, turn, todo: list[dict], shape: dict):
     """Yields (title, tokens, flops, lower(), sizes) of each program, sizes in bytes per device."""
-    import jax
-    import jax.numpy as jnp
 
-    from selfrew import sharding, update
-    from selfrew.generate import slots, work
-    from selfrew.models import attention, decoder
-    from selfrew.types import Batch
 
     rows, whole = sharding.of(lm.mesh, 'rows'), sharding.of(lm.mesh)
     array = lambda shape, kind, where=rows: jax.ShapeDtypeStruct(shape, kind, sharding=where)  # noqa: E731
     key = jax.eval_shape(lambda: jax.random.key(0)).dtype
     size = lambda x: math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize  # noqa: E731
     held = lambda tree: sum(map(size, jax.tree.leaves(tree)))  # noqa: E731
-    optimizer = update.made(turn.train.keywords['optimizer'])
-    state = update.shapes(lm, optimizer)
+    optimizer = train_state.cached_optimizer(turn.train.keywords['optimizer'])
+    state = train_state.abstract_state(lm, optimizer)
     weights, opt = held(state.params), held(state.opt)
-    c, matrix = lm.config, decoder.weights(lm.module)
+    c, matrix = lm.config, decoder.count_weights(lm.module)
     i32, f32 = jnp.int32, jnp.float32
 
     def laid(tree):
         """Caches with rows and heads split, the rest whole."""
         names = lambda x: (None, 'rows', 'kv', None, None) if x.ndim == 5 else (None,) * x.ndim  # noqa: E731
-        return jax.tree.map(lambda x: array(x.shape, x.dtype, sharding.fitting(lm.mesh, x.shape, names(x))), tree)
+        return jax.tree.map(lambda x: array(x.shape, x.dtype, sharding.of_shape(lm.mesh, x.shape, names(x))), tree)
 
     for job in todo:
         layout, module, kind = job['layout'], lm.module, lm.cache_dtype
         P, R, L, S = layout.shared, layout.prompts, layout.chunk, layout.slots
-        held_by = lambda *sizes: laid(jax.eval_shape(lambda: slots.cache(module, kind, *sizes)))  # noqa: E731
+        held_by = lambda *sizes: laid(jax.eval_shape(lambda: programs.empty_cache(module, kind, *sizes)))  # noqa: E731
         shared = None
         if P:
-            heads = sharding.fitting(lm.mesh, (0, c.kv_heads, 0, 0), (None, 'kv', None, None))
+            heads = sharding.of_shape(lm.mesh, (0, c.kv_heads, 0, 0), (None, 'kv', None, None))
             shared = jax.tree.map(lambda x: array(x.shape, x.dtype, heads), jax.eval_shape(
-                functools.partial(slots.share, module), held_by(1, P)))  # fmt: skip
+                functools.partial(programs.as_prefix_cache, module), held_by(1, P)))  # fmt: skip
         pool, tokens = held_by(R, layout.pool), R * L
-        read = lambda pool=pool, shared=shared, R=R, L=L: slots.read.lower(  # noqa: E731
+        read = lambda pool=pool, shared=shared, R=R, L=L: programs.prefill.lower(  # noqa: E731
             lm.module, state.params, array((R, L), i32), array((), i32, whole), shared, pool
         )
         context = job['prompt'] / 2  # columns that a query sees on the average
         yield (f'{job["title"]}: prefill', tokens, model_flops(c, matrix, tokens, 0, tokens * context), read,
                {'params': weights, 'cache': held(pool)})  # fmt: skip
-        parts = sharding.row_count(lm.mesh)
+        parts = sharding.row_shards(lm.mesh)
         count = parts + S * layout.blocks  # with every sample at its full length
         full = laid(jax.eval_shape(functools.partial(
-            slots.empty, module, kind, rows=S, pages=count, page=layout.page, limit=layout.limit, ends=1, words=2
+            programs.empty_slots, module, kind, rows=S, pages=count, page=layout.page, limit=layout.limit, ends=1, words=2
         )))  # fmt: skip
         pages = attention.Pages(*(array(shape, i32) for shape in ((S, layout.blocks), (count,), (count,))), None)
-        burst, many = functools.partial(_burst, module), S * work.BURST
+        burst, many = functools.partial(_burst, module), S * scheduler.BURST
         flops = model_flops(c, matrix, many, many, many * (job['prompt'] + job['room'] / 2))
         decode = lambda burst=burst, shared=shared, full=full, pages=pages: jax.jit(  # noqa: E731
             burst, donate_argnums=2
@@ -211,7 +199,7 @@ def programs(lm, turn, todo: list[dict], shape: dict):
         yield f'{job["title"]}: decode', many, flops, decode, {'params': weights, 'cache': held(full.cache)}
 
     R, L, S, B, N, A = (shape[k] for k in ('rows', 'length', 'selected', 'examples', 'n', 'micros'))
-    P = sharding.row_count(lm.mesh)
+    P = sharding.row_shards(lm.mesh)
     batch = Batch(
         *(array((R, L), i32) for _ in range(4)), *(array((P, S), i32) for _ in range(2)), array((P, S), f32),
         *(array((B,), kind, whole) for kind in (f32, f32, i32)), array((), f32, whole), array((N,), f32, whole),
@@ -219,10 +207,10 @@ def programs(lm, turn, todo: list[dict], shape: dict):
     )  # fmt: skip
     flops = model_flops(c, matrix, R * L, P * S, R * L * L / 2)
     if todo or N > 1:
-        yield ('reference', R * L, flops, lambda: update._logp.lower(lm.module, state.params, batch),
+        yield ('reference', R * L, flops, lambda: reference.response_logp.lower(lm.module, state.params, batch),
                {'params': weights})  # fmt: skip
-    part, rest = update.trained(lm, state.params), state.params if c.lora else {'blocks': {}}
-    step = update.stepper(lm, turn.loss, optimizer).compiled
+    part, rest = train_state.trainable(lm, state.params), state.params if c.lora else {'blocks': {}}
+    step = trainer.compiled_step(lm, turn.loss, optimizer).compiled
     where = lambda x: sharding.of(lm.mesh, None, *(['rows'] if x.sharding == rows else []))  # noqa: E731
     micro = lambda x: array((A, *x.shape), x.dtype, where(x))  # noqa: E731
     batches = batch if A == 1 else jax.tree.map(micro, batch)
@@ -263,7 +251,6 @@ def examine(lower, chip: chips.Chip, count: int, tokens: int, flops: float, size
 
 def round_seconds(turn, todo: list[dict], shape: dict, found: dict) -> dict:
     """Of a round's stages, where every sample runs to its limit and every prompt gives its pairs; None: not known."""
-    from selfrew.generate import work
 
     took = lambda title: found.get(title, {}).get('seconds', math.nan)  # noqa: E731
     out = {}
@@ -271,7 +258,7 @@ def round_seconds(turn, todo: list[dict], shape: dict, found: dict) -> dict:
         layout = job['layout']
         chunks = math.ceil((job['prompt'] - 1 - layout.shared) / layout.chunk)
         reads = math.ceil(job['distinct'] / layout.prompts) * chunks + math.ceil(layout.shared / layout.chunk)
-        bursts = math.ceil(job['requests'] / layout.slots) * job['room'] / work.BURST
+        bursts = math.ceil(job['requests'] / layout.slots) * job['room'] / scheduler.BURST
         out[job['title']] = reads * took(f'{job["title"]}: prefill') + bursts * took(f'{job["title"]}: decode')
     examples = prompt_count(turn) * (_of(turn.pairs, 'count') or 1)
     a_pass = math.ceil(min(examples, turn.max_examples or examples) / shape['examples'])
@@ -338,21 +325,18 @@ def show(plan: dict) -> str:
 
 def make(config: dict, name: str, prompt_tokens: int, say=lambda words: None) -> dict:
     """The plan of a config for a topology, as JSON can hold it. Raises ValueError in a sentence."""
-    import importlib.metadata
 
-    import jax
 
-    from selfrew import sharding
 
     kind, name, devices = chips.devices(name)
     chip, turn, lm = chips.CHIPS[kind], sampling_turn(config), build(config, devices)
-    split, count = sharding.row_count(lm.mesh), lm.mesh.size
+    split, count = sharding.row_shards(lm.mesh), lm.mesh.size
     todo = jobs(turn, prompt_tokens, lm.config.max_length)
     for job in todo:
         job['layout'] = lay_out(lm, job, chip)
     shape = batch_shape(turn, prompt_tokens, todo[0]['room'] if todo else _of(turn.train, 'row_length'), split)
     found = {}
-    for title, tokens, flops, lower, sizes in programs(lm, turn, todo, shape):
+    for title, tokens, flops, lower, sizes in round_programs(lm, turn, todo, shape):
         say(f'compiling {title} …')
         found[title] = examine(lower, chip, count, tokens, flops, sizes)
     changes = advice(found, chip, config['model'])
@@ -364,26 +348,3 @@ def make(config: dict, name: str, prompt_tokens: int, say=lambda words: None) ->
         'samples': [job | {'layout': dataclasses.asdict(job['layout'])} for job in todo], 'batch': shape, 'programs': found, 'round_seconds': round_seconds(turn, todo, shape, found),
         'verdict': ('does not fit; change\n  ' + '\n  '.join(changes) if changes else 'fits.') + idle,
     }  # fmt: skip
-
-
-def main(argv) -> None:
-    given = flags.FLAGS
-    if len(argv) > 1 or given.config is None or not given.topology:
-        raise app.UsageError('want --config=FILE:VARIANT and --topology=NAME, e.g. --topology=v5p:4x4x4')
-    os.environ |= chips.ENVIRONMENT
-    say = lambda words: print(words, file=sys.stderr, flush=True)  # noqa: E731
-    try:
-        plan = make(given.config.to_dict(), given.topology, given.prompt_tokens, say)
-    except (ValueError, OSError, KeyError) as problem:
-        if os.environ.get('SELFREW_TRACEBACK'):
-            raise
-        sys.exit(f'selfrew: {problem.args[0] if isinstance(problem, KeyError) else problem}')
-    print(json.dumps(plan, indent=2) if given.json else show(plan))
-
-
-if __name__ == '__main__':
-    config_flags.DEFINE_config_file('config', None, 'A config file, with a variant: FILE:llama2_70b.')
-    flags.DEFINE_string('topology', None, 'v5p:8x8x4, v5p-512, v6e:4x4, v5e-8, v4:2x2x2, …')
-    flags.DEFINE_integer('prompt_tokens', 512, 'How long prompts are taken to be.', lower_bound=1)
-    flags.DEFINE_boolean('json', False, 'Print JSON and nothing else.')
-    app.run(main)

@@ -4,7 +4,6 @@ An entry is a dict with 'name' and keyword arguments. Its key says which shelf t
 bind alike. A function's positional parameters are data and come from the loop; its keyword-only ones are the config's.
 """
 
-import dataclasses
 import functools
 import inspect
 import json
@@ -12,8 +11,11 @@ import types
 import typing
 from typing import Any
 
-from selfrew import lm as lms, losses, optimizers, pairs, prompts, rows, samplers, scorers, tasks, text, update
-from selfrew.tasks import published
+from selfrew import tasks
+from selfrew.engine import reference, schedules, trainer
+from selfrew.models import language_model
+from selfrew.shelves import losses, optimizers, pairs, prompts, samplers, scorers
+from selfrew.tasks import published, records, templates
 
 
 def check_balance(balance: float) -> None:
@@ -24,17 +26,17 @@ def check_balance(balance: float) -> None:
 
 SHELVES = {
     'prompts': prompts, 'sampler': samplers, 'scorer': scorers, 'scorers': scorers, 'pairs': pairs, 'loss': losses,
-    'optimizer': optimizers, 'train': update,
+    'optimizer': optimizers, 'train': trainer,
 }  # fmt: skip
 ON_UPDATE = {'train': ('train',)}
 DEFAULT = {'train': 'train', 'optimizer': 'adamw'}
 # Fields that name something outside the config: looked up when the config is bound, hours before they are used.
 LOOKED_UP = {
-    'template': text.template, 'source': rows.check_source, 'tasks': tasks.get_all, 'split': tasks.check_split,
-    'schedule': optimizers.check_schedule, 'moments': optimizers.check_moments,
-    'reference': update.check_reference, 'mean': losses.check_mean, 'checkpoint': scorers.check_checkpoint,
-    'rho': pairs.check_rho, 'form': published.get, 'part': prompts.check_part, 'generator': lms.find,
-    'shots': rows.check_source, 'balance': check_balance,
+    'template': templates.get, 'source': records.check_source, 'tasks': tasks.get_all, 'split': tasks.check_split,
+    'schedule': schedules.check_schedule, 'moments': optimizers.check_moments,
+    'reference': reference.check_reference, 'mean': losses.check_mean, 'checkpoint': scorers.check_checkpoint,
+    'rho': pairs.check_rho, 'form': published.get, 'part': prompts.check_part, 'generator': language_model.resolve_folder,
+    'shots': records.check_source, 'balance': check_balance,
 }  # fmt: skip
 COUNTS = (
     'n', 'batch', 'accumulate', 'epochs', 'max_steps', 'row_length', 'votes', 'max_tokens', 'rows', 'slots', 'count',
@@ -42,13 +44,13 @@ COUNTS = (
 )  # fmt: skip
 
 
-def names(key: str, module) -> tuple:
+def part_names(key: str, module) -> tuple:
     """The functions of a shelf: public, and defined there."""
     if key in ON_UPDATE:
         return ON_UPDATE[key]
     found = inspect.getmembers(module, inspect.isfunction)
-    # A part takes data first: the fillers of a shelf's own vocabulary (scorers.right, prompts.check_part, …) are no parts.
-    return tuple(n for n, f in found if f.__module__ == module.__name__ and not n.startswith('_') and _contract(f, key))
+    # A part takes data first: the fillers of a shelf's own vocabulary (scorers.correctness, prompts.check_part, …) are no parts.
+    return tuple(n for n, f in found if f.__module__.startswith(module.__name__) and not n.startswith('_') and _contract(f, key))
 
 
 def _contract(function, key: str) -> bool:
@@ -80,13 +82,13 @@ def _bind(key, packed, where, module):
     if (key, packed) not in _bound:
         entry = json.loads(packed)
         name = entry.pop('name', DEFAULT.get(key))
-        if name not in names(key, module):
-            raise ValueError(f'{where}: no {key} named {name!r}; there are: {", ".join(names(key, module))}')
-        _bound[key, packed] = fill(getattr(module, name), entry, f'{where} ({name})')
+        if name not in part_names(key, module):
+            raise ValueError(f'{where}: no {key} named {name!r}; there are: {", ".join(part_names(key, module))}')
+        _bound[key, packed] = bind_arguments(getattr(module, name), entry, f'{where} ({name})')
     return _bound[key, packed]
 
 
-def fill(function, arguments: dict, where: str):
+def bind_arguments(function, arguments: dict, where: str):
     """`function` with `arguments` as its keyword-only parameters, entries among them bound. Raises as `bind` does."""
     hints = typing.get_type_hints(function)
     fields = {n: p for n, p in inspect.signature(function).parameters.items() if p.kind is p.KEYWORD_ONLY}
@@ -99,7 +101,7 @@ def fill(function, arguments: dict, where: str):
         if name in SHELVES and (name in arguments or name in DEFAULT):
             values[name] = _nested(name, arguments.get(name, {}), f'{where}.{name}', hints.get(name) is tuple)
         elif name in arguments:
-            values[name] = _typed(arguments[name], hints.get(name, Any), f'{where}.{name}')
+            values[name] = typed(arguments[name], hints.get(name, Any), f'{where}.{name}')
             if name in COUNTS and values[name] is not None and values[name] < 1:
                 raise ValueError(f'{where}.{name}={values[name]}: want at least 1')
             if name in LOOKED_UP and values[name] is not None:
@@ -124,7 +126,7 @@ def _nested(key, value, where, several: bool):
     return bind(key, value, where)
 
 
-def _typed(value, hint, where):
+def typed(value, hint, where):
     """The value, if it is of the hinted type; a whole number serves as a float, a list as a tuple."""
     kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if hint is Any or (type(value) is int and float in kinds) or type(value) in kinds:
@@ -144,80 +146,3 @@ def check_lengths(part, context: int) -> None:
         for inner in value if isinstance(value, tuple) else (value,):
             if isinstance(inner, functools.partial):
                 check_lengths(inner, context)
-
-
-# --- turns ------------------------------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class Turn:
-    """The five words, bound, and how to update."""
-
-    name: str  # of its folder: '01', '02', '02-rehearsal'
-    round: int  # from 1
-    ends_round: bool
-    prompts: Any
-    sampler: Any
-    scorer: Any
-    pairs: Any
-    loss: Any
-    train: Any
-    max_examples: int | None
-    balance: float | None
-
-
-def turn(*, prompts, sampler, scorer, pairs, loss, train, max_examples: int | None = None,
-         balance: float | None = None) -> dict:  # fmt: skip
-    """The fields of a turn in a config.
-
-    max_examples: a random subsample of so many is trained on, or None. balance: before that, examples of the most common
-    first score are dropped at random until these are no larger a share, or None.
-    """
-    return dict(locals())
-
-
-def turns(*, rounds: int, round: dict, start: dict | None = None, by_round: dict | None = None) -> list[Turn]:
-    """The turns of a run, in order, bound and checked.
-
-    Args:
-      rounds: how many rounds there are, `start` counted as one.
-      round: the turn of each round. Its field `rehearsal`, if any, is a turn of its own that follows it (`every`:
-        after every so many rounds, 0 never; default 1).
-      start: the turn of the first round, where that differs (SFT).
-      by_round: fields of `round` that change: a tuple in a field's place holds its value for each round, the last
-        one from then on. {'sampler': {'temperature': (0.8, 0.8, 1.3)}}
-    Raises ValueError as `bind` does.
-    """
-    if rounds < 0:
-        raise ValueError(f'rounds={rounds}: want 0 (evaluate only) or more')
-    out = []
-    for number in range(1, rounds + 1):
-        first = start is not None and number == 1
-        entry = dict(start) if first else _replaced(round, by_round or {}, number - 1 - (start is not None), 'by_round')
-        rehearsal = dict(entry.pop('rehearsal', None) or {})
-        every = _typed(rehearsal.pop('every', 1), int, 'round.rehearsal.every')
-        # bound, and so checked, even where it is off
-        after = [_turn(f'{number:02d}-rehearsal', number, True, rehearsal, 'round.rehearsal')] if rehearsal else []
-        after = after if every > 0 and number % every == 0 else []
-        out += [_turn(f'{number:02d}', number, not after, entry, 'start' if first else 'round'), *after]
-    return out
-
-
-def _turn(name: str, number: int, ends: bool, entry: dict, where: str) -> Turn:
-    if entry.get('scorer', ...) is None:
-        raise ValueError(f'{where}.scorer is None; for data that need no judgement there is: given')
-    return Turn(name, number, ends, **fill(turn, entry, where)())
-
-
-def _replaced(entry: dict, changes: dict, index: int, where: str) -> dict:
-    out = dict(entry)
-    for name, value in changes.items():
-        if name not in entry and isinstance(value, dict):
-            raise ValueError(f'{where}: round has no {name!r}; there are: {", ".join(entry)}')
-        if isinstance(value, dict):
-            out[name] = _replaced(entry[name], value, index, f'{where}.{name}')
-        elif isinstance(value, (list, tuple)) and value:
-            out[name] = value[min(index, len(value) - 1)]
-        else:
-            raise ValueError(f'{where}.{name}={value!r}: want a value for each round, in a tuple')
-    return out

@@ -3,7 +3,8 @@
 import os
 import shutil
 
-from selfrew import hosts, update
+from selfrew.engine import train_state
+from selfrew.mesh import processes
 from selfrew.types import State
 
 
@@ -20,7 +21,7 @@ def save(lm, folder, state: State) -> None:
 
 
 def _kept(lm, state: State) -> dict:
-    return (state._replace(params=update.trained(lm, state.params)))._asdict()
+    return (state._replace(params=train_state.trainable(lm, state.params)))._asdict()
 
 
 def restore(lm, folder, optimizer, params) -> State:
@@ -30,13 +31,13 @@ def restore(lm, folder, optimizer, params) -> State:
     """
     import orbax.checkpoint as ocp
 
-    like = _kept(lm, update.shapes(lm, optimizer))
+    like = _kept(lm, train_state.abstract_state(lm, optimizer))
     with ocp.StandardCheckpointer() as checkpointer:
         state = State(**checkpointer.restore(os.path.abspath(os.path.join(folder.path, 'state')), like))
-    return state._replace(params=update.whole(params, state.params))
+    return state._replace(params=train_state.merge(params, state.params))
 
 
 def delete(folder) -> None:
     """Removes a state that is no longer needed."""
     folder.drop('state')
-    hosts.by_main(lambda: shutil.rmtree(os.path.join(folder.path, 'state')))
+    processes.on_main(lambda: shutil.rmtree(os.path.join(folder.path, 'state')))

@@ -4,7 +4,7 @@ import glob
 import json
 import os
 
-from selfrew.stage import dump, write_atomic
+from selfrew.run.stage import dump, write_atomic
 
 COLUMNS = (
     ('round', 'round', '{:d}'), ('accuracy', 'accuracy', '{:.3f}'), ('accuracy_low', 'from', '{:.3f}'),
@@ -14,7 +14,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def rounds(workdir: str) -> list[dict]:
+def read_rounds(workdir: str) -> list[dict]:
     """A dict for each finished round, round 0 the model as it came: evaluation, and the counts of its first turn."""
     out = []
     for path in sorted(glob.glob(os.path.join(workdir, 'rounds', '*', 'evals.json'))):
@@ -34,9 +34,9 @@ def rounds(workdir: str) -> list[dict]:
     return out
 
 
-def write(workdir: str) -> str:
+def write_report(workdir: str) -> str:
     """Writes summary.json and, where there is an accuracy, curve.png; returns the table as text."""
-    rows = rounds(workdir)
+    rows = read_rounds(workdir)
     write_atomic(os.path.join(workdir, 'summary.json'), dump({'rounds': rows}))
     if any('accuracy' in row for row in rows):
         _curve(rows, os.path.join(workdir, 'curve.png'))

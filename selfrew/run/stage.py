@@ -10,7 +10,8 @@ import hashlib
 import json
 import os
 
-from selfrew import hosts, journal
+from selfrew.engine.generate import journal
+from selfrew.mesh import processes
 from selfrew.types import from_json, to_json
 
 
@@ -34,7 +35,7 @@ class Folder:
 
     def __init__(self, workdir: str, name: str):
         self.path = os.path.join(workdir, 'rounds', name)
-        self.listed = json.loads(hosts.by_main(lambda: _read(os.path.join(self.path, 'manifest.json'))) or '{}')
+        self.listed = json.loads(processes.on_main(lambda: _read(os.path.join(self.path, 'manifest.json'))) or '{}')
 
     def has(self, name: str) -> bool:
         return name in self.listed
@@ -54,7 +55,7 @@ class Folder:
         self._write(name, dump(value))
 
     def _write(self, name: str, data: bytes) -> None:
-        hosts.by_main(lambda: write_atomic(os.path.join(self.path, name), data))
+        processes.on_main(lambda: write_atomic(os.path.join(self.path, name), data))
 
     def once(self, name: str, kind: type, make) -> list:
         """The nouns of `name`.jsonl; made by `make()` and written the first time; always read, as a resumed run would.
@@ -67,13 +68,13 @@ class Folder:
             data = ''.join(json.dumps(to_json(noun), ensure_ascii=False) + '\n' for noun in nouns).encode()
             self._write(f'{name}.jsonl', data)
             self.enlist(name, {'lines': len(nouns), 'sha256': hashlib.sha256(data).hexdigest()})
-        hosts.by_main(lambda: _remove(self._partial(name)))
-        lines = hosts.by_main(lambda: self._checked(name)).decode().split('\n')
+        processes.on_main(lambda: _remove(self._partial(name)))
+        lines = processes.on_main(lambda: self._checked(name)).decode().split('\n')
         return [from_json(kind, json.loads(line)) for line in lines if line]
 
     def keeping(self, name: str):
         """What is sampled inside is written down as it comes, and not sampled again by a run that comes after."""
-        return journal.kept(self._partial(name))
+        return journal.recording(self._partial(name))
 
     def _partial(self, name: str) -> str:
         return os.path.join(self.path, f'{name}.partial.jsonl')
@@ -99,7 +100,7 @@ def _remove(path: str) -> None:
         os.remove(path)
 
 
-def claim(workdir: str, config: dict, free: tuple) -> None:
+def claim_workdir(workdir: str, config: dict, free: tuple) -> None:
     """Makes a workdir this config's own, or checks that it already is; fields named in `free` may differ.
 
     A workdir in which nothing has been sampled yet belongs to nobody. Raises ValueError with the differences where

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from scipy import stats
 
-from selfrew import answers
+from selfrew.tasks import answers
 from selfrew.types import Judgement
 
 Z = 1.959963984540054
@@ -70,7 +70,7 @@ def majority(lm, params, key, *, prompts, sampler, scorer):
     asked, judgements = _judged(lm, params, key, prompts, sampler, scorer)
     heard, sizes = [], []
     for j in judgements:
-        found = [answers.normal(answers.final_answer(r.text)) for r in j.rollout.responses]
+        found = [answers.key(answers.final_answer(r.text)) for r in j.rollout.responses]
         votes = Counter(a for a in found if a is not None).most_common(1)
         chosen = found.index(votes[0][0]) if votes else 0
         sizes.append(votes[0][1] / len(found) if votes else 0.0)

@@ -5,27 +5,16 @@ per example, to be minimised; update takes the mean over B once, weighted by `ba
 averaged alike but unweighted. A loss is a pure function of what it is given; `key` is for losses that draw.
 
 A loss asks for an optional field of `out` by a keyword argument of that name: where it is set, the field is computed,
-as the value says (likelihood.measure); where it is 0, False or None, the field is None and nothing is computed.
+as the value says (logprobs.measure); where it is 0, False or None, the field is None and nothing is computed.
 """
-
-import inspect
 
 import chex
 import jax
 import jax.numpy as jnp
 
-from selfrew.types import Forward
+from selfrew.engine.loss_contract import reference_free
 
-OPTIONAL = Forward._fields[2:]
-BY_TOKEN = 'value', 'expect'  # fields of `out` that are not summed over a response
 MEANS = 'token', 'sequence', 'sum'
-REFERENCE_FREE = ('sft',)  # these never look at batch.ref_logp
-
-
-def wants(loss) -> dict:
-    """The optional fields of `out` that a bound loss asks for, with what each is asked."""
-    given = {p.name: p.default for p in inspect.signature(loss).parameters.values() if p.name in OPTIONAL}
-    return {name: value for name, value in given.items() if value}
 
 
 def check_mean(mean: str) -> None:
@@ -34,6 +23,7 @@ def check_mean(mean: str) -> None:
         raise ValueError(f'no mean {mean!r}; there are: {", ".join(MEANS)}')
 
 
+@reference_free
 def sft(out, batch, key, *, mean: str = 'token', entropy: bool = False):
     """Negative log-likelihood of the best response.
 

@@ -6,7 +6,7 @@ nothing is counted by the loop.
 
 import math
 
-from selfrew import text
+from selfrew.tasks import templates
 from selfrew.types import Example, Response, ask
 
 
@@ -86,7 +86,7 @@ def agreeing(judgement, rng, *, template: str, count: int = 1):
             continue
         kept += 1
         for i, (response, score) in enumerate(zip(responses, scores)):
-            asked = ask(f'{prompt.id}/{i}/{vote}', text.fill(template, prompt=prompt.text, response=response.text))
+            asked = ask(f'{prompt.id}/{i}/{vote}', templates.render(template, prompt=prompt.text, response=response.text))
             yield Example(asked, (Response(judgement.verdicts[i][vote]),), (score,))
 
 

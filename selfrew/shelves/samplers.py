@@ -7,7 +7,8 @@ import math
 
 import numpy as np
 
-from selfrew import answers, generate
+from selfrew.engine import generate
+from selfrew.tasks import answers
 from selfrew.types import Response, Rollout
 
 

@@ -6,12 +6,13 @@ A higher score is better; nan is 'no verdict'. One judgement for each rollout, i
 import functools
 import math
 
-import jax
 import numpy as np
 
-import selfrew.tasks as builtin
-from selfrew import answers, encode, generate, lm as lms, sizes, text, update
-from selfrew.models import hf
+from selfrew import tasks
+from selfrew.engine import generate, packing, reference
+from selfrew.mesh import buckets, keys
+from selfrew.models import hf, language_model
+from selfrew.tasks import answers, templates
 from selfrew.types import Judgement, ask
 
 
@@ -42,16 +43,16 @@ def exact_answer(lm, params, rollouts, key) -> list[Judgement]:
     in the last \\boxed{}) is compared with the prompt's, as numbers where both are, else as text without case.
     """
     del lm, params, key
-    return _each(rollouts, lambda prompt, response: right(prompt, response.text))
+    return _each(rollouts, lambda prompt, response: correctness(prompt, response.text))
 
 
-def right(prompt, response: str) -> float:
+def correctness(prompt, response: str) -> float:
     """1, 0 or nan: see `exact_answer`."""
     if prompt.answer is None:
         return math.nan
     if 'task' in prompt.meta:
-        return float(builtin.right(prompt, response))
-    return float(answers.same(answers.final_answer(response), answers.stated(str(prompt.answer))))
+        return float(tasks.is_right(prompt, response))
+    return float(answers.same(answers.final_answer(response), answers.reference_answer(str(prompt.answer))))
 
 
 def consistency(lm, params, rollouts, key) -> list[Judgement]:
@@ -68,7 +69,7 @@ def _shares(rollout) -> list[float]:
     if 'judged' in rollout.prompt.meta:
         said = answers.scores(rollout)
         return [math.nan if math.isnan(s) else said.count(s) / len(said) for s in said]
-    found = [answers.normal(answers.final_answer(r.text)) for r in rollout.responses]
+    found = [answers.key(answers.final_answer(r.text)) for r in rollout.responses]
     return [0.0 if a is None else found.count(a) / len(found) for a in found]
 
 
@@ -86,7 +87,7 @@ def length(lm, params, rollouts, key, *, target: int | None = None) -> list[Judg
 def chance(lm, params, rollouts, key, *, levels: int = 6) -> list[Judgement]:
     """Scores from 0 to levels − 1, drawn: the control that says what a judge is worth."""
     del lm, params
-    draw = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    draw = keys.numpy_rng(key)
     return [Judgement(r, tuple(map(float, draw.integers(levels, size=len(r.responses))))) for r in rollouts]
 
 
@@ -106,14 +107,14 @@ def composite(lm, params, rollouts, key, *, scorers: tuple, weights: tuple) -> l
 
 def check_checkpoint(checkpoint: str) -> None:
     """FileNotFoundError or ValueError where there is no reward model in that folder or hub repository."""
-    folder = lms.find(checkpoint)
+    folder = language_model.resolve_folder(checkpoint)
     if not hf.read_config(folder).scalar_head:
         raise ValueError(f'{checkpoint} has no scalar head: want a ...ForSequenceClassification of 1 label')
 
 
 @functools.lru_cache(maxsize=2)
 def _reward(mesh, checkpoint, dtype, params, max_length):
-    return lms.load(folder=checkpoint, **mesh.shape, dtype=dtype, params=params, max_length=max_length)
+    return language_model.load(folder=checkpoint, **mesh.shape, dtype=dtype, params=params, max_length=max_length)
 
 
 def reward_model(lm, params, rollouts, key, *, checkpoint: str, dtype: str = 'float32', stored: str = 'float32',
@@ -123,7 +124,7 @@ def reward_model(lm, params, rollouts, key, *, checkpoint: str, dtype: str = 'fl
     Args:
       checkpoint: folder or hub name of a ...ForSequenceClassification with one label; its tokenizer and chat template
         format the conversation. It lies on the same mesh, and stays there for the rounds to come.
-      dtype, stored, max_length: of its compute and its parameters, and its longest context: see lm.load.
+      dtype, stored, max_length: of its compute and its parameters, and its longest context: see language_model.load.
       rows: conversations read together.
     A conversation longer than its context scores nan.
     """
@@ -154,7 +155,7 @@ def judge(lm, params, rollouts, key, *, template: str = 'additive', votes: int =
     A response whose judge prompt does not fit into the context, or none of whose votes can be read, scores nan.
     Raises FileNotFoundError without the template, ValueError for an option out of range.
     """
-    low, high = text.points(template, low, high)
+    low, high = templates.score_range(template, low, high)
     fields = [{'prompt': r.prompt.text, 'response': a.text} for r in rollouts for a in r.responses]
     names = [f'{r.prompt.id}/{i}' for r in rollouts for i in range(len(r.responses))]
     asked, verdicts = _verdicts(
@@ -218,7 +219,7 @@ def _verdicts(lm, params, key, template, fields, names, votes: int, **options):
     """(The prompt's tokens, the verdicts written) for each dict of a template's fields; none where it does not fit."""
     if votes < 1:
         raise ValueError(f'votes={votes}: want at least 1')
-    asked = [lm.text.prompt(ask('', text.fill(template, **each))) for each in fields]
+    asked = [lm.text.prompt(ask('', templates.render(template, **each))) for each in fields]
     fitting = [i for i, tokens in enumerate(asked) if len(tokens) + options['max_tokens'] <= lm.config.max_length]
     requests = [(i, vote) for i in fitting for vote in range(votes)]
     keys = generate.request_keys(key, [f'judge/{names[i]}' for i, _ in requests], [vote for _, vote in requests])
@@ -242,12 +243,12 @@ def _expected(lm, params, written, points: list[str], batch: int = 64) -> list[f
         before = said[len(lm.text.decode(tokens[:n])) : at]
         others = [tuple(lm.text.encode(before + p)) for p in points]
         if any(tokens[n : n + len(o)] == o for o in others):  # else the tokenizer cuts it in another way
-            docs.append(encode.Doc(i, tuple(asked) + tokens[:n], tuple(others), 1.0))
+            docs.append(packing.Doc(i, tuple(asked) + tokens[:n], tuple(others), 1.0))
     out = [None] * len(written)
     if docs:
         longest = max(len(d.prompt) + sum(map(len, d.responses)) for d in docs)
-        batches = encode.batches(docs, batch=min(batch, len(docs)), row_length=sizes.up(longest, 64))
-        table = update.reference(lm, params, batches)
+        batches = packing.batches(docs, batch=min(batch, len(docs)), row_length=buckets.round_up(longest, 64))
+        table = reference.reference_logp(lm, params, batches)
         for doc in docs:
             weight = np.exp(table[doc.index] - table[doc.index].max())
             out[doc.index] = float(np.dot(weight, [float(p) for p in points]) / weight.sum())

@@ -1,6 +1,9 @@
-"""Built-in tasks: endless prompts whose truth can be computed; `published` has sets of others'. Layer 1.
+"""What has a truth: built-in tasks, published problem sets, the user's records; answers and verdicts; prompt templates.
 
-Contract of a task module: NAME, and
+Import from it: its functions on built-in tasks, and answers, published, records, templates, novelty, imported whole.
+It imports: types.
+
+Built-in tasks are endless prompts whose truth can be computed. Contract of a task module: NAME, and
   make(rng) -> Prompt                   a new problem, its `answer` and what else `check` needs in `meta`; id is NAME
   demonstrate(prompt, rng, flaw) -> str a worked response with that flaw: 'none', 'short' (stops early) or 'slip'
   grade(prompt, response) -> float      the truth, 0 to 5; RIGHT is right
@@ -12,8 +15,7 @@ Lazy demonstrators' flaws are there on purpose: they are the gap in behaviour th
 import dataclasses
 import hashlib
 
-from selfrew import answers
-from selfrew.tasks import published, rising, word_problems
+from selfrew.tasks import answers, published, rising, word_problems
 from selfrew.types import Prompt
 
 STOPS_EARLY, SLIPS = 0.5, 0.2  # how often a lazy demonstrator does: of all responses; of those that do not stop early
@@ -42,7 +44,7 @@ def check_split(split: str) -> None:
         raise ValueError(f'no split {split!r}; there are: train, heldout')
 
 
-def held_out(text: str) -> bool:
+def is_held_out(text: str) -> bool:
     """Whether a problem is for evaluation: one in ten, by a hash of its text, so that the splits never overlap."""
     return hashlib.sha1(text.encode()).digest()[0] % 10 == 0
 
@@ -55,7 +57,7 @@ def problems(names, n: int, rng, split: str = 'train') -> list[Prompt]:
     makers, found, seen = get_all(names), [], set()
     while len(found) < n:
         prompt = makers[len(found) % len(makers)].make(rng)
-        if held_out(prompt.text) == (split == 'heldout') and prompt.text not in seen:
+        if is_held_out(prompt.text) == (split == 'heldout') and prompt.text not in seen:
             seen.add(prompt.text)
             digest = hashlib.sha1(prompt.text.encode()).hexdigest()[:12]
             found.append(dataclasses.replace(prompt, id=f'{prompt.id}/{digest}'))
@@ -71,7 +73,7 @@ def demonstrate(prompt: Prompt, rng, evenly: bool = False) -> str:
     return get(prompt.meta['task']).demonstrate(prompt, rng, flaw)
 
 
-def right(prompt: Prompt, response: str) -> bool:
+def is_right(prompt: Prompt, response: str) -> bool:
     """Whether a response meets the truth of its task, built-in or published."""
     if prompt.meta['task'] in published.FORMS:
         return published.get(prompt.meta['task']).right(str(prompt.answer), answers.final_answer(response))

@@ -23,17 +23,17 @@ def boxed(text: str) -> str | None:
     return found[-1].strip() if found else None
 
 
-def stated(text: str) -> str:
+def reference_answer(text: str) -> str:
     """What a reference concludes with; all of it, where it does not mark its conclusion."""
     return final_answer(text) or text
 
 
 def same(one: str | None, other: str | None) -> bool:
     """Whether two final answers are one: as numbers where both are, else as text. None is not even itself."""
-    return one is not None and normal(one) == normal(other)
+    return one is not None and key(one) == key(other)
 
 
-def normal(answer: str | None):
+def key(answer: str | None):
     """What makes two answers one: a number, of a quantity with its unit; else the text without case and mark-up."""
     if answer is None:
         return None

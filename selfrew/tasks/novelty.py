@@ -12,7 +12,7 @@ def words(text: str) -> list[str]:
     return WORD.findall(text.casefold())
 
 
-def common(one: list[str], other: list[str]) -> int:
+def common_length(one: list[str], other: list[str]) -> int:
     """The length of the longest common subsequence, a bit for each word of `one` (Hyyrö 2004)."""
     places = {}
     for i, word in enumerate(one):
@@ -27,11 +27,11 @@ def common(one: list[str], other: list[str]) -> int:
 
 def rouge_l(one: list[str], other: list[str]) -> float:
     """F1 of the longest common subsequence of words."""
-    same = common(one, other)
+    same = common_length(one, other)
     return 2 * same / (len(one) + len(other)) if same else 0.0
 
 
-def similar(new: list[str], known: list, limit: float) -> bool:
+def is_similar(new: list[str], known: list, limit: float) -> bool:
     """Whether ROUGE-L of `new` with one of the known is above the limit; no more are compared than can be."""
     return any(
         2 * min(len(new), len(old)) > limit * (len(new) + len(old)) and rouge_l(new, old) > limit for old in known

@@ -3,7 +3,7 @@
 import re
 from typing import Callable, NamedTuple
 
-from selfrew import answers
+from selfrew.tasks import answers
 
 
 class Problem(NamedTuple):

@@ -9,7 +9,7 @@ import xml.etree.ElementTree
 import numpy as np
 
 
-def read(source: str, make, max_bad: int) -> list:
+def read_records(source: str, make, max_bad: int) -> list:
     """make(where, row) of each row; where that raises ValueError, the row is skipped and reported.
 
     Args:

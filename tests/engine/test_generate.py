@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toys import BOS, EOS, SMALL, Numbers, toy
-from toys import prompt as numbers
+from toys import BOS, EOS, SMALL, Numbers, prompt as numbers, toy
 
-from selfrew import encode, generate, journal, parts, samplers, update
-from selfrew.generate import layout as layouts, pick, slots as device, work
-from selfrew.generate.book import Book
+from selfrew.engine import generate, packing, reference
+from selfrew.engine.generate import journal, memory_plan, programs, scheduler, token_sampling
+from selfrew.engine.generate.page_table import PageTable
 from selfrew.models import decoder
+from selfrew.run import binding
+from selfrew.shelves import samplers
 from selfrew.types import Example, Rollout, ask
 
 PICK = 'Pick 2 fruits from this list: lime, bee, kiwi, saw, axe.'
@@ -61,8 +62,8 @@ def test_decode_equals_teacher_forcing(tiny, options):
     rollouts = samplers.sample(lm, params, prompts, KEY, n=3, max_tokens=24, **options)
     assert len({len(lm.text.prompt(p)) for p in prompts}) == 4
     examples = [Example(r.prompt, r.responses) for r in rollouts]
-    docs, dropped = encode.tokenise(lm.text, examples, row_length=256)
-    table = update.reference(lm, params, encode.batches(docs, batch=4, row_length=256))
+    docs, dropped = packing.tokenise(lm.text, examples, row_length=256)
+    table = reference.reference_logp(lm, params, packing.batches(docs, batch=4, row_length=256))
     assert dropped == 0
     np.testing.assert_allclose([[a.logp for a in r.responses] for r in rollouts], table, atol=1e-4)
 
@@ -70,7 +71,7 @@ def test_decode_equals_teacher_forcing(tiny, options):
 @pytest.mark.parametrize('length, page', [(75, 64), (110, 16)])
 def test_a_prompt_lies_whole_in_its_pages(monkeypatch, length, page):
     """Also in one page that is smaller than what it was read in, two of them."""
-    monkeypatch.setattr(layouts, 'PAGE_OF_A_CPU', page)
+    monkeypatch.setattr(memory_plan, 'PAGE_OF_A_CPU', page)
     lm, params = toy()
     prompts = [[BOS, *np.random.default_rng(i).integers(3, SMALL.vocab, length - i - 1).tolist()] for i in range(3)]
     tokens = np.zeros((3, 128), np.int32)
@@ -78,7 +79,7 @@ def test_a_prompt_lies_whole_in_its_pages(monkeypatch, length, page):
         row[: len(prompt) + len(found.tokens)] = prompt + list(found.tokens)
     seen = jnp.broadcast_to(jnp.tril(jnp.ones((128, 128), bool)), (3, 128, 128))
     hidden, _ = lm.module.apply({'params': params}, tokens, jnp.broadcast_to(jnp.arange(128), (3, 128)), seen)
-    logp = np.asarray(jax.nn.log_softmax(decoder.head(lm.module, params, hidden)))
+    logp = np.asarray(jax.nn.log_softmax(decoder.logits(lm.module, params, hidden)))
     for row, prompt, found in zip(logp, prompts, responses):
         at = len(prompt) - 1 + np.arange(len(found.tokens))
         assert found.logp == pytest.approx(row[at, found.tokens].sum(), abs=1e-4)
@@ -138,9 +139,9 @@ def test_not_a_bit_depends_on_what_else_is_in_the_slots(mesh):
     lm, params = toy(**mesh)
     prompts, keys = [p for p in _prompts(lm, 20) for _ in range(2)], _keys(40)
     expected = _sample(lm, params, prompts, keys, slots=8)
-    layout = layouts.lay_out
+    layout = memory_plan.plan
     with pytest.MonkeyPatch.context() as patch:  # the sizes of arrays are those of all requests, as in a journal
-        patch.setattr(layouts, 'lay_out', lambda *a, **k: whole)
+        patch.setattr(memory_plan, 'plan', lambda *a, **k: whole)
         for some in ([3, 38, 20, 7, 11, 0], [39, *range(0, 40, 3)]):
             whole = layout(lm, list(map(len, prompts)), [12] * 40, 20, slots=8, memory=1e9)
             found = _sample(lm, params, [prompts[i] for i in some], keys[np.array(some)])
@@ -149,20 +150,20 @@ def test_not_a_bit_depends_on_what_else_is_in_the_slots(mesh):
 
 def test_the_cache_lies_in_as_many_parts_as_there_are_devices():
     lm, params = toy(tensor=2, fsdp=4)
-    state = device.empty(lm.module, lm.cache_dtype, rows=8, pages=12, page=16, limit=4, ends=1, words=2)
-    pool = device.cache(lm.module, lm.cache_dtype, 8, 32)
-    book = Book(8, 2, 16, 3, 4)  # in four parts, each with two slots and three pages, of which one is nobody's
+    state = programs.empty_slots(lm.module, lm.cache_dtype, rows=8, pages=12, page=16, limit=4, ends=1, words=2)
+    pool = programs.empty_cache(lm.module, lm.cache_dtype, 8, 32)
+    book = PageTable(8, 2, 16, 3, 4)  # in four parts, each with two slots and three pages, of which one is nobody's
     book.give(1, 1), book.give(6, 2)
-    pool = device.read(lm.module, params, lm.rows(np.full((8, 32), 5, np.int32)), np.int32(0), None, pool)
+    pool = programs.prefill(lm.module, params, lm.rows(np.full((8, 32), 5, np.int32)), np.int32(0), None, pool)
     one = lambda kind, *shape: np.ones((2, *shape), kind)  # noqa: E731
     i32, f32 = np.int32, np.float32
-    ask = device.Ask(one(np.uint32, 2), *map(one, (i32, i32, i32, f32, i32, f32, f32)), one(i32, 1))
+    ask = programs.SlotRequest(one(np.uint32, 2), *map(one, (i32, i32, i32, f32, i32, f32, f32)), one(i32, 1))
     where = np.array([book.places(1, 2), book.places(6, 2)], np.int32)
     assert where.tolist() == [[1, 0], [10, 11]]
-    after = device.admit(lm.module, state, pool, np.array([1, 6], np.int32), np.array([0, 7], np.int32), where, ask)
-    whole = device.advance(lm.module, params, None, after, book.device(), np.ones(8, bool), np.int32(0), np.int32(2))
+    after = programs.insert(lm.module, state, pool, np.array([1, 6], np.int32), np.array([0, 7], np.int32), where, ask)
+    whole = programs.decode(lm.module, params, None, after, book.device(), np.ones(8, bool), np.int32(0), np.int32(2))
     content = book.pack(np.arange(8), 5)
-    after = whole._replace(cache=tuple(device.repaged(lm.module, part, content) for part in whole.cache))
+    after = whole._replace(cache=tuple(programs.move_pages(lm.module, part, content) for part in whole.cache))
     assert book.places(6, 2).tolist() == [16, 17] and book.held.tolist() == [0, 1, 0, 0, 0, 0, 2, 0]
     for name in 'kv':
         old, new = np.asarray(whole.cache[0][name]), np.asarray(after.cache[0][name])
@@ -233,7 +234,7 @@ def test_no_request_gives_no_response():
 def test_no_option_of_a_request_is_compiled_in(twelve):
     lm, params, prompts, _ = twelve
     _sample(lm, params, prompts)
-    before, compiled, keys = device.advance._cache_size(), [], _keys(12, jax.random.key(3))
+    before, compiled, keys = programs.decode._cache_size(), [], _keys(12, jax.random.key(3))
     watch = lambda event, *_, **__: compiled.append(event) if 'backend_compile' in event else None  # noqa: E731
     jax.monitoring.register_event_duration_secs_listener(watch)
     try:
@@ -242,7 +243,7 @@ def test_no_option_of_a_request_is_compiled_in(twelve):
             _sample(lm, params, prompts, keys, **options)
     finally:
         jax.monitoring.unregister_event_duration_listener(watch)
-    assert device.advance._cache_size() == before
+    assert programs.decode._cache_size() == before
     assert not compiled
 
 
@@ -268,7 +269,7 @@ class _Watch:
 
     def __init__(self, patch):
         self.steps = self.read = 0
-        advance, read = device.advance, device.read
+        advance, read = programs.decode, programs.prefill
 
         def counted(module, params, shared, state, *rest):
             before = np.array(state.produced)
@@ -280,8 +281,8 @@ class _Watch:
             self.read += tokens.size
             return read(module, params, tokens, *rest)
 
-        patch.setattr(device, 'advance', counted)
-        patch.setattr(device, 'read', counting)
+        patch.setattr(programs, 'decode', counted)
+        patch.setattr(programs, 'prefill', counting)
 
 
 @pytest.fixture
@@ -313,7 +314,7 @@ def test_what_all_prompts_begin_with_is_read_once(monkeypatch, mesh):
     lm, params = toy(**mesh)
     rubric = _prompts(lm, 1, seed=5)[0][:1] + np.random.default_rng(3).integers(3, 64, 69).tolist()
     prompts = [rubric + p[1:] for p in _prompts(lm, 12)]
-    monkeypatch.setattr(layouts, 'SHARED', 1000)
+    monkeypatch.setattr(memory_plan, 'MIN_SHARED_PREFIX', 1000)
     apart = _sample(lm, params, prompts, slots=4)
     monkeypatch.undo()
     watch = _Watch(monkeypatch)
@@ -325,23 +326,23 @@ def test_what_all_prompts_begin_with_is_read_once(monkeypatch, mesh):
 def test_a_long_prompt_does_not_stall_the_slots(monkeypatch):
     """Two slots: while a sample of 100 tokens goes on in one, a prompt as long is read in sixteens for the other."""
     lm, params = toy()
-    lm, layout, did = dataclasses.replace(lm, text=Endless()), layouts.lay_out, []
+    lm, layout, did = dataclasses.replace(lm, text=Endless()), memory_plan.plan, []
     small = {'chunk': 16, 'prompts': 1, 'pool': 128}
-    monkeypatch.setattr(layouts, 'lay_out', lambda *a, **k: dataclasses.replace(layout(*a, **k), **small))
-    monkeypatch.setattr(work, 'sorted', lambda groups, key: groups, raising=False)  # the long one comes last
-    for name in ('read', 'advance'):
-        real = getattr(device, name)
-        monkeypatch.setattr(device, name, lambda *a, name=name, real=real: (did.append(name), real(*a))[1])
+    monkeypatch.setattr(memory_plan, 'plan', lambda *a, **k: dataclasses.replace(layout(*a, **k), **small))
+    monkeypatch.setattr(scheduler, 'sorted', lambda groups, key: groups, raising=False)  # the long one comes last
+    for name in ('prefill', 'decode'):
+        real = getattr(programs, name)
+        monkeypatch.setattr(programs, name, lambda *a, name=name, real=real: (did.append(name), real(*a))[1])
     _sample(lm, params, [[BOS, 3], [BOS, 4], [BOS] + [5] * 100], _keys(3), slots=2, max_tokens=[100, 2, 12])
-    reads = [i for i, name in enumerate(did) if name == 'read'][-7:]  # 100 = 6 · 16 + 4
-    assert [did[i + 1] for i in reads] == ['advance'] * 7
+    reads = [i for i, name in enumerate(did) if name == 'prefill'][-7:]  # 100 = 6 · 16 + 4
+    assert [did[i + 1] for i in reads] == ['decode'] * 7
 
 
 def test_slots_are_as_many_as_the_memory_holds():
     lm, _ = toy()
     # a column: keys and values, 2 layers, 2 heads of 8, 4 bytes
-    assert layouts.row_bytes(lm) == 2 * 2 * 2 * 8 * 4 == 256
-    ask = functools.partial(layouts.lay_out, lm, [21] * 40, [12] * 40, 40, slots=32)
+    assert memory_plan.column_bytes(lm) == 2 * 2 * 2 * 8 * 4 == 256
+    ask = functools.partial(memory_plan.plan, lm, [21] * 40, [12] * 40, 40, slots=32)
     # a prompt's 20 tokens are read in one chunk of 32; with 12 samples' they take a page of 32
     layout = ask(memory=1e9)
     assert (layout.slots, layout.page, layout.blocks) == (32, 32, 1)
@@ -352,8 +353,8 @@ def test_slots_are_as_many_as_the_memory_holds():
     with pytest.raises(ValueError, match=r'a slot of 32 tokens takes 7.63e-06 GiB .* raise model.cache_gib'):
         ask(memory=fixed + 0.9 * 32 * 256)
     lm, _ = toy(tensor=2, fsdp=4)
-    assert layouts.row_bytes(lm) == 128  # a device has one of the two heads, and a fourth of the rows
-    assert layouts.lay_out(lm, [21] * 40, [12] * 40, 40, slots=30, memory=1e9).slots == 32
+    assert memory_plan.column_bytes(lm) == 128  # a device has one of the two heads, and a fourth of the rows
+    assert memory_plan.plan(lm, [21] * 40, [12] * 40, 40, slots=30, memory=1e9).slots == 32
     params = toy()[1]
     with pytest.raises(ValueError, match='the cache may take 1e-06 GiB'):
         _sample(dataclasses.replace(toy()[0], cache_gib=1e-6), params, [[BOS, 5]], _keys(1))
@@ -392,15 +393,15 @@ def test_what_was_finished_is_not_made_again_and_not_a_bit_changes(tmp_path, mon
     lm, params = toy()
     prompts, path = [p for p in _prompts(lm, 10) for _ in range(3)], str(tmp_path / 'x.partial.jsonl')
     ask = functools.partial(_sample, lm, params, prompts, _keys(30), slots=4)
-    expected, real, calls = ask(), device.advance, iter(range(1000))
+    expected, real, calls = ask(), programs.decode, iter(range(1000))
 
     def dying(*args):
         if next(calls) == 7:
             raise KeyboardInterrupt
         return real(*args)
 
-    monkeypatch.setattr(device, 'advance', dying)
-    with pytest.raises(KeyboardInterrupt), journal.kept(path):
+    monkeypatch.setattr(programs, 'decode', dying)
+    with pytest.raises(KeyboardInterrupt), journal.recording(path):
         ask()
     monkeypatch.undo()
     with open(path) as file:
@@ -410,15 +411,15 @@ def test_what_was_finished_is_not_made_again_and_not_a_bit_changes(tmp_path, mon
     with open(path, 'w') as file:
         file.write(text + '["half of a li')
     made = []
-    monkeypatch.setattr(work, 'Response', lambda *a, real=work.Response: (made.append(a), real(*a))[1])
-    with journal.kept(path):
+    monkeypatch.setattr(scheduler, 'Response', lambda *a, real=scheduler.Response: (made.append(a), real(*a))[1])
+    with journal.recording(path):
         found = ask()
     assert found == expected and [r.logp for r in found] == [r.logp for r in expected]
     assert len(made) == 30 - kept
     with open(path) as file:
         lines = file.read().splitlines()
     assert len(lines) == 30 and lines[:kept] == text.splitlines()
-    with journal.kept(path):  # other requests are other names
+    with journal.recording(path):  # other requests are other names
         assert ask(temperature=0.5) != expected
     assert journal.current() is None
 
@@ -426,14 +427,14 @@ def test_what_was_finished_is_not_made_again_and_not_a_bit_changes(tmp_path, mon
 @pytest.fixture
 def telling(monkeypatch):
     """Every token's log-probability says how many slots there were when it was drawn, as its last bits may."""
-    real = pick.draw
+    real = token_sampling.sample_tokens
 
     def draw(logits, *args):
         token, logp = real(logits, *args)
         return token, logp + len(logits)
 
-    monkeypatch.setattr(pick, 'draw', draw)
-    advance = device.advance
+    monkeypatch.setattr(token_sampling, 'sample_tokens', draw)
+    advance = programs.decode
     advance.clear_cache()
     yield
     advance.clear_cache()
@@ -446,10 +447,10 @@ def test_fewer_slots_at_the_end_and_not_a_bit_changes_where_a_run_was_killed(opt
     limits = np.random.default_rng(4).integers(1, 80, 36).tolist()
     prompts = [p for p in _prompts(lm, 12) for _ in range(3)]
     ask = functools.partial(_sample, lm, params, prompts, _keys(36), max_tokens=limits, slots=24, **options)
-    fixed, calls, real, made, die = ask(), [], device.advance, [], None
-    monkeypatch.setattr(work, 'SPARED', 1)
-    monkeypatch.setattr(work, 'SMALL', 1)  # the cache grows as its samples do
-    monkeypatch.setattr(layouts, 'PAGE_OF_A_CPU', 16)
+    fixed, calls, real, made, die = ask(), [], programs.decode, [], None
+    monkeypatch.setattr(scheduler, 'SPARED', 1)
+    monkeypatch.setattr(scheduler, 'SMALL', 1)  # the cache grows as its samples do
+    monkeypatch.setattr(memory_plan, 'PAGE_OF_A_CPU', 16)
 
     def watched(*args):
         calls.append((len(args[3].active), args[3].cache[0]['k'].shape[1]))
@@ -457,8 +458,8 @@ def test_fewer_slots_at_the_end_and_not_a_bit_changes_where_a_run_was_killed(opt
             raise KeyboardInterrupt
         return real(*args)
 
-    monkeypatch.setattr(device, 'advance', watched)
-    monkeypatch.setattr(work, 'Response', lambda *a, real=work.Response: (made.append(a), real(*a))[1])
+    monkeypatch.setattr(programs, 'decode', watched)
+    monkeypatch.setattr(scheduler, 'Response', lambda *a, real=scheduler.Response: (made.append(a), real(*a))[1])
     expected = ask()
     assert [r.tokens for r in expected] == [r.tokens for r in fixed] and len(made) == 36
     logp = lambda found: np.array([r.logp for r in found])  # noqa: E731
@@ -469,11 +470,11 @@ def test_fewer_slots_at_the_end_and_not_a_bit_changes_where_a_run_was_killed(opt
         path = str(tmp_path / f'{at}.jsonl')
         calls.clear(), made.clear()
         die = at
-        with pytest.raises(KeyboardInterrupt), journal.kept(path):
+        with pytest.raises(KeyboardInterrupt), journal.recording(path):
             ask()
         assert 3 < len(made) < 36
         die = None
-        with journal.kept(path):
+        with journal.recording(path):
             assert ask() == expected
         with open(path) as file:
             assert len(file.read().splitlines()) == 36
@@ -481,7 +482,7 @@ def test_fewer_slots_at_the_end_and_not_a_bit_changes_where_a_run_was_killed(opt
 
 # --- how one token is picked ------------------------------------------------------------------------------------------
 
-_draw = jax.jit(pick.draw)
+_draw = jax.jit(token_sampling.sample_tokens)
 
 
 def _picked(logits, u, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0):
@@ -594,7 +595,7 @@ def test_given_wants_a_response_with_every_prompt():
         samplers.given(None, None, [ask('b', 'Hi')], KEY)
 
 
-@pytest.mark.parametrize('name', parts.names('sampler', samplers))
+@pytest.mark.parametrize('name', binding.part_names('sampler', samplers))
 def test_every_sampler_keeps_the_shelfs_contract(name):
     """(lm, params, prompts, key, *, …) -> a Rollout for each prompt, in order; the same key, the same."""
     function = getattr(samplers, name)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from toys import BOS, EOS, PAD, Numbers, docs, prompt
 
-from selfrew import encode
+from selfrew.engine import packing
 from selfrew.types import Example, Response, ask
 
 
@@ -25,7 +25,7 @@ def _documents(batch):
 @pytest.mark.parametrize('n', [1, 2, 3])
 def test_rows_give_back_their_documents(n, row_length):
     given = docs(11, n=n, seed=n, high=7)
-    batches = encode.batches(given, batch=4, row_length=row_length, rng=np.random.default_rng(0))
+    batches = packing.batches(given, batch=4, row_length=row_length, rng=np.random.default_rng(0))
     found = {}
     for batch in batches:
         found |= _documents(batch)
@@ -33,7 +33,7 @@ def test_rows_give_back_their_documents(n, row_length):
 
 
 def test_all_batches_have_one_shape_and_rows_divide_among_devices():
-    batches = encode.batches(docs(23, seed=3), batch=5, row_length=40, parts=8, rng=np.random.default_rng(1))
+    batches = packing.batches(docs(23, seed=3), batch=5, row_length=40, parts=8, rng=np.random.default_rng(1))
     assert len(batches) == 5  # ceil(23 / 5)
     assert len({tuple(x.shape for x in b) for b in batches}) == 1
     assert batches[0].tokens.shape[0] % 8 == 0
@@ -52,7 +52,7 @@ def test_rows_are_close_to_the_fewest_that_could_be(kind, most):
     rng, taken, least = np.random.default_rng(0), 0, 0
     for _ in range(30):
         lengths = _lengths(kind, 64, rng)
-        plan = encode._best_fit([encode.Doc(i, (3,) * n, ((),), 1.0) for i, n in enumerate(lengths)], 512)
+        plan = packing._best_fit([packing.Doc(i, (3,) * n, ((),), 1.0) for i, n in enumerate(lengths)], 512)
         assert sorted(i for row in plan for i in row) == list(range(64))
         assert max(sum(lengths[i] for i in row) for row in plan) <= 512
         taken, least = taken + len(plan), least + max(-(-sum(lengths) // 512), sum(2 * n > 512 for n in lengths))
@@ -61,7 +61,7 @@ def test_rows_are_close_to_the_fewest_that_could_be(kind, most):
 
 def test_epochs_have_one_shape_and_each_sees_every_document_once():
     given = docs(41, seed=3, high=20)
-    passes = encode.epochs(given, 6, batch=8, row_length=64, parts=2, rng=np.random.default_rng(1))
+    passes = packing.epochs(given, 6, batch=8, row_length=64, parts=2, rng=np.random.default_rng(1))
     assert len({tuple(np.shape(x) for x in b) for one in passes for b in one}) == 1
     for one in passes:
         assert sorted(int(i) for b in one for i in b.index[b.real > 0]) == list(range(41))
@@ -70,8 +70,8 @@ def test_epochs_have_one_shape_and_each_sees_every_document_once():
 
 def test_every_batch_gets_short_and_long_documents_alike():
     """Of 80 lengths that differ, a batch of 8 gets one of each ten by rank, so that its total is near the mean."""
-    given = [encode.Doc(i, (3,) * (5 + i), ((4,),), 1.0) for i in range(80)]
-    for batch in encode.batches(given, batch=8, row_length=128, rng=np.random.default_rng(2)):
+    given = [packing.Doc(i, (3,) * (5 + i), ((4,),), 1.0) for i in range(80)]
+    for batch in packing.batches(given, batch=8, row_length=128, rng=np.random.default_rng(2)):
         assert sorted(batch.index // 10) == list(range(8))
 
 
@@ -79,14 +79,14 @@ def test_rounds_of_like_size_share_a_shape():
     shapes = set()
     for seed in range(12):
         given = docs(64, seed=seed, high=30)
-        (*_, last) = encode.batches(given, batch=16, row_length=96, rng=np.random.default_rng(seed))
+        (*_, last) = packing.batches(given, batch=16, row_length=96, rng=np.random.default_rng(seed))
         shapes.add((last.tokens.shape, last.target.shape))
     assert len(shapes) <= 2
 
 
 def test_micro_batches_share_out_the_rows_and_keep_the_totals():
-    (batch,) = encode.batches(docs(9, seed=1), batch=11, row_length=40, parts=6)
-    micros = encode.split(batch, 3)
+    (batch,) = packing.batches(docs(9, seed=1), batch=11, row_length=40, parts=6)
+    micros = packing.micro_batches(batch, 3)
     np.testing.assert_array_equal(sum(m.real for m in micros), batch.real)
     assert {m.tokens.shape for m in micros} == {(len(batch.tokens) // 3, 40)} and {len(m.target) for m in micros} == {2}
     found = {}
@@ -100,7 +100,7 @@ def test_micro_batches_share_out_the_rows_and_keep_the_totals():
 
 def test_the_last_incomplete_batch_is_filled_with_what_is_not_real():
     given = docs(7, seed=5)
-    *_, last = encode.batches(given, batch=4, row_length=40)
+    *_, last = packing.batches(given, batch=4, row_length=40)
     assert last.real.tolist() == [1, 1, 1, 0]  # 7 = 4 + 3
     assert last.weight.tolist() == [np.float32(d.weight) for d in given[4:]] + [0]
     assert set(last.doc.ravel().tolist()) == {0, 1, 2, 3}
@@ -108,8 +108,8 @@ def test_the_last_incomplete_batch_is_filled_with_what_is_not_real():
 
 def test_masks_come_from_lengths_never_from_ids():
     response = (PAD, 7, EOS, PAD, PAD)  # what a mask by ids would leave out
-    doc = encode.Doc(0, (BOS, PAD, EOS), (response, (EOS,)), 1.0)
-    (batch,) = encode.batches([doc], batch=1, row_length=16)
+    doc = packing.Doc(0, (BOS, PAD, EOS), (response, (EOS,)), 1.0)
+    (batch,) = packing.batches([doc], batch=1, row_length=16)
     assert batch.mask.sum() == 6  # 5 tokens and 1
     row, column = np.nonzero(batch.mask)
     assert tuple(batch.tokens.reshape(1, -1)[row, batch.target[row, column]].tolist()) == (*response, EOS)
@@ -117,7 +117,7 @@ def test_masks_come_from_lengths_never_from_ids():
 
 def test_each_token_is_predicted_from_the_one_before_it_in_its_own_branch():
     """By brute force: a target's source is the same branch's token one position earlier, or else the prompt's last."""
-    for batch in encode.batches(docs(9, n=3, seed=7), batch=5, row_length=60, rng=np.random.default_rng(2)):
+    for batch in packing.batches(docs(9, n=3, seed=7), batch=5, row_length=60, rng=np.random.default_rng(2)):
         expected = set()
         length = batch.doc.shape[1]
         for row, (doc, branch, position) in enumerate(zip(batch.doc, batch.branch, batch.position)):
@@ -134,7 +134,7 @@ def test_each_token_is_predicted_from_the_one_before_it_in_its_own_branch():
 
 
 def test_positions_of_every_branch_continue_the_prompt():
-    for batch in encode.batches(docs(9, n=3, seed=8), batch=5, row_length=60):
+    for batch in packing.batches(docs(9, n=3, seed=8), batch=5, row_length=60):
         for row in range(len(batch.tokens)):
             for doc in set(batch.doc[row].tolist()) - {0}:
                 where = [batch.position[row][(batch.doc[row] == doc) & (batch.branch[row] == b)] for b in range(4)]
@@ -145,7 +145,7 @@ def test_positions_of_every_branch_continue_the_prompt():
 def test_a_given_response_ends_once_and_only_where_it_ended_by_itself(tiny):
     lm, _ = tiny
     texts = Response('so it is', finish='stop'), Response('so it', finish='length')
-    ((doc,), dropped) = encode.tokenise(lm.text, [Example(ask('a', 'Is it?'), texts)], row_length=128)
+    ((doc,), dropped) = packing.tokenise(lm.text, [Example(ask('a', 'Is it?'), texts)], row_length=128)
     assert dropped == 0
     assert doc.responses[0].count(lm.text.eos) == 1 and doc.responses[0][-1] == lm.text.eos
     assert lm.text.eos not in doc.responses[1]
@@ -158,7 +158,7 @@ def test_sampled_tokens_stay_as_they_were_sampled(tiny):
     letters = tuple(t for c in word for t in lm.text.encode(c))
     assert letters != tuple(lm.text.encode(word))  # tokenising the text again would give other tokens
     sampled = Response(word, letters, 'stop', -3.0)
-    ((doc,), _) = encode.tokenise(lm.text, [Example(ask('a', 'What?'), (sampled,))], row_length=128)
+    ((doc,), _) = packing.tokenise(lm.text, [Example(ask('a', 'What?'), (sampled,))], row_length=128)
     assert doc.responses == (letters,)
 
 
@@ -172,7 +172,7 @@ def test_a_prompt_has_its_bos_once(tiny):
 def test_what_does_not_fit_is_dropped_whole_and_counted():
     # 1 BOS + 3 of the prompt + (k + 1 EOS) of the response: 5 + k tokens
     examples = [Example(prompt([5, 6, 7]), (Response(' '.join(['9'] * k)),)) for k in (1, 5, 6, 30)]
-    found, dropped = encode.tokenise(Numbers(), examples, row_length=10)
+    found, dropped = packing.tokenise(Numbers(), examples, row_length=10)
     assert dropped == 2 and [d.index for d in found] == [0, 1]
     assert [len(d.responses[0]) for d in found] == [2, 6]
 
@@ -180,22 +180,22 @@ def test_what_does_not_fit_is_dropped_whole_and_counted():
 def test_an_example_with_an_empty_response_is_dropped_and_counted():
     empty = Example(prompt([5]), (Response('4'), Response('', finish='length')))
     ended = Example(prompt([5]), (Response('4'), Response('')))  # of its end token alone
-    found, dropped = encode.tokenise(Numbers(), [empty, ended], row_length=20)
+    found, dropped = packing.tokenise(Numbers(), [empty, ended], row_length=20)
     assert dropped == 1 and [d.responses for d in found] == [((4, EOS), (EOS,))]
 
 
 def test_examples_of_unequal_numbers_of_responses_are_refused():
     with pytest.raises(ValueError, match=r'\[1, 2\]'):
-        encode.batches(docs(2, n=1) + docs(2, n=2), batch=4, row_length=40)
+        packing.batches(docs(2, n=1) + docs(2, n=2), batch=4, row_length=40)
 
 
 def test_unannotated_references_are_nan():
-    assert all(np.isnan(b.ref_logp).all() for b in encode.batches(docs(5), batch=2, row_length=40))
+    assert all(np.isnan(b.ref_logp).all() for b in packing.batches(docs(5), batch=2, row_length=40))
 
 
 def test_what_is_longer_than_the_models_positions_is_left_out_however_long_the_row():
     """BOS and five tokens of prompt, three and five of responses: 6 + 5 = 11 positions, 14 places of a row."""
     examples = [Example(prompt(range(3, 8)), (Response('9 9', finish='stop'), Response('9 9 9 9')))]
-    assert encode.tokenise(Numbers(), examples, row_length=14, positions=11)[1] == 0
-    assert encode.tokenise(Numbers(), examples, row_length=14, positions=10)[1] == 1
-    assert encode.tokenise(Numbers(), examples, row_length=13, positions=11)[1] == 1
+    assert packing.tokenise(Numbers(), examples, row_length=14, positions=11)[1] == 0
+    assert packing.tokenise(Numbers(), examples, row_length=14, positions=10)[1] == 1
+    assert packing.tokenise(Numbers(), examples, row_length=13, positions=11)[1] == 1

@@ -12,7 +12,10 @@ import optax
 import pytest
 from toys import EOS, SMALL, docs, prompt, toy
 
-from selfrew import encode, likelihood, losses, optimizers, parts, sharding, update
+from selfrew.engine import logprobs, loss_contract, packing, reference, schedules, train_state, trainer
+from selfrew.mesh import sharding
+from selfrew.run import binding
+from selfrew.shelves import losses, optimizers
 from selfrew.types import Example, Response, State, ask
 
 DPO = functools.partial(losses.dpo, beta=0.5, nll=1.0)
@@ -21,15 +24,15 @@ TABLE = -np.random.default_rng(9).uniform(5.0, 40.0, (64, 2)).astype(np.float32)
 
 
 def _pack(given, lm=None, batch=None, row_length=64, rng=None):
-    shards = sharding.row_count(lm.mesh) if lm else 1
-    found = encode.batches(given, batch=batch or len(given), row_length=row_length, parts=shards, rng=rng)
-    return [update.annotate(b, TABLE) for b in found]
+    shards = sharding.row_shards(lm.mesh) if lm else 1
+    found = packing.batches(given, batch=batch or len(given), row_length=row_length, parts=shards, rng=rng)
+    return [reference.with_reference(b, TABLE) for b in found]
 
 
 def _step(lm, params, batch, loss):
     """(loss, metrics, gradients) of one real step: the identity as optimiser at rate 1 moves by minus the gradient."""
-    state = update.start(lm, State(jax.tree.map(jnp.copy, params), None, 0, 0), IDENTITY)
-    state, metrics = update.stepper(lm, loss, IDENTITY)(state, update.place(lm, batch), 1.0, jax.random.key(0))
+    state = train_state.begin_round(lm, State(jax.tree.map(jnp.copy, params), None, 0, 0), IDENTITY)
+    state, metrics = trainer.compiled_step(lm, loss, IDENTITY)(state, packing.place(lm, batch), 1.0, jax.random.key(0))
     grads = jax.tree.map(lambda old, new: np.asarray(old) - np.asarray(new), params, state.params)
     return float(metrics['loss']), {k: float(v) for k, v in metrics.items()}, grads
 
@@ -52,7 +55,7 @@ def plain():
 def _all():
     """Every loss on the shelf, with its options that change what is computed; new ones stand here by themselves."""
     options = {'dpo': {'beta': 0.5, 'nll': 1.0}}
-    return [functools.partial(getattr(losses, n), **options.get(n, {})) for n in parts.names('loss', losses)]
+    return [functools.partial(getattr(losses, n), **options.get(n, {})) for n in binding.part_names('loss', losses)]
 
 
 LOSSES = _all()
@@ -68,10 +71,10 @@ def test_padding_changes_nothing(plain, loss):
 @both
 def test_packing_changes_nothing(plain, loss):
     given, results = plain
-    together, = _pack(given, row_length=sum(map(encode._length, given)))
+    together, = _pack(given, row_length=sum(map(packing._length, given)))
     assert (together.doc > 0).any(axis=1).sum() == 1
-    apart = encode._pack(given, [[[i]] for i in range(8)], 8, 1, 32, 32)  # a row and a part each, by hand
-    apart = update.annotate(apart, TABLE)
+    apart = packing._pack(given, [[[i]] for i in range(8)], 8, 1, 32, 32)  # a row and a part each, by hand
+    apart = reference.with_reference(apart, TABLE)
     _assert_same(_step(*toy(), together, loss), results[loss])
     _assert_same(_step(*toy(), apart, loss), results[loss])
 
@@ -130,8 +133,8 @@ def test_logp_in_chunks_is_that_of_the_whole(monkeypatch, chunk):
     lm, params = toy()
     hidden = jax.random.normal(jax.random.key(1), (3, 10, SMALL.width))
     target = jax.random.randint(jax.random.key(2), (3, 10), 0, SMALL.vocab)
-    monkeypatch.setattr(likelihood, 'CHUNK', chunk * 4 * SMALL.vocab)  # so many tokens of a part at a time
-    of = lambda p, h: likelihood.measure(lm.module, p, h, target)['logp']  # noqa: E731
+    monkeypatch.setattr(logprobs, 'CHUNK', chunk * 4 * SMALL.vocab)  # so many tokens of a part at a time
+    of = lambda p, h: logprobs.measure(lm.module, p, h, target)['logp']  # noqa: E731
     value, grads = jax.value_and_grad(lambda p, h: of(p, h).sum(), (0, 1))(params, hidden)
     logp = jax.nn.log_softmax(hidden @ params['head'])  # the definition, [3 10 64] whole
     np.testing.assert_allclose(
@@ -150,7 +153,7 @@ def test_logp_in_chunks_is_that_of_the_whole(monkeypatch, chunk):
 def test_a_head_in_chunks_changes_nothing(plain, loss, monkeypatch):
     given, results = plain
     lm, params = _again()
-    monkeypatch.setattr(likelihood, 'CHUNK', 5 * 4 * SMALL.vocab)
+    monkeypatch.setattr(logprobs, 'CHUNK', 5 * 4 * SMALL.vocab)
     _assert_same(_step(lm, params, _pack(given)[0], loss), results[loss])
 
 
@@ -167,8 +170,8 @@ def test_what_is_computed_again_changes_nothing(plain, loss, remat):
 def test_accumulation_changes_nothing(plain, loss, mesh):
     given, results = plain
     lm, params = toy(**mesh)
-    (batch,) = encode.batches(given, batch=9, row_length=64, parts=3 * sharding.row_count(lm.mesh))
-    batch = update.stacked(update.annotate(batch, TABLE), 3)
+    (batch,) = packing.batches(given, batch=9, row_length=64, parts=3 * sharding.row_shards(lm.mesh))
+    batch = trainer.stack_micro_batches(reference.with_reference(batch, TABLE), 3)
     assert batch.tokens.ndim == 3 and batch.real.sum(axis=0).tolist() == [1] * 8 + [0]
     _assert_same(_step(lm, params, batch, loss), results[loss])
 
@@ -202,14 +205,14 @@ def _by_hand(name, params, hidden, target):
 @pytest.mark.parametrize('chunk', [3, 10])
 @pytest.mark.parametrize('name', WANTS)
 def test_what_is_wanted_is_that_of_all_logits_at_once(monkeypatch, name, chunk):
-    monkeypatch.setattr(likelihood, 'CHUNK', chunk * 4 * SMALL.vocab)
+    monkeypatch.setattr(logprobs, 'CHUNK', chunk * 4 * SMALL.vocab)
     lm, params = toy()
     params = params | {'value': jax.random.normal(jax.random.key(4), params['head'].shape)}
     hidden = 3 * jax.random.normal(jax.random.key(1), (2, 10, SMALL.width))
     target = jax.random.randint(jax.random.key(2), (2, 10), 0, SMALL.vocab)
 
     def found(params, hidden):
-        return likelihood.measure(lm.module, params, hidden, target, key_PS=KEYS, **WANTS[name])[name]
+        return logprobs.measure(lm.module, params, hidden, target, key_PS=KEYS, **WANTS[name])[name]
 
     value, back = jax.vjp(jax.jit(found), params, hidden)
     expected, expected_back = jax.vjp(functools.partial(_by_hand, name, target=target), params, hidden)
@@ -231,7 +234,7 @@ def test_what_is_wanted_is_that_of_all_logits_at_once(monkeypatch, name, chunk):
 def test_a_contrast_is_drawn_as_the_softmax_of_the_largest_says():
     logits = jnp.log(jnp.array([0.4, 0.3, 0.2, 0.1]))[None].repeat(4000, 0)  # the target 0 is out, 3 too small
     keys = jax.random.split(jax.random.key(0), 4000)
-    found = np.asarray(likelihood.contrast(logits, jnp.zeros(4000, jnp.int32), keys, 2))
+    found = np.asarray(logprobs.contrast(logits, jnp.zeros(4000, jnp.int32), keys, 2))
     share = np.isclose(found, np.log1p(0.4 / 0.3))  # −log σ(log 0.3 − log 0.4)
     assert np.isclose(found, np.log1p(0.4 / 0.2))[~share].all()
     assert share.mean() == pytest.approx(0.6, abs=0.03)  # 0.3 / (0.3 + 0.2), within four standard deviations
@@ -239,9 +242,9 @@ def test_a_contrast_is_drawn_as_the_softmax_of_the_largest_says():
 
 def test_a_draw_is_the_tokens_own_wherever_it_stands():
     (lm, params), given = toy(), docs(6)
-    of = jax.jit(lambda batch: likelihood.forward(lm.module, params, batch, jax.random.key(7), contrast=5).contrast)
-    one, = encode.batches(given, batch=6, row_length=64)
-    other, = encode.batches(given, batch=6, row_length=128, parts=2, rng=np.random.default_rng(1))
+    of = jax.jit(lambda batch: logprobs.forward(lm.module, params, batch, jax.random.key(7), contrast=5).contrast)
+    one, = packing.batches(given, batch=6, row_length=64)
+    other, = packing.batches(given, batch=6, row_length=128, parts=2, rng=np.random.default_rng(1))
     np.testing.assert_allclose(of(other)[np.argsort(other.index)], of(one), atol=1e-4)
 
 
@@ -250,10 +253,10 @@ def test_what_no_loss_asks_for_is_not_computed(loss):
     """The entropy takes an exponential and a logarithm a logit more: unasked, the program has none of them."""
     lm, params = toy()
     (batch,) = _pack(docs(4))
-    cost = lambda loss: update.stepper(lm, loss, IDENTITY).compiled.lower(  # noqa: E731
-        update.start(lm, State(params, None, 0, 0), IDENTITY), {'blocks': {}}, batch, 1.0, jax.random.key(0)
+    cost = lambda loss: trainer.compiled_step(lm, loss, IDENTITY).compiled.lower(  # noqa: E731
+        train_state.begin_round(lm, State(params, None, 0, 0), IDENTITY), {'blocks': {}}, batch, 1.0, jax.random.key(0)
     ).compile().cost_analysis()['transcendentals']
-    assert losses.wants(loss) == {} and losses.wants(functools.partial(loss, entropy=True)) == {'entropy': True}
+    assert loss_contract.requested_fields(loss) == {} and loss_contract.requested_fields(functools.partial(loss, entropy=True)) == {'entropy': True}
     asked = functools.partial(loss.func, **loss.keywords, entropy=True)
     assert cost(asked) - cost(loss) >= batch.mask.size * SMALL.vocab
     metrics = _step(lm, params, batch, asked)[1]
@@ -268,10 +271,10 @@ def test_no_logits_larger_than_a_chunk_exist(monkeypatch, mesh):
     shards, vocab = lm.mesh.shape['tensor'], 1504
     (batch,) = _pack(docs(32, low=6, high=12), lm)
     chunk = max(batch.mask.shape[1] // 5, 1)
-    monkeypatch.setattr(likelihood, 'CHUNK', chunk * 4 * vocab // shards)
-    state = update.start(lm, State(params, None, 0, 0), IDENTITY)
-    compiled = update.stepper(lm, losses.dpo, IDENTITY).compiled.lower(
-        state, {'blocks': {}}, update.place(lm, batch), 1.0, jax.random.key(0)
+    monkeypatch.setattr(logprobs, 'CHUNK', chunk * 4 * vocab // shards)
+    state = train_state.begin_round(lm, State(params, None, 0, 0), IDENTITY)
+    compiled = trainer.compiled_step(lm, losses.dpo, IDENTITY).compiled.lower(
+        state, {'blocks': {}}, packing.place(lm, batch), 1.0, jax.random.key(0)
     ).compile()  # fmt: skip
     sizes = [math.prod(map(int, shape.split(','))) for shape in re.findall(r'f32\[([\d,]+)\]', compiled.as_text())
              if str(vocab // shards) in shape.split(',') or str(vocab) in shape.split(',')]  # fmt: skip
@@ -284,18 +287,18 @@ def test_no_logits_larger_than_a_chunk_exist(monkeypatch, mesh):
 
 def test_a_response_beside_a_sibling_has_the_logp_it_has_alone():
     (lm, params), given = toy(), docs(6, n=2)
-    both = update.reference(lm, params, encode.batches(given, batch=6, row_length=64))
+    both = reference.reference_logp(lm, params, packing.batches(given, batch=6, row_length=64))
     for n in range(2):
         alone = [d._replace(responses=(d.responses[n],)) for d in given]
-        column = update.reference(lm, params, encode.batches(alone, batch=1, row_length=64))
+        column = reference.reference_logp(lm, params, packing.batches(alone, batch=1, row_length=64))
         np.testing.assert_allclose(both[:, n], column[:, 0], atol=1e-5)
 
 
 def test_logp_and_length_are_the_definitions():
     """Summed over the response, log softmax of the token before it, in a plain causal pass over prompt + response."""
     (lm, params), (doc,) = toy(), docs(1)
-    (batch,) = encode.batches([doc], batch=1, row_length=32)
-    out = jax.jit(likelihood.forward, static_argnums=0)(lm.module, params, batch)
+    (batch,) = packing.batches([doc], batch=1, row_length=32)
+    out = jax.jit(logprobs.forward, static_argnums=0)(lm.module, params, batch)
     for n, response in enumerate(doc.responses):
         tokens = jnp.array([doc.prompt + response])
         length = tokens.shape[1]
@@ -314,10 +317,10 @@ def test_no_gradient_comes_from_the_future_a_sibling_or_another_document():
     lm, params = toy()
     ids = iter(range(3, 64))
     take = lambda k: tuple(next(ids) for _ in range(k))  # noqa: E731
-    given = [encode.Doc(i, take(4), (take(5), take(6)), 1.0) for i in range(3)]
-    (batch,) = encode.batches(given, batch=3, row_length=60)
+    given = [packing.Doc(i, take(4), (take(5), take(6)), 1.0) for i in range(3)]
+    (batch,) = packing.batches(given, batch=3, row_length=60)
     assert (batch.doc > 0).any(axis=1).sum() == 1
-    logp_of = lambda embed: likelihood.forward(lm.module, params | {'embed': embed}, batch).logp  # noqa: E731
+    logp_of = lambda embed: logprobs.forward(lm.module, params | {'embed': embed}, batch).logp  # noqa: E731
     grads = np.asarray(jax.jit(jax.jacrev(logp_of))(params['embed']))  # [B N V D]
     for i, doc in enumerate(given):
         for n, response in enumerate(doc.responses):
@@ -328,8 +331,8 @@ def test_no_gradient_comes_from_the_future_a_sibling_or_another_document():
 def test_a_tokens_logp_does_not_look_at_later_ones():
     lm, params = toy()
     response = (5, 6, 7, 8, 9)
-    (batch,) = encode.batches([encode.Doc(0, (1, 10, 11), (response,), 1.0)], batch=1, row_length=16)
-    logp = jax.jit(lambda b: likelihood.forward(lm.module, params, b).logp[0, 0])
+    (batch,) = packing.batches([packing.Doc(0, (1, 10, 11), (response,), 1.0)], batch=1, row_length=16)
+    logp = jax.jit(lambda b: logprobs.forward(lm.module, params, b).logp[0, 0])
     for cut in range(1, 5):
         first = batch._replace(mask=batch.mask * (np.arange(batch.mask.shape[1]) < cut)[None, :].astype(np.float32))
         later = first._replace(tokens=np.where(batch.position >= 3 + cut, 50, batch.tokens))
@@ -338,12 +341,12 @@ def test_a_tokens_logp_does_not_look_at_later_ones():
 
 def test_other_tokens_in_siblings_and_neighbours_leave_a_logp_bit_for_bit():
     lm, params = toy()
-    (batch,) = encode.batches(docs(3), batch=3, row_length=64)
-    before = np.asarray(update._logp(lm.module, params, batch))
+    (batch,) = packing.batches(docs(3), batch=3, row_length=64)
+    before = np.asarray(reference.response_logp(lm.module, params, batch))
     for doc, branch in ((1, 2), (2, 1), (3, 0)):
         where = (batch.doc == doc) & (batch.branch == branch)
         changed = batch._replace(tokens=np.where(where, (batch.tokens + 17) % SMALL.vocab, batch.tokens))
-        after = np.asarray(update._logp(lm.module, params, changed))
+        after = np.asarray(reference.response_logp(lm.module, params, changed))
         mine = np.zeros_like(before, bool)
         mine[doc - 1, slice(None) if branch == 0 else branch - 1] = True
         np.testing.assert_array_equal(after[~mine], before[~mine])
@@ -365,7 +368,7 @@ def _examples(count=8):
 
 def _train(lm, params, examples, loss, *, key=0, **options):
     rows = []
-    state, totals = update.train(
+    state, totals = trainer.train(
         lm, State(jax.tree.map(jnp.copy, params), None, 0, 0), examples, jax.random.key(key), loss,
         lambda i, m: rows.append((i, m)),
         **({'optimizer': optimizers.adamw, 'lr': 1e-2, 'batch': 4, 'row_length': 64} | options),
@@ -452,7 +455,7 @@ def test_sft_learns_its_responses():
 def test_a_round_leaves_no_second_copy_of_the_parameters():
     lm, params = toy()
     given = jax.tree.map(jnp.copy, params)
-    update.train(
+    trainer.train(
         lm, State(given, None, 0, 0), _examples(4), jax.random.key(0), losses.sft, lambda *_: None,
         optimizer=optimizers.adamw, lr=1e-2, batch=4, row_length=64,
     )  # fmt: skip
@@ -468,14 +471,14 @@ def test_training_again_gives_the_same_bits():
 def test_every_epoch_sees_every_example_once():
     seen = []
     lm, params = toy()
-    place = update.place
+    place = packing.place
 
     def watched(lm, batch):
         seen.append(batch.index[batch.real > 0].tolist())
         return place(lm, batch)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(update, 'place', watched)
+        patch.setattr(packing, 'place', watched)
         examples = [Example(e.prompt, e.responses[:1]) for e in _examples(6)]
         _train(lm, params, examples, losses.sft, epochs=2)  # no reference pass: each call is an update
     assert sorted(sum(seen[:2], [])) == sorted(sum(seen[2:], [])) == list(range(6))
@@ -487,8 +490,8 @@ def test_the_gap_is_that_of_the_samplers_logp():
     lm, params = toy()
     sampled = Response('', (5, 6, EOS), 'stop', -6.0)
     example = Example(prompt([7, 8]), (sampled,))
-    found, _ = encode.tokenise(lm.text, [example], row_length=64)
-    mine = update.reference(lm, params, encode.batches(found, batch=1, row_length=64))[0, 0]
+    found, _ = packing.tokenise(lm.text, [example], row_length=64)
+    mine = reference.reference_logp(lm, params, packing.batches(found, batch=1, row_length=64))[0, 0]
     _, totals, _ = _train(lm, params, [example], losses.sft)
     assert totals['gap'] == totals['gap_max'] == pytest.approx(abs(mine + 6.0) / 3, abs=1e-5)
     assert totals['tokens'] == 3 and totals['examples'] == 1 and totals['dropped'] == 0
@@ -499,8 +502,8 @@ def _sampled(lm, params, count=6, off=0.0):
     examples = [dataclasses.replace(e, responses=tuple(
         Response('', (*map(int, r.text.split()), EOS), 'stop', 0.0) for r in e.responses
     )) for e in _examples(count)]  # fmt: skip
-    found, _ = encode.tokenise(lm.text, examples, row_length=64)
-    table = update.reference(lm, params, encode.batches(found, batch=count, row_length=64))
+    found, _ = packing.tokenise(lm.text, examples, row_length=64)
+    table = reference.reference_logp(lm, params, packing.batches(found, batch=count, row_length=64))
     return [dataclasses.replace(e, responses=tuple(
         dataclasses.replace(r, logp=float(logp) + off * len(r.tokens)) for r, logp in zip(e.responses, row))
     ) for e, row in zip(examples, table)]  # fmt: skip
@@ -509,8 +512,8 @@ def _sampled(lm, params, count=6, off=0.0):
 def test_the_samplers_logp_serve_as_the_reference_without_a_pass_over_all(monkeypatch):
     lm, params = toy()
     examples, passes = _sampled(lm, params), []
-    reference = update.reference
-    monkeypatch.setattr(update, 'reference', lambda *a: passes.append(len(a[2])) or reference(*a))
+    reference_logp = reference.reference_logp
+    monkeypatch.setattr(reference, 'reference_logp', lambda *a: passes.append(len(a[2])) or reference_logp(*a))
     exact, _, rows = _train(lm, params, examples, losses.dpo, batch=2, lr=1e-3)
     ours, totals, found = _train(lm, params, examples, losses.dpo, batch=2, lr=1e-3, reference='sampler')
     assert passes == [3, 1] and totals['gap'] < 1e-5  # three batches, and the first
@@ -522,8 +525,8 @@ def test_the_base_as_the_reference_is_the_model_of_the_folder(tiny):
     lm, params = tiny
     now = jax.tree.map(lambda x: x * 1.02, params)
     examples = [Example(ask(f'p{i}', text), (Response('7, 8'), Response('9'))) for i, text in enumerate(('Hi', 'Give 2'))]
-    docs, _ = encode.tokenise(lm.text, examples, row_length=64)
-    of = lambda params: update.reference(lm, params, encode.batches(docs, batch=2, row_length=64))  # noqa: E731
+    docs, _ = packing.tokenise(lm.text, examples, row_length=64)
+    of = lambda params: reference.reference_logp(lm, params, packing.batches(docs, batch=2, row_length=64))  # noqa: E731
     moved = (of(now) - of(params)).mean(axis=0)
     loss = functools.partial(losses.dpo, beta=0.3)
     _, _, rows = _train(lm, now, examples, loss, batch=2, reference='base')
@@ -548,9 +551,9 @@ def test_rounds_of_different_sizes_compile_a_program_for_each_shape_only():
     """Six rounds of 20 to 25 examples of random lengths: two numbers of rows, two of selected tokens."""
     lm, params = toy()
     loss, names, shapes = functools.partial(losses.dpo, beta=0.3), [], set()
-    place = update.place
+    place = packing.place
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(update, 'place', lambda *a: shapes.add((a[1].tokens.shape, a[1].target.shape)) or place(*a))
+        patch.setattr(packing, 'place', lambda *a: shapes.add((a[1].tokens.shape, a[1].target.shape)) or place(*a))
 
         def watch(event, _, **about):
             names.extend([about['fun_name']] if 'backend_compile' in event else [])
@@ -565,7 +568,7 @@ def test_rounds_of_different_sizes_compile_a_program_for_each_shape_only():
         finally:
             jax.monitoring.unregister_event_duration_listener(watch)
     assert len(shapes) < 4
-    assert sum('step' in n for n in names) <= len(shapes) and sum('_logp' in n for n in names) <= len(shapes)
+    assert sum('step' in n for n in names) <= len(shapes) and sum('response_logp' in n for n in names) <= len(shapes)
 
 
 def test_train_says_what_is_wrong():
@@ -592,14 +595,14 @@ def test_training_for_no_step_is_refused_by_name(options):
 # --- optimisers -------------------------------------------------------------------------------------------------------
 
 
-SHELF = {name: getattr(optimizers, name) for name in parts.names('optimizer', optimizers)}
+SHELF = {name: getattr(optimizers, name) for name in binding.part_names('optimizer', optimizers)}
 MOMENTS = {'adamw': 2, 'rmsprop': 1, 'lion': 1, 'sgd': 0, 'adafactor': 1}  # arrays of each parameter's shape
 
 
 @pytest.mark.parametrize('name', SHELF)
 def test_moments_begin_where_their_parameters_lie(name):
     lm, params = toy(tensor=2, fsdp=4)
-    state, wanted = update.start(lm, State(params, None, 0, 0), update.made(SHELF[name])), dict(_leaves(lm.shardings()))
+    state, wanted = train_state.begin_round(lm, State(params, None, 0, 0), train_state.cached_optimizer(SHELF[name])), dict(_leaves(lm.shardings()))
     shapes = {path: x.shape for path, x in _leaves(params)}
     like = [name for path, leaf in _leaves(state.opt) for name, where in wanted.items()
             if path.endswith(name) and leaf.shape == shapes[name]
@@ -634,7 +637,7 @@ def test_first_directions_by_hand():
 
 def test_a_first_moment_can_be_kept_in_bfloat16():
     lm, params = toy()
-    state = update.start(lm, State(params, None, 0, 0), optimizers.adamw(moments='bfloat16'))
+    state = train_state.begin_round(lm, State(params, None, 0, 0), optimizers.adamw(moments='bfloat16'))
     kinds = [leaf.dtype for _, leaf in _leaves(state.opt) if leaf.ndim]
     assert sorted({str(k) for k in kinds}) == ['bfloat16', 'float32'] and kinds.count(jnp.bfloat16) * 2 == len(kinds)
     with pytest.raises(ValueError, match="no moments 'half'; there are: float32, bfloat16"):
@@ -650,7 +653,7 @@ def test_nothing_larger_than_a_norm_is_whole_on_every_device():
 
 
 def test_learning_rates_by_hand():
-    rate = functools.partial(optimizers.learning_rate, lr=1.0)
+    rate = functools.partial(schedules.learning_rate, lr=1.0)
     assert [rate(i, 5) for i in range(5)] == [1.0] * 5
     # warmup 0.4 of 10 steps: 4 steps on the way to the 5th, 1/5 … 4/5
     assert [rate(i, 10, warmup=0.4) for i in range(5)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])

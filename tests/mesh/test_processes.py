@@ -13,9 +13,13 @@ import jax
 import numpy as np
 import pytest
 
-from selfrew import checkpoint, hosts, lm as lms, optimizers, sharding, stage, update
+from selfrew.engine import train_state
+from selfrew.mesh import processes, sharding
+from selfrew.models import language_model
+from selfrew.run import checkpoint, stage
+from selfrew.shelves import optimizers
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 LIMIT = 240  # seconds; a hang fails
 CONFIG = """
 from configs import quickstart
@@ -113,9 +117,9 @@ def test_two_processes_killed_and_started_again_end_as_one_process_does(tmp_path
 
     for path in sorted((single / 'rounds').glob('*/*.jsonl')):
         _assert_like(workdir, single, path.relative_to(single / 'rounds'))
-    lm, params = lms.load(folder='tiny', fsdp=8)
+    lm, params = language_model.load(folder='tiny', fsdp=8)
     states = [
-        checkpoint.restore(lm, stage.Folder(str(w), '01'), update.made(_adamw), params).params
+        checkpoint.restore(lm, stage.Folder(str(w), '01'), train_state.cached_optimizer(_adamw), params).params
         for w in (workdir, single)
     ]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *states)
@@ -154,7 +158,7 @@ def test_process_0_alone_writes_and_rows_held_twice_come_once(tmp_path, begin, s
 ], ids=['two', 'one', 'high', 'low', 'port'])  # fmt: skip
 def test_flags_that_say_too_little_or_too_much_are_refused(given, words):
     with pytest.raises(ValueError, match=re.escape(words)):
-        hosts.start(*given)
+        processes.initialize(*given)
 
 
 def test_the_command_refuses_an_incomplete_set_of_flags(tmp_path, begin):
@@ -182,16 +186,16 @@ def test_several_processes_are_known_from_the_environment(monkeypatch, environme
             monkeypatch.delenv(name)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert hosts.detected() == several
+    assert processes.is_multi_process_launch() == several
 
 
 def test_a_mesh_that_leaves_a_process_without_devices_is_refused(monkeypatch):
     monkeypatch.setattr(jax, 'process_count', lambda: 2)
     with pytest.raises(ValueError, match='fsdp=4, tensor=1 leaves out devices; 2 processes want one of all 8'):
-        sharding.make(fsdp=4)
+        sharding.make_mesh(fsdp=4)
 
 
 def test_alone_nothing_is_sent_and_process_0_answers():
-    assert hosts.alone() and hosts.main() and hosts.broadcast(b'it') == b'it' and hosts.by_main(lambda: 5) == 5
+    assert processes.is_alone() and processes.is_main() and processes.broadcast(b'it') == b'it' and processes.on_main(lambda: 5) == 5
     with pytest.raises(OSError, match='full'):
-        hosts.by_main(lambda: (_ for _ in ()).throw(OSError('full')))
+        processes.on_main(lambda: (_ for _ in ()).throw(OSError('full')))

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from selfrew import likelihood, sharding
+from selfrew.engine import logprobs
+from selfrew.mesh import sharding
 from selfrew.models import attention
 
 SCALE = 0.3
@@ -29,7 +30,7 @@ def _packed(R, L):
         cuts = np.linspace(0, L - 5 - 3 * r, 7).astype(int)
         for i, (start, end) in enumerate(zip(cuts, cuts[1:])):
             doc[r, start:end], branch[r, start:end] = 1 + i // 3, i % 3
-    return likelihood.visible(types.SimpleNamespace(doc=jnp.asarray(doc), branch=jnp.asarray(branch)))
+    return logprobs.attention_mask(types.SimpleNamespace(doc=jnp.asarray(doc), branch=jnp.asarray(branch)))
 
 
 def _window(R, L):
@@ -92,7 +93,7 @@ def test_splash_equals_plain_products(L, mask, K, softcap):
 @pytest.mark.parametrize('R, K, part', [(4, 2, (1, 96, 32)), (4, 1, (1, 96, 64)), (2, 2, (2, 96, 32))])
 def test_splash_on_a_mesh_equals_plain_products(R, K, part):
     """Rows over fsdp, heads over tensor; one key head, or two rows, stay whole."""
-    mesh = sharding.make(fsdp=4, tensor=2)
+    mesh = sharding.make_mesh(fsdp=4, tensor=2)
     qkv, cotangent = _arrays(R, 96, 4, K, 16)
     mask = _packed(R, 96)
     splash = jax.jit(lambda *a: attention.attend(*a, mask, scale=SCALE, softcap=2.0, backend='splash', mesh=mesh))
@@ -106,7 +107,7 @@ def test_what_is_handed_to_cudnn_is_plain_attention(monkeypatch, L, K, meshed):
     """Layout, groups, mask and padding, with jax's own plain implementation in place of the kernel."""
     plain = jax.nn.dot_product_attention
     monkeypatch.setattr(jax.nn, 'dot_product_attention', lambda *a, **o: plain(*a, **(o | {'implementation': 'xla'})))
-    mesh = sharding.make(fsdp=4, tensor=2) if meshed else None
+    mesh = sharding.make_mesh(fsdp=4, tensor=2) if meshed else None
     qkv, cotangent = _arrays(4, L, 4, K, 16, jnp.bfloat16)
     mask = _packed(4, L)
     cudnn = jax.jit(lambda *a: attention.attend(*a, mask, scale=SCALE, backend='cudnn', mesh=mesh))
@@ -117,7 +118,7 @@ def test_what_is_handed_to_cudnn_is_plain_attention(monkeypatch, L, K, meshed):
 def test_cudnn_lowers_for_cuda_without_a_gpu(monkeypatch, L, meshed):
     version = types.SimpleNamespace(cudnn_get_version=lambda: 91000)
     monkeypatch.setattr('jax._src.cudnn.fused_attention_stablehlo.cuda_versions', version)
-    mesh = sharding.make(fsdp=4, tensor=2) if meshed else None
+    mesh = sharding.make_mesh(fsdp=4, tensor=2) if meshed else None
     qkv, cotangent = _arrays(4, L, 4, 2, 64, jnp.bfloat16)
     mask = _packed(4, L)
     cudnn = lambda *a: attention.attend(*a, mask, scale=SCALE, backend='cudnn', mesh=mesh)  # noqa: E731
@@ -228,8 +229,8 @@ def test_pages_give_what_one_stretch_gives(mesh, softcap, common, window):
     at = np.arange(common + B * W)
     last = common + pages.filled[:, None]
     mask = ((at <= last) & (at > last - window))[:, None]
-    mesh = sharding.make(**mesh, devices=jax.devices()[: 8 if 'tensor' in mesh else 2]) if mesh else None
-    out, after = jax.jit(lambda *a: attention.paged(*a, scale=SCALE, softcap=softcap, mesh=mesh))(
+    mesh = sharding.make_mesh(**mesh, devices=jax.devices()[: 8 if 'tensor' in mesh else 2]) if mesh else None
+    out, after = jax.jit(lambda *a: attention.paged_attention(*a, scale=SCALE, softcap=softcap, mesh=mesh))(
         q, new, cache, 1, pages, mask, shared
     )
     k, v = np.zeros((S, K, H, B * W), np.float32), np.zeros((S, K, B * W, H), np.float32)

@@ -14,23 +14,22 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from toys import SMALL
 
-from selfrew import lm as lms
-from selfrew import sharding, text
-from selfrew.models import attention, decoder, hf
+from selfrew.mesh import sharding
+from selfrew.models import attention, decoder, hf, language_model, text
 from selfrew.types import Prompt, ask
 
 TIED = dataclasses.replace(SMALL, tied=True)
 
 
 def _written(folder, config=SMALL):
-    params = decoder.init(decoder.module_of(config), jax.random.key(3))
+    params = decoder.init_params(decoder.make_module(config), jax.random.key(3))
     hf.write(str(folder), hf.llama(config, bos=1, eos=2, pad=0), config, params)
     return params
 
 
 def _read(folder, config=SMALL):
-    shapes, names = decoder.abstract(decoder.module_of(config))
-    return hf.read_params(str(folder), config, shapes, sharding.of_params(sharding.make(), shapes, names))
+    shapes, names = decoder.abstract_params(decoder.make_module(config))
+    return hf.read_params(str(folder), config, shapes, sharding.of_params(sharding.make_mesh(), shapes, names))
 
 
 def _edit_tensors(folder, change):
@@ -147,29 +146,29 @@ def test_what_this_decoder_cannot_do_is_refused_by_name(tmp_path, fields, named)
 
 def test_folders_without_what_they_need_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="no model folder 'nowhere'"):
-        lms.load(folder='nowhere')
+        language_model.load(folder='nowhere')
     with pytest.raises(ValueError, match="no dtype 'float16'; there are: float32, bfloat16"):
-        lms.load(folder='tiny', dtype='float16')
+        language_model.load(folder='tiny', dtype='float16')
     _written(tmp_path)
     os.remove(tmp_path / 'model.safetensors')
     with pytest.raises(ValueError, match='no .safetensors file'):
         _read(tmp_path)
     with pytest.raises(ValueError, match='needs 99 devices'):
-        lms.load(folder='tiny', data=99)
+        language_model.load(folder='tiny', data=99)
 
 
 def test_the_base_that_ships_is_small_and_loads(tiny):
     lm, params = tiny
-    size = sum(entry.stat().st_size for entry in os.scandir(lms.TINY))
+    size = sum(entry.stat().st_size for entry in os.scandir(language_model.TINY))
     assert size <= 4 * 2**20
-    assert hf.read_config(lms.TINY) == lm.config
-    jax.tree.map(lambda a, s: np.testing.assert_equal(a.shape, s.shape), params, decoder.abstract(lm.module)[0])
+    assert hf.read_config(language_model.TINY) == lm.config
+    jax.tree.map(lambda a, s: np.testing.assert_equal(a.shape, s.shape), params, decoder.abstract_params(lm.module)[0])
     assert len(lm.text.tokenizer) <= lm.config.vocab
 
 
 def test_a_model_loads_onto_a_mesh_as_onto_one_device(tiny):
     _, params = tiny
-    lm, spread = lms.load(folder='tiny', data=2, fsdp=2, tensor=2)
+    lm, spread = language_model.load(folder='tiny', data=2, fsdp=2, tensor=2)
     jax.tree.map(np.testing.assert_array_equal, spread, params)
     jax.tree.map(lambda a, s: np.testing.assert_(a.sharding.is_equivalent_to(s, a.ndim)), spread, lm.shardings())
 
@@ -178,19 +177,19 @@ def test_a_model_loads_onto_a_mesh_as_onto_one_device(tiny):
 
 
 def test_a_scalar_head_begins_at_zero_and_gives_a_number_a_token():
-    module = decoder.module_of(dataclasses.replace(SMALL, scalar_head=True))
-    params = decoder.init(module, jax.random.key(0))
+    module = decoder.make_module(dataclasses.replace(SMALL, scalar_head=True))
+    params = decoder.init_params(module, jax.random.key(0))
     hidden = jax.random.normal(jax.random.key(1), (7, SMALL.width))
-    assert decoder.scalar(params, hidden).shape == (7,) and not decoder.scalar(params, hidden).any()
+    assert decoder.scalar_value(params, hidden).shape == (7,) and not decoder.scalar_value(params, hidden).any()
     params = params | {'scalar': params['scalar'] + 1.0}
-    np.testing.assert_allclose(decoder.scalar(params, hidden), hidden.sum(axis=1), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(decoder.scalar_value(params, hidden), hidden.sum(axis=1), rtol=1e-4, atol=1e-5)
     with pytest.raises(KeyError):
-        decoder.scalar(decoder.init(decoder.module_of(SMALL), jax.random.key(0)), hidden)
+        decoder.scalar_value(decoder.init_params(decoder.make_module(SMALL), jax.random.key(0)), hidden)
 
 
 def _rotated(x, position, theta):
     config = dataclasses.replace(SMALL, head_dim=x.shape[-1])
-    return decoder.rotate(x, *decoder.turns(decoder.Rope(theta), config, jnp.array([[position]])))
+    return decoder.apply_rotary(x, *decoder.rotary_angles(decoder.Rope(theta), config, jnp.array([[position]])))
 
 
 def test_rotation_keeps_lengths_and_sees_only_differences_of_position():
@@ -247,13 +246,13 @@ def test_an_offset_of_one_is_added_in_float32():
 
 
 def test_bfloat16_compute_keeps_float32_parameters_and_logits():
-    module = decoder.module_of(SMALL, 'bfloat16')
-    params = decoder.init(module, jax.random.key(0))
+    module = decoder.make_module(SMALL, 'bfloat16')
+    params = decoder.init_params(module, jax.random.key(0))
     tokens = jnp.arange(6)[None]
     seen = jnp.tril(jnp.ones((1, 6, 6), bool))
     hidden, _ = module.apply({'params': params}, tokens, tokens, seen)
-    exact, _ = decoder.module_of(SMALL).apply({'params': params}, tokens, tokens, seen)
-    assert hidden.dtype == jnp.bfloat16 and decoder.head(module, params, hidden[0]).dtype == jnp.float32
+    exact, _ = decoder.make_module(SMALL).apply({'params': params}, tokens, tokens, seen)
+    assert hidden.dtype == jnp.bfloat16 and decoder.logits(module, params, hidden[0]).dtype == jnp.float32
     assert {p.dtype for p in jax.tree.leaves(params)} == {np.dtype('float32')}
     np.testing.assert_allclose(hidden.astype(jnp.float32), exact, atol=0.1)  # 8 bits of mantissa, values of order 1
 
@@ -315,16 +314,14 @@ import os, sys, threading, time
 os.environ['JAX_PLATFORMS'] = 'cpu'
 import huggingface_hub
 import jax
-from selfrew import sharding
-from selfrew.models import decoder, hf
 
 def private():
     with open('/proc/self/status') as file:
         return next(int(line.split()[1]) << 10 for line in file if line.startswith('RssAnon'))
 
 config = hf.read_config(sys.argv[1])
-shapes, names = decoder.abstract(decoder.module_of(config))
-where = sharding.of_params(sharding.make(), shapes, names)
+shapes, names = decoder.abstract_params(decoder.make_module(config))
+where = sharding.of_params(sharding.make_mesh(), shapes, names)
 jax.block_until_ready(jax.jit(lambda x: x + 1)(1.0))
 peak, ended, before = [0], [], private()
 
@@ -347,7 +344,7 @@ print(peak[0] - before - sum(x.nbytes for x in jax.tree.leaves(params)))
 def test_a_checkpoint_is_read_without_a_second_copy_of_its_stacks(tmp_path):
     """Each of the three MLP stacks is 256 MiB of float32, a tensor of the file 8 MiB of bfloat16."""
     config = dataclasses.replace(SMALL, width=1024, mlp=4096, layers=16)
-    params = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), decoder.abstract(decoder.module_of(config))[0])
+    params = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), decoder.abstract_params(decoder.make_module(config))[0])
     hf.write(str(tmp_path), hf.llama(config, bos=1, eos=2, pad=0), config, params, dtype='bfloat16')
     del params
     said = subprocess.run([sys.executable, '-c', READ, str(tmp_path)], capture_output=True, text=True, check=True)
@@ -365,7 +362,7 @@ def test_a_hub_name_is_downloaded_without_what_it_holds_twice(tmp_path, monkeypa
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, 'snapshot_download', download)
-    assert lms.find('Some-Org/a.model_1') == str(tmp_path) and asked['name'] == 'Some-Org/a.model_1'
+    assert language_model.resolve_folder('Some-Org/a.model_1') == str(tmp_path) and asked['name'] == 'Some-Org/a.model_1'
     offered = ['config.json', 'model-00001-of-00002.safetensors', 'model.safetensors.index.json', 'tokenizer.model',
                'chat_template.jinja', 'consolidated.safetensors', 'original/params.json', 'pytorch_model.bin']  # fmt: skip
     patterns = {'allow_patterns': asked['allow'], 'ignore_patterns': asked['ignore']}
@@ -378,21 +375,21 @@ def test_a_hub_name_that_cannot_be_downloaded_is_refused_in_a_sentence(monkeypat
 
     monkeypatch.setattr(huggingface_hub, 'snapshot_download', download)
     with pytest.raises(FileNotFoundError, match=r"^'org/model' is not a folder here, .*\(no route to the hub\)$"):
-        lms.find('org/model')
+        language_model.resolve_folder('org/model')
 
 
 def test_an_fsdp_of_minus_one_takes_what_the_other_axes_leave():
-    assert dict(sharding.make(fsdp=-1).shape) == {'data': 1, 'fsdp': 8, 'tensor': 1}
-    assert dict(sharding.make(data=2, fsdp=-1, tensor=2).shape) == {'data': 2, 'fsdp': 2, 'tensor': 2}
+    assert dict(sharding.make_mesh(fsdp=-1).shape) == {'data': 1, 'fsdp': 8, 'tensor': 1}
+    assert dict(sharding.make_mesh(data=2, fsdp=-1, tensor=2).shape) == {'data': 2, 'fsdp': 2, 'tensor': 2}
     for mesh in ({'fsdp': -1, 'tensor': 3}, {'fsdp': -2}, {'fsdp': -1, 'data': 16}, {'fsdp': -1, 'tensor': 0}):
         with pytest.raises(ValueError, match='choose a mesh whose product divides 8'):
-            sharding.make(**mesh)
+            sharding.make_mesh(**mesh)
 
 
 def test_a_preset_for_another_model_is_refused_with_the_differences():
-    shape = hf.read_json(lms.TINY) | {'num_hidden_layers': 5}
+    shape = hf.read_json(language_model.TINY) | {'num_hidden_layers': 5}
     with pytest.raises(ValueError, match='model.shape is not that of .*tiny_base: layers 5, there 3$'):
-        lms.load(folder='tiny', shape=shape)
+        language_model.load(folder='tiny', shape=shape)
 
 
 def test_weights_that_lie_there_a_second_time_are_not_read(tmp_path):

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from toys import SMALL, prompt, toy
 
-from selfrew import checkpoint, losses, optimizers, stage, update
-from selfrew import lm as lms
-from selfrew.models import decoder
+from selfrew.engine import train_state, trainer
+from selfrew.models import decoder, language_model
+from selfrew.run import checkpoint, stage
+from selfrew.shelves import losses, optimizers
 from selfrew.types import Example, Response, State
 
 LORA = dataclasses.replace(SMALL, lora=3, lora_alpha=6.0)
@@ -26,13 +27,13 @@ PAIRS = [
 def _fresh(**mesh):
     """The toy with adapters as lm.load makes them."""
     lm, params = toy(LORA, **mesh)
-    params = params | {'blocks': params['blocks'] | decoder.adapters(lm.module, jax.random.key(0))}
+    params = params | {'blocks': params['blocks'] | decoder.init_adapters(lm.module, jax.random.key(0))}
     return lm, jax.tree.map(jax.device_put, params, lm.shardings())
 
 
 def _trained(lm, params, lr=1e-2):
     rows = []
-    state, _ = update.train(
+    state, _ = trainer.train(
         lm, State(jax.tree.map(jnp.copy, params), None, 0, 0), PAIRS, jax.random.key(0),
         functools.partial(losses.dpo, beta=0.5), lambda i, m: rows.append(m), optimizer=ADAMW, lr=lr, batch=4,
         epochs=3, row_length=64,
@@ -47,9 +48,9 @@ def _hidden(module, params):
 
 def test_fresh_adapters_change_no_bit():
     lm, params = _fresh()
-    plain = decoder.module_of(SMALL)
-    bare = decoder.merged(lm.module, params)
-    assert jax.tree.structure(bare) == jax.tree.structure(decoder.abstract(plain)[0])
+    plain = decoder.make_module(SMALL)
+    bare = decoder.merge_adapters(lm.module, params)
+    assert jax.tree.structure(bare) == jax.tree.structure(decoder.abstract_params(plain)[0])
     jax.tree.map(np.testing.assert_array_equal, bare['blocks'], {n: params['blocks'][n] for n in bare['blocks']})
     np.testing.assert_array_equal(_hidden(lm.module, params), _hidden(plain, bare))
 
@@ -65,15 +66,15 @@ def test_training_starts_at_ln_two_and_changes_the_adapters_alone(mesh):
     for name in set(params) - {'blocks'}:
         np.testing.assert_array_equal(params[name], state.params[name])
     moments = [leaf for leaf in jax.tree.leaves(state.opt) if leaf.ndim]
-    assert sum(m.size for m in moments) == 2 * sum(x.size for x in jax.tree.leaves(update.trained(lm, params)))
+    assert sum(m.size for m in moments) == 2 * sum(x.size for x in jax.tree.leaves(train_state.trainable(lm, params)))
 
 
 def test_merged_adapters_are_the_model_that_was_trained():
     lm, params = _fresh()
     state, _ = _trained(lm, params)
-    bare = decoder.merged(lm.module, state.params)
+    bare = decoder.merge_adapters(lm.module, state.params)
     want = _hidden(lm.module, state.params)
-    np.testing.assert_allclose(_hidden(decoder.module_of(SMALL), bare), want, atol=1e-5)
+    np.testing.assert_allclose(_hidden(decoder.make_module(SMALL), bare), want, atol=1e-5)
     assert np.abs(want - _hidden(lm.module, params)).max() > 1e-2
     # alpha / rank = 6 / 3
     a, b = (state.params['blocks'][f'q{end}'][0] for end in decoder.LORA)
@@ -85,20 +86,20 @@ def test_a_state_with_adapters_is_small_and_comes_back(tmp_path):
     state, _ = _trained(lm, params)
     folder = stage.Folder(str(tmp_path), '01')
     checkpoint.save(lm, folder, state)
-    again = checkpoint.restore(lm, folder, update.made(ADAMW), params)
+    again = checkpoint.restore(lm, folder, train_state.cached_optimizer(ADAMW), params)
     jax.tree.map(np.testing.assert_array_equal, again, state)
     names = (tmp_path / 'rounds/01/state/_METADATA').read_text()
     assert 'gate_lora_a' in names and "'gate'" not in names and 'embed' not in names
 
 
 def test_a_loaded_model_has_fresh_adapters_and_answers_as_without(tiny):
-    lm, params = lms.load(folder='tiny', lora=4, fsdp=2)
+    lm, params = language_model.load(folder='tiny', lora=4, fsdp=2)
     assert lm.config.lora == 4 and params['blocks']['gate_lora_a'].shape[-1] == 4
     assert not params['blocks']['gate_lora_b'].any() and params['blocks']['gate_lora_a'].any()
     jax.tree.map(lambda a, s: np.testing.assert_(a.sharding.is_equivalent_to(s, a.ndim)), params, lm.shardings())
-    jax.tree.map(np.testing.assert_array_equal, decoder.merged(lm.module, params), tiny[1])
+    jax.tree.map(np.testing.assert_array_equal, decoder.merge_adapters(lm.module, params), tiny[1])
     with pytest.raises(ValueError, match='lora=-1'):
-        lms.load(folder='tiny', lora=-1)
+        language_model.load(folder='tiny', lora=-1)
 
 
 # --- parameters kept in bfloat16 --------------------------------------------------------------------------------------
@@ -111,7 +112,7 @@ def test_small_updates_of_bfloat16_parameters_add_up_in_a_float32_copy():
     narrow = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
     examples, sgd = PAIRS[:2], functools.partial(optimizers.rmsprop, clip=1e9)
     train = functools.partial(
-        update.train, key=jax.random.key(0), loss=losses.sft, report=lambda *_: None, optimizer=sgd, batch=2, epochs=40,
+        trainer.train, key=jax.random.key(0), loss=losses.sft, report=lambda *_: None, optimizer=sgd, batch=2, epochs=40,
         row_length=64,
     )  # fmt: skip
     state, _ = train(half, State(jax.tree.map(jnp.copy, narrow), None, 0, 0), examples, lr=1e-4)

@@ -13,11 +13,12 @@ import pytest
 
 torch = pytest.importorskip('torch')
 import transformers  # noqa: E402
-
-from selfrew import generate, sharding  # noqa: E402
-from selfrew.lm import Lm  # noqa: E402
-from selfrew.models import decoder, hf  # noqa: E402
 from toys import Numbers  # noqa: E402
+
+from selfrew.engine import generate
+from selfrew.mesh import sharding
+from selfrew.models import decoder, hf
+from selfrew.models.language_model import Lm
 
 BASE = dict(
     vocab_size=96, hidden_size=48, intermediate_size=80, num_hidden_layers=4, num_attention_heads=4,
@@ -85,8 +86,8 @@ def _theirs(name, head='ForCausalLM', **more):
 
 def _loaded(folder, max_length=None, **mesh):
     config = hf.read_config(str(folder), max_length)
-    mesh = sharding.make(**mesh)
-    lm = Lm(decoder.module_of(config, mesh=mesh), Numbers(), mesh)
+    mesh = sharding.make_mesh(**mesh)
+    lm = Lm(decoder.make_module(config, mesh=mesh), Numbers(), mesh)
     return lm, hf.read_params(str(folder), config, lm.abstract(), lm.shardings())
 
 
@@ -109,7 +110,7 @@ def _hidden(lm, params, tokens, mask):
 def _equal_logits(model, lm, params, tokens, mask, atol=1e-4):
     with torch.no_grad():
         want = model(torch.tensor(tokens), attention_mask=torch.tensor(mask.astype(int))).logits.numpy()
-    found = np.asarray(decoder.head(lm.module, params, _hidden(lm, params, tokens, mask))).reshape(want.shape)
+    found = np.asarray(decoder.logits(lm.module, params, _hidden(lm, params, tokens, mask))).reshape(want.shape)
     np.testing.assert_allclose(found[mask], want[mask], atol=atol)
     assert np.ptp(want[mask], axis=-1).min() > 1  # of logits that differ
 
@@ -218,7 +219,7 @@ def test_a_reward_model_gives_the_rewards_of_transformers(tmp_path, name):
     tokens, mask = _ragged()
     with torch.no_grad():
         want = model(torch.tensor(tokens), attention_mask=torch.tensor(mask.astype(int))).logits.numpy()[:, 0]
-    value = np.asarray(decoder.scalar(params, _hidden(lm, params, tokens, mask))).reshape(tokens.shape)
+    value = np.asarray(decoder.scalar_value(params, _hidden(lm, params, tokens, mask))).reshape(tokens.shape)
     found = value[np.arange(len(tokens)), mask.sum(axis=1) - 1]
     np.testing.assert_allclose(found, want, atol=1e-4)
     assert np.ptp(want) > 0.1

@@ -12,9 +12,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from toys import SMALL
 from transformers import PreTrainedTokenizerFast
 
-from selfrew import encode, generate, text
-from selfrew import lm as lms
-from selfrew.models import decoder, hf
+from selfrew.engine import generate, packing
+from selfrew.models import decoder, hf, language_model, text
 from selfrew.types import Example, Prompt, Response, ask
 
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -77,7 +76,7 @@ def _tokenizer(name):
 
 
 def _zeros(config):
-    return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), decoder.abstract(decoder.module_of(config))[0])
+    return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), decoder.abstract_params(decoder.make_module(config))[0])
 
 
 @pytest.fixture
@@ -151,7 +150,7 @@ def quickly():
 
 def test_a_response_stops_at_any_of_the_ends_and_at_no_other_token(folder, quickly):
     """A model of ones, whose blocks add nothing and whose head wants a single token."""
-    lm, params = lms.load(folder=folder('llama3', FITS))
+    lm, params = language_model.load(folder=folder('llama3', FITS))
     params |= {'embed': params['embed'] + 1, 'norm': params['norm'] + 1}
     assert len(lm.text.ends) == 3
     for token in (*lm.text.ends, *lm.text.encode('x')):
@@ -161,7 +160,7 @@ def test_a_response_stops_at_any_of_the_ends_and_at_no_other_token(folder, quick
         ended = token in lm.text.ends
         assert (found.tokens, found.finish) == ((token,) if ended else (token,) * 3, 'stop' if ended else 'length')
         # what was sampled is trained on as it is: the end that was sampled, and no other after it
-        docs, _ = encode.tokenise(lm.text, [Example(ask('a', 'Hi'), (found,))], row_length=128)
+        docs, _ = packing.tokenise(lm.text, [Example(ask('a', 'Hi'), (found,))], row_length=128)
         assert docs[0].responses == (found.tokens,)
 
 
@@ -171,8 +170,8 @@ def test_the_end_is_trained_even_where_padding_has_its_id(folder, name):
     end = words.tokenizer.eos_token_id
     assert words.pad == (0 if name == 'never' else end)  # no pad token: masks come from lengths, so any will do
     cut, whole = Response('cut', finish='length'), Response('whole')
-    docs, left = encode.tokenise(words, [Example(ask('a', 'Hi'), (whole, cut))], row_length=128)
-    batch = encode.batches(docs, batch=2, row_length=128)[0]
+    docs, left = packing.tokenise(words, [Example(ask('a', 'Hi'), (whole, cut))], row_length=128)
+    batch = packing.batches(docs, batch=2, row_length=128)[0]
     trained = batch.tokens[0][batch.target[0][batch.mask[0] > 0]].tolist()
     assert left == 0 and trained == [*words.encode('whole'), words.eos, *words.encode('cut')]
     assert batch.mask.sum() == len(trained)
@@ -184,7 +183,7 @@ def test_what_does_not_fit_is_left_out_whole_and_counted(folder, name, tiny):
     frame = len(words.prompt(ask('a', '')))
     asked = [ask(str(n), 'x' * n) for n in (5, 50, 20)]
     examples = [Example(p, (Response('yes'),)) for p in asked]
-    docs, left = encode.tokenise(words, examples, row_length=frame + 20 + 4)
+    docs, left = packing.tokenise(words, examples, row_length=frame + 20 + 4)
     assert left == 1 and [doc.index for doc in docs] == [0, 2]
     for doc, n in zip(docs, (5, 20)):  # nothing cut: neither the opening of the answer nor its end
         assert list(doc.prompt) == words.prompt(asked[doc.index]) and len(doc.prompt) == frame + n
@@ -265,7 +264,7 @@ def test_what_cannot_be_loaded_is_refused_in_a_sentence_before_anything_is_alloc
     spoil(where)
     request.getfixturevalue('nothing_allocated')
     with pytest.raises(ValueError, match=said) as caught:
-        lms.load(folder=where, **options)
+        language_model.load(folder=where, **options)
     assert '\n' not in str(caught.value) and len(str(caught.value)) < 400
     if what != 'mesh':
         assert where in str(caught.value) or 'template' in what
@@ -276,7 +275,7 @@ def test_a_tokenizer_larger_than_the_embedding_is_refused_before_its_tensors_are
     where = folder('chatml', dataclasses.replace(SMALL, vocab=size - 1))
     monkeypatch.setattr(hf, 'read_params', lambda *args: pytest.fail('read'))
     with pytest.raises(ValueError, match=f'has {size} tokens and the embedding {size - 1} rows; resize'):
-        lms.load(folder=where)
+        language_model.load(folder=where)
 
 
 def test_a_template_of_the_config_stands_in_for_a_missing_one_and_before_the_folders(folder, tmp_path):
@@ -287,7 +286,7 @@ def test_a_template_of_the_config_stands_in_for_a_missing_one_and_before_the_fol
     for present in (True, False):
         if not present:
             os.remove(os.path.join(where, 'chat_template.jinja'))
-        lm, _ = lms.load(folder=where, chat_template=str(own))
+        lm, _ = language_model.load(folder=where, chat_template=str(own))
         assert lm.text.rendered(asked) == 'Q: Hi\nA: '
         assert lm.text.prompt(asked) == [lm.text.bos, *lm.text.encode('Q: Hi\nA: ')]
         assert [lm.text.eos] == _ids(lm.text, '</s>')  # it ends nothing: the tokenizer's end does
@@ -302,6 +301,6 @@ def test_a_local_folder_loads_without_a_network(folder, monkeypatch):
     for name in ('connect', 'connect_ex'):
         monkeypatch.setattr(socket.socket, name, blocked)
     monkeypatch.setattr(socket, 'getaddrinfo', blocked)
-    lm, params = lms.load(folder=where)
+    lm, params = language_model.load(folder=where)
     assert lm.text.prompt(ask('a', 'Hi'))[0] == lm.text.bos
     np.testing.assert_equal(params['embed'].shape, (272, 32))

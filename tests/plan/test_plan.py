@@ -14,10 +14,11 @@ import pytest
 import toys
 
 from configs import models, self_rewarding
-from selfrew import chips, hlo, plan, scorers
 from selfrew.models import decoder, hf
+from selfrew.plan import chips, hlo, planner
+from selfrew.shelves import scorers
 
-ROOT = pathlib.Path(plan.__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 
 MODULE = """HloModule jit_step, is_scheduled=true
 
@@ -119,7 +120,7 @@ PUBLISHED = {
 @pytest.mark.parametrize('name', models.PRESETS)
 def test_a_preset_has_as_many_parameters_as_the_published_checkpoint(name):
     config = hf.config_of(models.get(name)['shape'], name)
-    leaves = jax.tree.leaves(decoder.abstract(decoder.module_of(config))[0])
+    leaves = jax.tree.leaves(decoder.abstract_params(decoder.make_module(config))[0])
     assert sum(x.size for x in leaves) == PUBLISHED[name]
 
 
@@ -131,28 +132,28 @@ def test_an_unknown_preset_is_refused_with_the_choices():
 
 
 def test_what_a_round_samples_is_read_off_the_config_without_its_data():
-    turn = plan.sampling_turn(self_rewarding.get_config('llama2_70b').to_dict())
-    sample, judge = plan.jobs(turn, 500, 4096)
+    turn = planner.sampling_turn(self_rewarding.get_config('llama2_70b').to_dict())
+    sample, judge = planner.jobs(turn, 500, 4096)
     assert (sample['requests'], sample['prompt'], sample['room']) == (7000 * 4, 512, 1024)  # a multiple of 32
     assert (sample['distinct'], sample['shared'], sample['slots']) == (7000, 0, 256)
     assert judge['requests'] == 7000 * 4 * 3 and judge['prompt'] > 500 + 1024 and judge['distinct'] == 7000 * 4
     meets = functools.partial(scorers.compare, votes=2, template='pairwise', max_tokens=256)
-    _, compare = plan.jobs(dataclasses.replace(turn, scorer=meets), 500, 4096)
+    _, compare = planner.jobs(dataclasses.replace(turn, scorer=meets), 500, 4096)
     assert compare['requests'] == 7000 * 4 * 3 * 2 and compare['distinct'] == 7000 * 4 * 3  # each against each, in both orders
     assert 500 + 2 * 1024 < compare['prompt'] < 500 + 2 * 1024 + 400
     lm = dataclasses.replace(toys.toy()[0], cache_gib=40.0)
     for job in (sample, judge):
-        job['layout'] = plan.lay_out(lm, job, chips.CHIPS['v5p'])
+        job['layout'] = planner.lay_out(lm, job, chips.CHIPS['v5p'])
     sizes = {(job['layout'].slots, job['layout'].prompts, job['layout'].chunk) for job in (sample, judge)}
     assert sizes == {(256, 4, 256)}
-    assert plan.batch_shape(turn, 512, 1024, 16) == {
+    assert planner.batch_shape(turn, 512, 1024, 16) == {
         # 512 + 2 · 1,024 tokens: one a row
         'examples': 16, 'n': 2, 'micros': 1, 'rows': 16, 'length': 4096, 'selected': 2048,
     }  # fmt: skip
     found = {t: {'seconds': s} for t, s in (('sample: prefill', 1.0), ('sample: decode', 0.5),
                                             ('judge: prefill', 2.0), ('judge: decode', 0.25), ('reference', 3.0),
                                             ('update', 9.0))}  # fmt: skip
-    took = plan.round_seconds(turn, [sample, judge], plan.batch_shape(turn, 512, 1024, 16), found)
+    took = planner.round_seconds(turn, [sample, judge], planner.batch_shape(turn, 512, 1024, 16), found)
     # 28,000 and 84,000 requests in 256 slots: 110 and 329 to each; 7,000 and 28,000 prompts read by fours, 256 tokens
     # at a time, a judge's rubric once; 16 steps at a time; 7,000 pairs in batches of 16: 438
     chunks = -(-(judge['prompt'] - 1 - judge['shared']) // 256)
@@ -160,13 +161,13 @@ def test_what_a_round_samples_is_read_off_the_config_without_its_data():
                 'reference': 438 * 3.0, 'update': 438 * 9.0}  # fmt: skip
     assert took == expected | {'round': sum(expected.values())}
     del found['update']
-    assert plan.round_seconds(turn, [sample], plan.batch_shape(turn, 512, 1024, 16), found)['round'] is None
+    assert planner.round_seconds(turn, [sample], planner.batch_shape(turn, 512, 1024, 16), found)['round'] is None
 
 
 def test_model_flops_by_hand():
     config = decoder.ModelConfig(vocab=10, width=4, layers=2, heads=2, kv_heads=1, head_dim=2, mlp=8, max_length=8)
     # 2·3 tokens·100 weights, 2·4·10 at one position, and 4·2 layers·2 heads·2 features for each of 5 columns
-    assert plan.model_flops(config, 100, 3, 1, 5) == 600 + 80 + 160
+    assert planner.model_flops(config, 100, 3, 1, 5) == 600 + 80 + 160
 
 
 def test_time_is_the_slowest_floor_and_the_collectives():
@@ -181,7 +182,7 @@ def test_what_does_not_fit_says_what_to_change():
     chip, big = chips.CHIPS['v5e'], {'params': 12 * 2**30}
     found = {'update': {'fits': False, 'bytes': big}, 'sample: prefill': {'fits': False, 'bytes': {}},
              'reference': {'fits': True, 'bytes': {}}}  # fmt: skip
-    update, sample = plan.advice(found, chip, {'remat': 'none'})
+    update, sample = planner.advice(found, chip, {'remat': 'none'})
     assert all(words in update for words in ('mesh.fsdp', 'params=bfloat16', 'remat=full', 'train.batch'))
     assert 'fewer slots (of the sampler)' in sample and 'remat' not in sample
 
@@ -191,7 +192,7 @@ def test_a_report_shows_what_fits_and_what_the_compiler_refused():
            'collective_seconds': 0.1, 'tokens_per_s': 16.0, 'mfu': 0.25, 'model_flops': 1e15, 'compile_seconds': 3.0,
            'collectives': {'all-gather': {'count': 80, 'bytes': 2**31}}, 'unknown_loops': 0}  # fmt: skip
     refused = {'fits': False, 'bytes': {'params': 2**30}, 'refused': 'Ran out of memory (20G of 15.75G)'}
-    said = plan.show({
+    said = planner.show({
         'model': 'm', 'parameters': 10, 'topology': 'v5e:2x4', 'mesh': {}, 'jax': '1', 'libtpu': '2', 'hbm': 15.75,
         'prompt_tokens': 512, 'programs': {'reference': one, 'update': refused}, 'verdict': 'does not fit; change x',
         'round_seconds': {'reference': 90.0, 'update': None},

@@ -7,7 +7,8 @@ import os
 
 import pytest
 
-from selfrew import losses, parts, stage
+from selfrew.run import binding, stage, turns
+from selfrew.shelves import losses
 from selfrew.types import Example, Judgement, Prompt, Response, Rollout, ask, from_json, to_json
 
 NAN = math.nan
@@ -15,14 +16,14 @@ NAN = math.nan
 
 def _refused(key, entry, match):
     with pytest.raises(ValueError, match=match):
-        parts.bind(key, entry, 'round.it')
+        binding.bind(key, entry, 'round.it')
 
 
 # --- binding ----------------------------------------------------------------------------------------------------------
 
 
 def test_an_entry_becomes_its_function_with_the_arguments_bound():
-    bound = parts.bind('loss', {'name': 'dpo', 'beta': 0.3}, 'round.loss')
+    bound = binding.bind('loss', {'name': 'dpo', 'beta': 0.3}, 'round.loss')
     assert bound.func is losses.dpo and bound.keywords == {'beta': 0.3}
 
 
@@ -65,10 +66,10 @@ def test_a_value_of_another_type_is_refused(key, entry, wanted):
 
 
 def test_a_whole_number_serves_as_a_float_and_a_list_as_a_tuple():
-    assert parts.bind('loss', {'name': 'dpo', 'beta': 1}, '').keywords == {'beta': 1}
+    assert binding.bind('loss', {'name': 'dpo', 'beta': 1}, '').keywords == {'beta': 1}
     options = {'at_least': 3, 'cap': None}
-    assert parts.bind('pairs', {'name': 'singles'} | options, '').keywords == options
-    assert parts.bind('prompts', {'name': 'task', 'tasks': ['rising'], 'n': 1}, '').keywords['tasks'] == ('rising',)
+    assert binding.bind('pairs', {'name': 'singles'} | options, '').keywords == options
+    assert binding.bind('prompts', {'name': 'task', 'tasks': ['rising'], 'n': 1}, '').keywords['tasks'] == ('rising',)
 
 
 COMPOSITE = {
@@ -78,19 +79,19 @@ COMPOSITE = {
 
 
 def test_entries_inside_entries_bind_alike():
-    bound = parts.bind('scorer', COMPOSITE, 'round.scorer')
+    bound = binding.bind('scorer', COMPOSITE, 'round.scorer')
     assert [part.func.__name__ for part in bound.keywords['scorers']] == ['exact_answer', 'length']
     assert bound.keywords['scorers'][1].keywords == {'target': 9}
-    greedy = parts.bind('sampler', {'name': 'with_greedy', 'sampler': {'name': 'sample', 'n': 3}}, 'round.sampler')
+    greedy = binding.bind('sampler', {'name': 'with_greedy', 'sampler': {'name': 'sample', 'n': 3}}, 'round.sampler')
     assert greedy.keywords['sampler'].keywords == {'n': 3}
     wrong = COMPOSITE | {'scorers': ({'name': 'exact_answer'}, {'name': 'length', 'goal': 9})}
     _refused('scorer', wrong, r'round\.it \(composite\)\.scorers\[1\] \(length\): nothing reads goal=9')
 
 
 def test_an_update_is_train_and_its_optimiser_adamw_where_nothing_else_is_said():
-    update = parts.bind('train', {'lr': 1e-3}, 'round.train')
+    update = binding.bind('train', {'lr': 1e-3}, 'round.train')
     assert (update.func.__name__, update.keywords['optimizer'].func.__name__) == ('train', 'adamw')
-    other = parts.bind('train', {'lr': 1e-3, 'optimizer': {'name': 'rmsprop', 'decay': 0.5}}, 'round.train')
+    other = binding.bind('train', {'lr': 1e-3, 'optimizer': {'name': 'rmsprop', 'decay': 0.5}}, 'round.train')
     assert other.keywords['optimizer'].keywords == {'decay': 0.5}
     shelf = 'there are: adafactor, adamw, lion, rmsprop, sgd'
     _refused('train', {'lr': 1e-3, 'optimizer': {'name': 'learning_rate'}}, shelf)
@@ -99,15 +100,15 @@ def test_an_update_is_train_and_its_optimiser_adamw_where_nothing_else_is_said()
 def test_the_same_entry_gives_the_same_object():
     """So that what is compiled for it is found again."""
     for key, entry in (('loss', {'name': 'dpo', 'beta': 0.123}), ('scorer', COMPOSITE), ('train', {'lr': 0.123})):
-        assert parts.bind(key, entry, 'here') is parts.bind(key, json.loads(json.dumps(entry)), 'there')
-    one, other = (parts.bind('loss', {'name': 'dpo', 'beta': beta}, '') for beta in (0.123, 0.124))
+        assert binding.bind(key, entry, 'here') is binding.bind(key, json.loads(json.dumps(entry)), 'there')
+    one, other = (binding.bind('loss', {'name': 'dpo', 'beta': beta}, '') for beta in (0.123, 0.124))
     assert one is not other
 
 
 def test_binding_leaves_the_config_as_it_is():
     entry = {'name': 'with_greedy', 'sampler': {'name': 'sample', 'n': 3}}
     before = json.dumps(entry)
-    parts.bind('sampler', entry, '')
+    binding.bind('sampler', entry, '')
     assert json.dumps(entry) == before
 
 
@@ -121,7 +122,7 @@ START = ROUND | {'sampler': {'name': 'given'}, 'scorer': {'name': 'given'}, 'los
 
 
 def _turns(rounds=3, round=ROUND, **fields):
-    return parts.turns(rounds=rounds, round=round, **fields)
+    return turns.bind_turns(rounds=rounds, round=round, **fields)
 
 
 def _names(turns) -> list:
@@ -286,13 +287,13 @@ def test_what_is_taken_off_the_manifest_is_made_again(tmp_path):
 
 def test_a_workdir_belongs_to_the_config_that_finished_a_stage_in_it(tmp_path):
     workdir, config = str(tmp_path / 'new'), {'rounds': 2, 'seed': 0, 'round': {'loss': {'beta': 0.1, 'tasks': ('a',)}}}
-    stage.claim(workdir, config, free=('rounds',))
+    stage.claim_workdir(workdir, config, free=('rounds',))
     stage.Folder(workdir, '00').once('it', Prompt, lambda: [])
-    stage.claim(workdir, config, free=('rounds',))
-    stage.claim(workdir, config | {'rounds': 5}, free=('rounds',))
+    stage.claim_workdir(workdir, config, free=('rounds',))
+    stage.claim_workdir(workdir, config | {'rounds': 5}, free=('rounds',))
     other = config | {'seed': 1, 'round': {'loss': {'beta': 0.2, 'tasks': ['a']}}}
     with pytest.raises(ValueError, match='made by another config') as refusal:
-        stage.claim(workdir, other, free=('rounds',))
+        stage.claim_workdir(workdir, other, free=('rounds',))
     _, *differences = str(refusal.value).split('\n')
     assert [d.strip() for d in differences] == ['round.loss.beta: there 0.1, here 0.2', 'seed: there 0, here 1']
     assert json.loads((tmp_path / 'new/config.json').read_text())['seed'] == 0  # the refused one left no trace
@@ -301,8 +302,8 @@ def test_a_workdir_belongs_to_the_config_that_finished_a_stage_in_it(tmp_path):
 def test_a_folder_of_somebody_else_is_refused(tmp_path):
     (tmp_path / 'thesis.tex').write_text('…')
     with pytest.raises(ValueError, match='not empty and no run made it'):
-        stage.claim(str(tmp_path), {}, free=())
+        stage.claim_workdir(str(tmp_path), {}, free=())
     assert os.listdir(tmp_path) == ['thesis.tex']
     (tmp_path / 'empty').mkdir()
-    stage.claim(str(tmp_path / 'empty'), {}, free=())
+    stage.claim_workdir(str(tmp_path / 'empty'), {}, free=())
     assert os.listdir(tmp_path / 'empty') == ['config.json']

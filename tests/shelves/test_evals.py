@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from selfrew import evals, parts, scorers
+from selfrew.run import binding
+from selfrew.shelves import evals, scorers
 from selfrew.types import Judgement, Response, Rollout, ask
 
 NAN = math.nan
@@ -134,7 +135,7 @@ def test_the_majority_is_the_most_common_answer_and_the_first_of_two_as_common()
     assert metrics['agreement'] == pytest.approx((0.5 + 0.25 + 0.0) / 3)
 
 
-@pytest.mark.parametrize('name', parts.names('evals', evals))
+@pytest.mark.parametrize('name', binding.part_names('evals', evals))
 def test_every_evaluation_keeps_the_contract(name):
     """(metrics, judgements): floats with a value between the bounds of its interval, and a judgement a rollout."""
     metrics, judgements = _evaluated(getattr(evals, name), [[5.0, 0.0], [1.0, 2.0], [3.0, 0.0]], [[5.0, 0.0]] * 3)

@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 
 from configs import meta_rewarding
-from selfrew import answers, loop, pairs, parts, plan, prompts, samplers, scorers, text
+from selfrew import loop
+from selfrew.plan import planner
+from selfrew.run import binding
+from selfrew.run.turns import bind_turns
+from selfrew.shelves import pairs, prompts, samplers, scorers
+from selfrew.tasks import answers, templates
 from selfrew.types import Response, Rollout, ask
 
 KEY = jax.random.key(0)
@@ -48,7 +53,7 @@ def test_each_response_is_put_before_the_judge_once_and_no_truth_with_it():
     assert [p.id for p in found] == ['judge/p/0', 'judge/p/1', 'judge/q/0']
     for p, of, response in zip(found, ('How many?', 'How many?', 'How few?'), ('8', '7', 'I give up.')):
         assert of in p.text and response in p.text and p.answer is None
-    assert found[0].text == text.fill('check', prompt='How many?', response='Final answer: 8')
+    assert found[0].text == templates.render('check', prompt='How many?', response='Final answer: 8')
     assert found[0].meta == {'judged': 'p', 'points': [0.0, 5.0]} and found[2].meta['judged'] == 'q'
 
 
@@ -106,7 +111,7 @@ def test_of_the_responses_to_a_prompt_the_most_disputed_is_taken():
 
 
 def test_a_meta_judge_sees_the_task_and_both_judgements():
-    said = text.fill('meta', prompt='Grade it.', first='Score: 1', second='Score: 5')
+    said = templates.render('meta', prompt='Grade it.', first='Score: 1', second='Score: 5')
     assert '<judgement A>Score: 1</judgement A>\n<judgement B>Score: 5</judgement B>' in said and 'Grade it.' in said
     assert said.endswith('"Winner: A", "Winner: B" or "Winner: tie".')
 
@@ -122,7 +127,7 @@ def test_judgements_are_compared_by_the_parts_of_a_config(tiny, monkeypatch):
         return [Response(f'Winner: {"A" if first else "B"}') for first in place]
 
     monkeypatch.setattr(scorers.generate, 'generate', generate)
-    scorer = parts.bind('scorer', {'name': 'compare', 'template': 'meta', 'max_tokens': 8}, 'here')
+    scorer = binding.bind('scorer', {'name': 'compare', 'template': 'meta', 'max_tokens': 8}, 'here')
     lm, params = tiny
     roomy = dataclasses.replace(lm, module=lm.module.clone(config=dataclasses.replace(lm.config, max_length=4096)))
     (found,) = scorer(roomy, params, [_verdicts('Score: 1', 'Score: 5')], KEY)
@@ -152,7 +157,7 @@ TURN = {
 ], ids=['all', 'disputed'])  # fmt: skip
 def test_a_turn_learns_from_pairs_of_verdicts_the_model_wrote(tiny, change):
     lm, params = tiny
-    (turn,) = parts.turns(rounds=1, round=TURN | change)
+    (turn,) = bind_turns(rounds=1, round=TURN | change)
     asked = turn.prompts(lm, params, KEY)
     rollouts = turn.sampler(lm, params, asked, KEY)
     assert {r.prompt.id for r in rollouts} <= {p.id for p in asked}
@@ -176,7 +181,7 @@ def test_meta_rewarding_is_the_papers_at_scale(tmp_path, monkeypatch):
     for turn in (config['round'], config['round']['rehearsal']['prompts']):
         turn['prompts'].pop('generator', None)  # which is not here
     fields = {name: config[name] for name in ('rounds', 'round', 'start', 'by_round')}
-    turns = {turn.name: turn for turn in parts.turns(**fields)}
+    turns = {turn.name: turn for turn in bind_turns(**fields)}
     assert list(turns) == ['01', '02', '02-rehearsal', '03', '03-rehearsal', '04', '05']
     answers_of = [turns[name].pairs.keywords for name in ('02', '03', '04', '05')]
     assert [k['rho'] for k in answers_of] == [0.0, 0.32, 0.32, 0.4]
@@ -187,4 +192,4 @@ def test_meta_rewarding_is_the_papers_at_scale(tmp_path, monkeypatch):
         assert turn.scorer.func is scorers.compare and turn.scorer.keywords['template'] == 'meta'
         assert turn.sampler.func is samplers.disputed and turn.sampler.keywords['sampler'].keywords['n'] == 11
         assert turn.prompts.keywords['template'] == turns['02'].scorer.keywords['template'] == 'additive'
-    assert plan.sampling_turn(config).name == '05'
+    assert planner.sampling_turn(config).name == '05'

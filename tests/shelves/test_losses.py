@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from selfrew import losses, parts
+from selfrew.engine import loss_contract
+from selfrew.run import binding
+from selfrew.shelves import losses
 from selfrew.types import Batch, Forward
 
 KEY = jax.random.key(0)
@@ -145,7 +147,7 @@ def test_sft_raises_the_best_response_alone():
 
 
 def test_the_losses_named_reference_free_never_look_at_the_reference():
-    for name in losses.REFERENCE_FREE:
+    for name in loss_contract.REFERENCE_FREE:
         loss = getattr(losses, name)
         with_ref, without = (loss(_out(PAIR), _batch(ref), KEY) for ref in (REF, np.full((1, 3), np.nan)))
         jax.tree.map(np.testing.assert_array_equal, with_ref, without)
@@ -162,7 +164,7 @@ def test_what_a_loss_cannot_do_is_refused():
         losses.sft(_out([-10.0]), _batch([-11.0]), KEY)
 
 
-@pytest.mark.parametrize('name', parts.names('loss', losses))
+@pytest.mark.parametrize('name', binding.part_names('loss', losses))
 def test_every_loss_keeps_the_contract(name):
     """loss_B [B], finite, metrics of [B]; under jit; another order of the examples gives the same in that order."""
     loss, rng, B, N = getattr(losses, name), np.random.default_rng(0), 5, 3

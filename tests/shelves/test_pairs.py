@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from selfrew import pairs, parts
+from selfrew.run import binding
+from selfrew.shelves import pairs
 from selfrew.types import Example, Judgement, Response, Rollout, ask
 
 NAN = math.nan
@@ -155,7 +156,7 @@ def test_gold_responses_join_the_winners_only():
 # --- the shelf --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('name', sorted({*parts.names('pairs', pairs)} - {'agreeing'}))  # which has tests of its own
+@pytest.mark.parametrize('name', sorted({*binding.part_names('pairs', pairs)} - {'agreeing'}))  # which has tests of its own
 def test_every_pairing_keeps_the_contract(name):
     """An iterator of Examples of this prompt; responses with a verdict, best first; a function of the generator."""
     pair = getattr(pairs, name)

@@ -11,11 +11,13 @@ import jax
 import numpy as np
 import pytest
 
-from selfrew import answers, parts, prompts, scorers, tasks, text
-from selfrew.tasks import rising, word_problems
+from selfrew import tasks
+from selfrew.run import binding
+from selfrew.shelves import prompts, scorers
+from selfrew.tasks import answers, rising, templates, word_problems
 from selfrew.types import Example, Prompt, Response, Rollout, ask, from_json, to_json
 
-SHARED = pathlib.Path(__file__).parents[2] / 'shared'
+SHARED = pathlib.Path(__file__).parents[3] / 'shared'
 BOTH = ('word_problems', 'rising')
 SOLVED = 'Final answer: '
 
@@ -79,7 +81,7 @@ def test_train_and_held_out_never_overlap(name):
     for make, where in ((prompts.demonstrations, 'train'), (prompts.verdicts, 'train'), (prompts.ranked, 'heldout')):
         found = [p.text for p in make(None, None, _key(7), tasks=(name,), n=100)]
         inside = [re.search(r'^Question: (.*)$', t, re.M)[1] if make is prompts.verdicts else t for t in found]
-        assert all(tasks.held_out(t) == (where == 'heldout') for t in inside)
+        assert all(tasks.is_held_out(t) == (where == 'heldout') for t in inside)
 
 
 def test_the_problems_of_a_draw_are_different_and_the_tasks_come_in_turn():
@@ -121,7 +123,7 @@ def test_grades_and_verdicts_agree_with_an_own_computation():
         grade, verdict = module.grade(p, response), module.check(p, response)
         assert grade == _grade(p.text, response), (p.text, response)
         assert answers.score(Response(verdict), low=0.0, high=5.0) == grade
-        assert scorers.right(p, response) == float(grade == 5.0)
+        assert scorers.correctness(p, response) == float(grade == 5.0)
         truth = _totals(p.text)[-1] if module is word_problems else _wanted(p.text)[0]
         assert f'Expected {truth}, found ' in verdict
         seen.add((p.meta['task'], grade))
@@ -202,7 +204,7 @@ def test_worked_verdicts_conclude_with_the_true_grade_of_the_response_they_were_
     grades = set()
     for p in prompts.verdicts(None, None, _key(), tasks=BOTH, n=500, template='check'):
         problem, response = re.search(r'^Question: (.*)\nAnswer: ((?:.|\n)*)$', p.text, re.M).groups()
-        assert p.text == text.fill('check', prompt=problem, response=response)
+        assert p.text == templates.render('check', prompt=problem, response=response)
         (verdict,) = p.meta['responses']
         grades.add(grade := answers.score(Response(verdict), low=0.0, high=5.0))
         assert grade == _grade(problem, response)
@@ -414,8 +416,6 @@ def sums(tmp_path_factory):
 
 READ = """
 import json, jax
-from selfrew import prompts
-from selfrew.types import to_json
 read = prompts.records(None, None, jax.random.key(0), source='tfds:tiny_sums/train')
 some = prompts.records(None, None, jax.random.key(0), source='tfds:tiny_sums/train[:3]')
 import sys
@@ -435,7 +435,7 @@ def test_a_data_set_on_disk_is_read_without_its_code_and_without_tensorflow(sums
     for p in found:
         assert p.text == f'Qué es {p.answer // 2} + {p.answer // 2}?'
         assert p.meta == {'responses': [f'{SOLVED}{p.answer}']}
-        assert scorers.right(p, p.meta['responses'][0]) == 1.0
+        assert scorers.correctness(p, p.meta['responses'][0]) == 1.0
 
 
 def test_a_data_set_needs_its_split():
@@ -470,7 +470,7 @@ ROWS = {
 }
 
 
-@pytest.mark.parametrize('name', parts.names('prompts', prompts))
+@pytest.mark.parametrize('name', binding.part_names('prompts', prompts))
 def test_every_source_of_prompts_keeps_the_contract(name, file, tiny, tmp_path, monkeypatch):
     """A list of Prompts with ids of their own, each asked by a user, each a JSON line; a function of the key."""
     entry = {'name': name} | ARGUMENTS[name]
@@ -481,7 +481,7 @@ def test_every_source_of_prompts_keeps_the_contract(name, file, tiny, tmp_path, 
         (tmp_path / 'short.jinja').write_text('{{ tasks[0] }}')
         said = [f'{word} ' * 5 for word in 'cats dogs birds trees words vowels'.split()]
         monkeypatch.setattr(prompts.generate, 'generate', lambda *a, **k: [Response('\n1. '.join(said))])
-    source = parts.bind('prompts', entry, 'here')
+    source = binding.bind('prompts', entry, 'here')
     found = source(*tiny, _key(1))
     assert found == source(*tiny, _key(1)) and len(found) == 6 == len({p.id for p in found})
     for p in found:
@@ -493,7 +493,7 @@ def test_every_source_of_prompts_keeps_the_contract(name, file, tiny, tmp_path, 
 
 def test_a_mixture_is_its_parts_one_after_the_other_each_with_draws_of_its_own():
     entry = {'name': 'demonstrations', 'tasks': ('rising',), 'n': 3}
-    found = parts.bind('prompts', {'name': 'mixture', 'prompts': (entry, entry)}, 'here')(None, None, _key())
+    found = binding.bind('prompts', {'name': 'mixture', 'prompts': (entry, entry)}, 'here')(None, None, _key())
     one, two = (
         prompts.demonstrations(None, None, jax.random.fold_in(_key(), i), tasks=('rising',), n=3) for i in range(2)
     )

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from selfrew import lm as lms
-from selfrew import log as logs
-from selfrew import answers, parts, prompts, scorers, text
-from selfrew.models import decoder, hf
+from selfrew.models import decoder, hf, language_model
+from selfrew.run import binding, turn_stats
+from selfrew.shelves import prompts, scorers
+from selfrew.tasks import answers, templates
 from selfrew.types import Judgement, Prompt, Response, Rollout, ask
 
 KEY = jax.random.key(0)
@@ -308,7 +308,7 @@ def test_a_judge_that_cannot_work_is_refused(tiny):
 # --- the shelf --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('name', parts.names('scorer', scorers))
+@pytest.mark.parametrize('name', binding.part_names('scorer', scorers))
 def test_every_scorer_keeps_the_contract(name, tiny, rewarding):
     """A judgement for each rollout, in order, with a float for each response; the same for the same key."""
     options = {'judge': JUDGE, 'composite': {'scorers': (scorers.exact_answer, scorers.length), 'weights': (1.0, 0.5)}}
@@ -334,11 +334,11 @@ def rewarding(tmp_path_factory, tiny):
     """A folder with the tiny base as a ...ForSequenceClassification whose head is random, and its parameters."""
     (lm, params), folder = tiny, str(tmp_path_factory.mktemp('reward'))
     lm.text.tokenizer.save_pretrained(folder)
-    fields = hf.read_json(lms.TINY) | {'architectures': ['LlamaForSequenceClassification'], 'id2label': {'0': 'good'}}
+    fields = hf.read_json(language_model.TINY) | {'architectures': ['LlamaForSequenceClassification'], 'id2label': {'0': 'good'}}
     config = dataclasses.replace(lm.config, scalar_head=True)
     params = params | {'scalar': jax.random.normal(jax.random.key(2), (lm.config.width, 1))}
     hf.write(folder, fields, config, params)
-    return folder, decoder.module_of(config), params
+    return folder, decoder.make_module(config), params
 
 
 def test_a_reward_is_the_scalar_at_the_end_of_the_conversation(tiny, rewarding):
@@ -352,13 +352,13 @@ def test_a_reward_is_the_scalar_at_the_end_of_the_conversation(tiny, rewarding):
     hidden, _ = module.apply(
         {'params': params}, np.array([tokens]), np.arange(n)[None], np.tril(np.ones((n, n), bool))[None]
     )
-    assert first.scores[0] == pytest.approx(float(decoder.scalar(params, hidden[0, -1:])[0]), abs=1e-4)
+    assert first.scores[0] == pytest.approx(float(decoder.scalar_value(params, hidden[0, -1:])[0]), abs=1e-4)
     assert math.isnan(first.scores[2]) and len({*first.scores[:2], *second.scores}) == 3  # too long: no verdict
 
 
 def test_a_reward_does_not_depend_on_its_batch_mates_or_the_mesh(rewarding):
     rollouts = [_rollout('4', 'four', 'It is 4, as 2 + 2 = 4.'), _rollout('5', id='q')]
-    one, other = lms.load(folder='tiny'), lms.load(folder='tiny', fsdp=4, tensor=2)
+    one, other = language_model.load(folder='tiny'), language_model.load(folder='tiny', fsdp=4, tensor=2)
     score = functools.partial(scorers.reward_model, checkpoint=rewarding[0])
     want = [j.scores for j in score(*one, rollouts, KEY)]
     found = [score(*one, [r], KEY, rows=1)[0].scores for r in rollouts]
@@ -370,11 +370,11 @@ def test_a_reward_does_not_depend_on_its_batch_mates_or_the_mesh(rewarding):
 
 def test_a_reward_model_is_looked_up_at_start(rewarding):
     entry = {'name': 'reward_model', 'checkpoint': rewarding[0]}
-    assert parts.bind('scorer', entry, 'round.scorer').keywords == {'checkpoint': rewarding[0]}
+    assert binding.bind('scorer', entry, 'round.scorer').keywords == {'checkpoint': rewarding[0]}
     with pytest.raises(ValueError, match='round.scorer .*checkpoint: tiny has no scalar head'):
-        parts.bind('scorer', entry | {'checkpoint': 'tiny'}, 'round.scorer')
+        binding.bind('scorer', entry | {'checkpoint': 'tiny'}, 'round.scorer')
     with pytest.raises(ValueError, match="checkpoint: no model folder 'nowhere'"):
-        parts.bind('scorer', entry | {'checkpoint': 'nowhere'}, 'round.scorer')
+        binding.bind('scorer', entry | {'checkpoint': 'nowhere'}, 'round.scorer')
 
 
 # --- what a turn's log says of its scores -----------------------------------------------------------------------------
@@ -387,7 +387,7 @@ def test_counts_say_how_scores_lie_and_how_far_votes_agree():
         Rollout(prompt, (Response('ab'), Response('abcd'))), (5.0, 1.0), (), ((5.0, 5.0, NAN), (0.0, 2.0))
     )
     second = Judgement(Rollout(prompt, (Response('abc'), Response('a' * 99))), (4.0, NAN), (), ((4.0,), (NAN,)))
-    found = logs.counts([prompt] * 2, [first, second], [])
+    found = turn_stats.summarize([prompt] * 2, [first, second], [])
     assert [found[f'scores/{k}'] for k in range(6)] == pytest.approx([0, 1 / 3, 0, 0, 1 / 3, 1 / 3])
     assert found['agreement'] == 0.5 and found['full_scores'] == pytest.approx(1 / 3)
     assert found['length_score'] == pytest.approx(-1.0)
@@ -396,7 +396,7 @@ def test_counts_say_how_scores_lie_and_how_far_votes_agree():
 
 def test_scores_without_votes_have_no_histogram():
     judged = Judgement(Rollout(ask('p', 'Q?'), (Response('a'), Response('b'))), (1.0, 0.0))
-    assert not {'agreement', 'scores/1', 'length_score', 'full_scores'} & set(logs.counts([0], [judged], []))
+    assert not {'agreement', 'scores/1', 'length_score', 'full_scores'} & set(turn_stats.summarize([0], [judged], []))
 
 
 # --- expected scores, and comparisons ---------------------------------------------------------------------------------
@@ -416,13 +416,13 @@ def test_an_expected_score_is_the_mean_over_what_could_stand_there(tiny):
     def scores_of(tokens, at):
         seen = jnp.tril(jnp.ones((1, 256, 256), bool))
         hidden, _ = lm.module.apply({'params': params}, tokens, jnp.arange(256)[None], seen)
-        return jax.nn.softmax(decoder.head(lm.module, params, hidden[0, at][None])[0, np.ravel(ids)])
+        return jax.nn.softmax(decoder.logits(lm.module, params, hidden[0, at][None])[0, np.ravel(ids)])
 
     apart = 0
     for d, m in zip(drawn, means):
         assert d.verdicts == m.verdicts
         for response, words, vote, mean in zip(d.rollout.responses, d.verdicts, d.votes, m.votes):
-            said = text.fill('check', prompt=d.rollout.prompt.text, response=response.text)
+            said = templates.render('check', prompt=d.rollout.prompt.text, response=response.text)
             tokens = [*lm.text.prompt(ask('', said)), *lm.text.encode(words[0][: words[0].rindex(' ')])]
             likely = scores_of(np.array([tokens + [0] * (256 - len(tokens))]), len(tokens) - 1)
             assert mean[0] == pytest.approx(float(likely @ np.arange(6.0)), abs=1e-3)
@@ -455,7 +455,7 @@ def short(tmp_path):
 
 
 def test_the_template_that_ships_shows_both_answers_and_says_how_to_conclude():
-    said = text.fill('pairwise', prompt='Q?', first='one', second='two')
+    said = templates.render('pairwise', prompt='Q?', first='one', second='two')
     assert '<answer A>one</answer A>\n<answer B>two</answer B>' in said and 'User: Q?' in said
     assert [answers.winner(Response(w)) for w in ('Winner: A', 'Winner: B', 'Winner: tie')] == [1.0, 0.0, 0.5]
     assert said.endswith('"Winner: A", "Winner: B" or "Winner: tie".')
@@ -487,7 +487,7 @@ def test_a_response_meets_each_other_one(tiny, scripted, short):
 
 def test_a_template_says_the_range_of_its_scores(tiny, scripted, tmp_path):
     lm, params = tiny
-    assert text.stated('choice') == {'low': 1, 'high': 5} and text.stated('additive') == {}
+    assert templates.constants('choice') == {'low': 1, 'high': 5} and templates.constants('additive') == {}
     path = tmp_path / 'mine.jinja'
     path.write_text('{% set high = 10 -%}{% set low = 1 -%}{% set said = response | trim -%}{{ said }}')
     scripted('Score: 0', 'Score: 10')

@@ -9,12 +9,15 @@ import jax
 import numpy as np
 import pytest
 
-from selfrew import loop, novelty, pairs, parts, prompts, scorers
+from selfrew import loop
+from selfrew.run import binding, turns
+from selfrew.shelves import pairs, prompts, scorers
+from selfrew.tasks import novelty
 from selfrew.types import Example, Judgement, Response, Rollout, ask, to_json
 
 KEY = jax.random.key(0)
 NAN = float('nan')
-TREES = pathlib.Path(__file__).parents[2] / 'shared' / 'data' / 'oasst' / 'en_100_tree.jsonl'
+TREES = pathlib.Path(__file__).parents[3] / 'shared' / 'data' / 'oasst' / 'en_100_tree.jsonl'
 
 
 # --- conversation trees -----------------------------------------------------------------------------------------------
@@ -77,7 +80,7 @@ def test_rows_that_are_no_trees_are_refused(tmp_path):
     with pytest.raises(ValueError, match='no tree: want a prompt'):
         prompts.trees(None, None, KEY, source=_file(tmp_path, {'text': 'Hi'}), part='ift', max_bad=0)
     with pytest.raises(ValueError, match="no part 'test'; there are: ift, eft, heldout"):
-        parts.bind('prompts', {'name': 'trees', 'source': _file(tmp_path, {}), 'part': 'test'}, 'x')
+        binding.bind('prompts', {'name': 'trees', 'source': _file(tmp_path, {}), 'part': 'test'}, 'x')
 
 
 @pytest.mark.skipif(not TREES.exists(), reason='the data sets are not here')
@@ -130,7 +133,7 @@ def test_more_rankings_of_a_prompt_can_be_kept():
 def _turn(**fields):
     entry = {'prompts': {'name': 'task', 'tasks': ('rising',), 'n': 1}, 'sampler': {'name': 'given'},
              'scorer': {'name': 'given'}, 'pairs': {'name': 'singles'}, 'loss': {'name': 'sft'}, 'train': {'lr': 1e-3}}  # fmt: skip
-    (turn,) = parts.turns(rounds=1, round=entry | fields)
+    (turn,) = turns.bind_turns(rounds=1, round=entry | fields)
     return turn
 
 
@@ -169,13 +172,13 @@ def test_the_longest_common_subsequence_is_that_of_the_plain_recursion():
     rng = np.random.default_rng(0)
     for _ in range(300):
         one, other = (rng.choice(list('abcde'), rng.integers(0, 90)).tolist() for _ in range(2))
-        assert novelty.common(one, other) == _longest(one, other)
+        assert novelty.common_length(one, other) == _longest(one, other)
 
 
 def test_rouge_l_by_hand():
     one, other = novelty.words('Name the capital of France.'), novelty.words('name a CAPITAL city of France')
     assert novelty.rouge_l(one, other) == pytest.approx(2 * 4 / (5 + 6))  # name capital of france
-    assert novelty.similar(one, [other], 0.7) and not novelty.similar(one, [other], 0.73)
+    assert novelty.is_similar(one, [other], 0.7) and not novelty.is_similar(one, [other], 0.73)
     assert novelty.rouge_l([], []) == 0.0 and novelty.rouge_l(one, one) == 1.0
 
 

@@ -7,11 +7,11 @@ import pathlib
 import jax
 import pytest
 
-from selfrew import prompts, rows, scorers
-from selfrew.tasks import published
+from selfrew.shelves import prompts, scorers
+from selfrew.tasks import published, records
 
 KEY = jax.random.key(0)
-DATA = pathlib.Path(__file__).parents[2] / 'shared' / 'data'
+DATA = pathlib.Path(__file__).parents[3] / 'shared' / 'data'
 
 GSM8K = {'question': 'Two and two?', 'answer': 'It is 2+2=<<2+2=4>>4.\n#### 4'}
 MATH = {'problem': 'Half of $x$?', 'solution': r'We get $\frac{x}{2}$, so $\boxed{\frac{x}{\sqrt{4}}}$.', 'level': 'Level 1'}
@@ -70,13 +70,13 @@ def test_the_verdict_is_the_forms_own(tmp_path, form, row, said, right):
     if form == 'math':
         pytest.importorskip('math_verify')
     (prompt,) = prompts.problems(None, None, KEY, source=_source(tmp_path, row), form=form)
-    assert scorers.right(prompt, said) == right
+    assert scorers.correctness(prompt, said) == right
 
 
 def test_a_reference_is_right_by_its_own_form(tmp_path):
     for form, row in (('gsm8k', GSM8K), ('math', MATH)):
         (prompt,) = prompts.problems(None, None, KEY, source=_source(tmp_path, row), form=form)
-        assert scorers.right(prompt, prompt.meta['responses'][0]) == 1.0
+        assert scorers.correctness(prompt, prompt.meta['responses'][0]) == 1.0
 
 
 def test_prompts_ask_in_the_published_format_and_in_a_users_words(tmp_path):
@@ -111,10 +111,10 @@ def test_files_of_other_kinds_are_read(tmp_path):
     assert [p.answer for p in found] == ['4', '4'] and len({p.id for p in found}) == 2
     path = tmp_path / 'set.xml'
     path.write_text('<P><Problem ID="1"><Body>B.</Body><Question>Q?</Question><Answer>2 (a)</Answer></Problem></P>')
-    assert rows.read(str(path), lambda _, row: published.read('asdiv', row), 0)[0].answer == '2'
+    assert records.read_records(str(path), lambda _, row: published.read('asdiv', row), 0)[0].answer == '2'
     path.with_suffix('.json').write_text('[1,')
     with pytest.raises(ValueError, match='is not a JSON array'):
-        rows.read(str(path.with_suffix('.json')), lambda _, row: row, 0)
+        records.read_records(str(path.with_suffix('.json')), lambda _, row: row, 0)
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason='the data sets are not here')
@@ -127,6 +127,6 @@ def test_the_sets_are_read_to_the_last_row(form, file, count):
     found = prompts.problems(None, None, KEY, source=os.path.join(DATA, file), form=form)
     assert len(found) == count == len({p.id for p in found})
     for p in found[::7]:
-        assert scorers.right(p, f'So.\nFinal answer: {p.answer}') == 1.0
-        assert all(scorers.right(p, given) == 1.0 for given in p.meta.get('responses', ()))
-        assert scorers.right(p, 'Final answer: none') == 0.0
+        assert scorers.correctness(p, f'So.\nFinal answer: {p.answer}') == 1.0
+        assert all(scorers.correctness(p, given) == 1.0 for given in p.meta.get('responses', ()))
+        assert scorers.correctness(p, 'Final answer: none') == 0.0

@@ -3,7 +3,7 @@
 A request's tokens depend on its prompt, its key and the parameters alone, never on its batch mates.
 """
 
-from selfrew.generate.engine import generate, request_keys
-from selfrew.generate.values import values
+from selfrew.engine.generate.requests import generate, request_keys
+from selfrew.engine.generate.values import values
 
 __all__ = ['generate', 'request_keys', 'values']

@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 
-from selfrew import hosts
+from selfrew.mesh import processes
 
 _open = []
 
@@ -16,14 +16,14 @@ class Journal:
     """Names and values that were put, those of a killed run included."""
 
     def __init__(self, path: str):
-        text = hosts.by_main(lambda: _text(path))
+        text = processes.on_main(lambda: _text(path))
         lines = text.split('\n')  # behind the last newline: nothing, or half a line, which is made again
         self.found = dict(json.loads(line) for line in lines[:-1])
         self._path, self._file, self._begin = path, None, len(text) - len(lines[-1])
 
     def put(self, name: str, value) -> None:
         """Adds a value. It is written once `flush` was called."""
-        if hosts.main() and self._file is None:
+        if processes.is_main() and self._file is None:
             os.makedirs(os.path.dirname(self._path), exist_ok=True)
             self._file = open(self._path, 'a', encoding='ascii')
             self._file.truncate(self._begin)
@@ -48,7 +48,7 @@ def _text(path: str) -> str:
 
 
 @contextlib.contextmanager
-def kept(path: str):
+def recording(path: str):
     """What is made inside is written to the file at `path`, and what stands there is not made again."""
     _open.append(Journal(path))
     try:

@@ -5,7 +5,7 @@ import numpy as np
 from selfrew.models import attention
 
 
-class Book:
+class PageTable:
     """Pages and slots lie in parts of the mesh, as many in each; a slot's pages lie in its part.
 
     Pages are numbered within their part. Page 0 is nobody's, see attention.Pages.

@@ -11,19 +11,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from selfrew import sharding
-from selfrew.generate import pick
+from selfrew.engine.generate import token_sampling
+from selfrew.mesh import sharding
 from selfrew.models import attention, decoder
 
 
-class Ask(NamedTuple):
+class SlotRequest(NamedTuple):
     """What is asked of each slot's sample; [A] of it come to as many slots when samples are let in."""
 
     key: Any  # [S _] uint32, the data of its key
     token: Any  # [S] int32, its prompt's last token
     filled: Any  # [S] int32, its prompt's other tokens, but for those that all prompts share
     limit: Any  # [S] int32, tokens that it may have
-    temperature: Any  # [S] float32; this and the next three: see pick.draw
+    temperature: Any  # [S] float32; this and the next three: see token_sampling.sample_tokens
     top_k: Any  # [S] int32
     top_p: Any  # [S] float32
     min_p: Any  # [S] float32
@@ -34,15 +34,15 @@ KINDS = 'uint32', 'int32', 'int32', 'int32', 'float32', 'int32', 'float32', 'flo
 
 
 class Slots(NamedTuple):
-    cache: tuple  # of dicts, see `cache`: its rows are pages
-    ask: Ask  # its token is the last one drawn, filled how many columns are in use
+    cache: tuple  # of dicts, see `empty_cache`: its rows are pages
+    ask: SlotRequest  # its token is the last one drawn, filled how many columns are in use
     produced: Any  # [S] int32
     active: Any  # [S] bool
     tokens: Any  # [S T] int32, what has been produced
     logp: Any  # [S T] float32, of each under the raw distribution, in nats
 
 
-def cache(module, dtype, rows: int, columns: int) -> tuple:
+def empty_cache(module, dtype, rows: int, columns: int) -> tuple:
     """An empty one: dicts of 'k' [X rows K H columns] and 'v' [X rows K columns H], X the layers.
 
     One of all layers, or of an unstacked module one of each layer, X = 1.
@@ -50,18 +50,18 @@ def cache(module, dtype, rows: int, columns: int) -> tuple:
     c = module.config
     stacks, layers = (1, c.layers) if module.stacked else (c.layers, 1)
     k = jnp.zeros((layers, rows, c.kv_heads, c.head_dim, columns), dtype)
-    return tuple(attention.pin({'k': k, 'v': k.swapaxes(3, 4)}, module.mesh) for _ in range(stacks))
+    return tuple(attention.constrain_cache({'k': k, 'v': k.swapaxes(3, 4)}, module.mesh) for _ in range(stacks))
 
 
 def _pinned(module, slots: Slots) -> Slots:
     """The slots as they lie: caches split, and what is small on every device, for each process reads it."""
     kept, *rest = slots
     whole = jax.tree.map(lambda x: sharding.constrain(module.mesh, x, *[None] * x.ndim), rest)
-    return Slots(tuple(attention.pin(stack, module.mesh) for stack in kept), *whole)
+    return Slots(tuple(attention.constrain_cache(stack, module.mesh) for stack in kept), *whole)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=5)
-def read(module, params, tokens_RL, start, shared, cache):
+def prefill(module, params, tokens_RL, start, shared, cache):
     """The cache with the next L tokens of each prompt, in the columns from `start` on.
 
     Rows whose prompt is shorter hold anything behind it. A prompt read in pieces does not stall the slots.
@@ -78,22 +78,22 @@ def _upto(columns: int, position_RL):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def share(module, cache) -> tuple:
+def as_prefix_cache(module, cache) -> tuple:
     """What was read in one row, as what all rows begin with."""
     lay = lambda x: sharding.constrain(module.mesh, x[:, 0], None, 'kv', None, None)  # noqa: E731
     return tuple({name: lay(x) for name, x in one.items()} for one in cache)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), static_argnames=('rows', 'pages', 'page', 'limit', 'ends', 'words'))
-def empty(module, dtype, *, rows, pages, page, limit, ends, words) -> Slots:
+def empty_slots(module, dtype, *, rows, pages, page, limit, ends, words) -> Slots:
     """Slots without samples.
 
     pages: how many there are, of `page` tokens each. limit: the longest sample. ends: how many tokens may end one.
     words: of a key's data.
     """
     i32, f32 = functools.partial(_zeros, rows, jnp.int32), functools.partial(_zeros, rows, jnp.float32)
-    ask = Ask(_zeros(rows, jnp.uint32, words), i32(), i32(), i32(), f32(), i32(), f32(), f32(), i32(ends))
-    return _pinned(module, Slots(cache(module, dtype, pages, page), ask, i32(), i32() > 0, i32(limit), f32(limit)))
+    ask = SlotRequest(_zeros(rows, jnp.uint32, words), i32(), i32(), i32(), f32(), i32(), f32(), f32(), i32(ends))
+    return _pinned(module, Slots(empty_cache(module, dtype, pages, page), ask, i32(), i32() > 0, i32(limit), f32(limit)))
 
 
 def _zeros(rows, kind, *shape):
@@ -101,7 +101,7 @@ def _zeros(rows, kind, *shape):
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
-def admit(module, slots: Slots, pool, slot_A, row_A, page_AB, ask_A: Ask) -> Slots:
+def insert(module, slots: Slots, pool, slot_A, row_A, page_AB, ask_A: SlotRequest) -> Slots:
     """The slots with new samples in `slot`, their prompts from rows of the pool; what is beyond the last is dropped.
 
     page: of each stretch of the row, counted over the whole cache; 0: nowhere.
@@ -115,7 +115,7 @@ def admit(module, slots: Slots, pool, slot_A, row_A, page_AB, ask_A: Ask) -> Slo
 def _copied(mesh, held, pool, *, row_A, page_AB):
     """A part of the cache with rows of the pool in its pages."""
     (A, B), (X, _, K, H, W) = page_AB.shape, held['k'].shape
-    if not attention.in_place(mesh):
+    if not attention.writes_in_place(mesh):
         k = pool['k'][:, row_A].reshape(X, A, K, H, B, W).transpose(0, 1, 4, 2, 3, 5)
         v = pool['v'][:, row_A].reshape(X, A, K, B, W, H).transpose(0, 1, 3, 2, 4, 5)
         return {'k': held['k'].at[:, page_AB].set(k), 'v': held['v'].at[:, page_AB].set(v)}
@@ -132,22 +132,22 @@ def _copied(mesh, held, pool, *, row_A, page_AB):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def repaged(module, part, page_DP) -> dict:
+def move_pages(module, part, page_DP) -> dict:
     """A part of the cache with other pages: of each of D parts of the mesh these of its own, [D P]."""
     D = len(page_DP)
     pick = jax.vmap(lambda x, ids: x[:, ids], in_axes=(1, 0), out_axes=1)
     apart = lambda x: x.reshape(x.shape[0], D, -1, *x.shape[2:])  # noqa: E731
     joined = lambda x: x.reshape(x.shape[0], -1, *x.shape[3:])  # noqa: E731
-    return attention.pin({name: joined(pick(apart(x), page_DP)) for name, x in part.items()}, module.mesh)
+    return attention.constrain_cache({name: joined(pick(apart(x), page_DP)) for name, x in part.items()}, module.mesh)
 
 
 @jax.jit
-def chosen(slots: Slots, slot_S) -> Slots:
+def select_slots(slots: Slots, slot_S) -> Slots:
     """Some of the slots; their cache aside."""
     return jax.tree.map(lambda x: x[slot_S], slots)
 
 
-def step(module, params, shared, slots: Slots, pages) -> Slots:
+def decode_step(module, params, shared, slots: Slots, pages) -> Slots:
     """Each slot's last token read and the next one drawn; nothing changes in slots that are not active.
 
     pages: attention.Pages, `filled` aside, with room for the token.
@@ -163,8 +163,8 @@ def step(module, params, shared, slots: Slots, pages) -> Slots:
     )  # fmt: skip
     key_S = jax.random.wrap_key_data(ask.key)
     uniform_S = jax.vmap(lambda k, t: jax.random.uniform(jax.random.fold_in(k, t)))(key_S, slots.produced)
-    logits_SV = decoder.head(module, params, hidden_S1D[:, 0])
-    token_S, logp_S = pick.draw(logits_SV, uniform_S, ask.temperature, ask.top_k, ask.top_p, ask.min_p)
+    logits_SV = decoder.logits(module, params, hidden_S1D[:, 0])
+    token_S, logp_S = token_sampling.sample_tokens(logits_SV, uniform_S, ask.temperature, ask.top_k, ask.top_p, ask.min_p)
     live_S = slots.active
     next_S = jnp.where(live_S, slots.produced, slots.tokens.shape[1])
     put = lambda x, new: x.at[jnp.arange(S), next_S].set(new, mode='drop')  # noqa: E731
@@ -176,12 +176,12 @@ def step(module, params, shared, slots: Slots, pages) -> Slots:
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=3)
-def advance(module, params, shared, slots: Slots, pages, wanted_S, floor, most) -> Slots:
+def decode(module, params, shared, slots: Slots, pages, wanted_S, floor, most) -> Slots:
     """The slots after at most `most` steps; after fewer once no more than `floor` are active.
 
     pages: see `step`, with room for so many tokens. wanted: [S] bool; what the host wants no more of stops.
     """
     going = lambda carry: (carry[0] < most) & (jnp.sum(carry[1].active) > floor)  # noqa: E731
-    one = lambda carry: (carry[0] + 1, step(module, params, shared, carry[1], pages))  # noqa: E731
+    one = lambda carry: (carry[0] + 1, decode_step(module, params, shared, carry[1], pages))  # noqa: E731
     slots = slots._replace(active=slots.active & wanted_S)
     return _pinned(module, jax.lax.while_loop(going, one, (jnp.int32(0), slots))[1])

@@ -8,9 +8,9 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from selfrew import hosts, journal
-from selfrew.generate import layout
-from selfrew.generate.work import Work
+from selfrew.engine.generate import journal, memory_plan
+from selfrew.engine.generate.scheduler import Scheduler
+from selfrew.mesh import processes
 from selfrew.types import Response
 
 
@@ -80,14 +80,14 @@ def generate(lm, params, prompts, keys, *, max_tokens, temperature=1.0, top_k=0,
       prompts: a list of tokens for each request, not empty; equal ones are read once, and what all begin with too.
       keys: [M] keys, see `request_keys`.
       max_tokens: a response is cut there (finish 'length', no end token).
-      temperature: 0 is greedy. top_k, top_p, min_p: see pick.draw.
+      temperature: 0 is greedy. top_k, top_p, min_p: see token_sampling.sample_tokens.
       stop: strings of which the first that appears ends a response; its text ends before it, its tokens with it.
       ends: tokens that end a response; None: those of the tokenizer.
-      slots: samples made at the same time, at most; None: see layout.slots_of. They change the speed and the memory,
+      slots: samples made at the same time, at most; None: see memory_plan.default_slots. They change the speed and the memory,
         not the tokens; with so many, what else stands in them, or when they are filled, changes not a bit.
       title: of the progress bar.
     All but slots and title may be lists, with a value for each request (of tuples for stop and ends). Inside of
-    `journal.kept`, responses are written down as they come, and those found there are not made again.
+    `journal.recording`, responses are written down as they come, and those found there are not made again.
     Raises ValueError where a prompt and max_tokens exceed the model's context, an option is out of range, or the cache
     does not fit.
     """
@@ -102,9 +102,9 @@ def generate(lm, params, prompts, keys, *, max_tokens, temperature=1.0, top_k=0,
                              f'{lm.config.max_length}')  # fmt: skip
     if not M:
         return []
-    plan = layout.lay_out(
-        lm, list(map(len, prompts)), [o.limit for o in asked], len(set(prompts)), slots=slots or layout.slots_of(lm, M),
-        shared=layout.common(prompts), memory=layout.budget(lm),
+    plan = memory_plan.plan(
+        lm, list(map(len, prompts)), [o.limit for o in asked], len(set(prompts)), slots=slots or memory_plan.default_slots(lm, M),
+        shared=memory_plan.shared_prefix_length(prompts), memory=memory_plan.cache_budget(lm),
     )  # fmt: skip
     words = np.asarray(jax.random.key_data(keys))
     requests = [Request(*one) for one in zip(prompts, words, asked)]
@@ -116,9 +116,9 @@ def generate(lm, params, prompts, keys, *, max_tokens, temperature=1.0, top_k=0,
     missing = out.count(None)
     if not missing:
         return out
-    shown = {'desc': title, 'unit': 'sample', 'mininterval': 1.0, 'disable': not hosts.main()}
+    shown = {'desc': title, 'unit': 'sample', 'mininterval': 1.0, 'disable': not processes.is_main()}
     with tqdm(total=M, initial=M - missing, **shown) as bar:
-        work, count = Work(lm, params, plan, requests, out.copy()), 0
+        work, count = Scheduler(lm, params, plan, requests, out.copy()), 0
         for some in work.results():
             for i, response in some:
                 out[i] = response

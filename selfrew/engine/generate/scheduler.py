@@ -7,9 +7,9 @@ import functools
 import jax
 import numpy as np
 
-from selfrew import hosts, sharding
-from selfrew.generate import layout as layouts, slots as device
-from selfrew.generate.book import Book
+from selfrew.engine.generate import memory_plan, programs
+from selfrew.engine.generate.page_table import PageTable
+from selfrew.mesh import processes, sharding
 from selfrew.models import decoder
 from selfrew.types import Response
 
@@ -31,7 +31,7 @@ def _stopped(text, tokens, stop: tuple, since: int) -> tuple[int, str] | None:
     return None
 
 
-_empty_pool = functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))(device.cache)
+_empty_pool = functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))(programs.empty_cache)
 
 
 def _read_shared(lm, params, tokens):
@@ -42,8 +42,8 @@ def _read_shared(lm, params, tokens):
     chunk = next(n for n in (256, 128, 64, 32) if len(tokens) % n == 0)
     for at in range(0, len(tokens), chunk):
         one = lm.whole(np.array([tokens[at : at + chunk]], np.int32))
-        pool = device.read(lm.module, params, one, np.int32(at), None, pool)
-    return device.share(lm.module, pool)
+        pool = programs.prefill(lm.module, params, one, np.int32(at), None, pool)
+    return programs.as_prefix_cache(lm.module, pool)
 
 
 class Reader:
@@ -52,7 +52,7 @@ class Reader:
     wanted: whether any of them is; else the reading is only counted.
     """
 
-    def __init__(self, lm, layout: layouts.Layout, groups, wanted: bool):
+    def __init__(self, lm, layout: memory_plan.MemoryPlan, groups, wanted: bool):
         self.groups, self.at, self._chunk = groups, 0, layout.chunk
         self._whole = max(len(prompt) for prompt, _ in groups) - 1 - layout.shared
         self._tokens = np.full((layout.prompts, layout.pool), lm.text.pad, np.int32)
@@ -69,11 +69,11 @@ class Reader:
     def go_on(self, params, shared) -> None:
         if self.cache is not None:
             tokens = self._lm.rows(self._tokens[:, self.at : self.at + self._chunk])
-            self.cache = device.read(self._lm.module, params, tokens, np.int32(self.at), shared, self.cache)
+            self.cache = programs.prefill(self._lm.module, params, tokens, np.int32(self.at), shared, self.cache)
         self.at += self._chunk
 
 
-class Work:
+class Scheduler:
     """Requests on their way: waiting to be read, being read, ready to be let in, in a slot. `results` is all there is.
 
     The cache gets more pages as samples grow; and on a CPU, where a step takes as long as it has slots, there are fewer
@@ -83,14 +83,14 @@ class Work:
     where there is nothing else in the slots, these are counted, not made.
     """
 
-    def __init__(self, lm, params, layout: layouts.Layout, requests, made):
+    def __init__(self, lm, params, layout: memory_plan.MemoryPlan, requests, made):
         """made: each request's response, or None."""
         longest = max(r.asked.limit for r in requests)
-        self._flops = 2 * (decoder.weights(lm.module) + lm.config.vocab * lm.config.width)  # of a slot's step
-        alone = layouts.alone_on_cpu(lm)
+        self._flops = 2 * (decoder.count_weights(lm.module) + lm.config.vocab * lm.config.width)  # of a slot's step
+        alone = memory_plan.is_single_cpu(lm)
         self._shrinks = alone and layout.slots > FEWER[0] and layout.slots * self._flops * longest >= SPARED
         if alone:
-            params = decoder.unstacked(lm.module, params)
+            params = decoder.unstack(lm.module, params)
             lm = dataclasses.replace(lm, module=lm.module.clone(stacked=False))
         self.lm, self.params, self.layout, self.requests, self.made = lm, params, layout, requests, made
         # How many tokens of each request's prompt lie in its slot's pages; and how many its sample may have.
@@ -104,13 +104,13 @@ class Work:
         self.shared = _read_shared(lm, params, requests[0].prompt[: layout.shared])
         self.ends = max(1, *(len(r.asked.ends) for r in requests))
         S = layout.slots
-        self.book = Book(S, layout.blocks, layout.page, 1, sharding.row_count(lm.mesh))
+        self.book = PageTable(S, layout.blocks, layout.page, 1, sharding.row_shards(lm.mesh))
         first = [i for _, members in order for i in members][:S]
         tokens = np.zeros(S, np.int64)
         tokens[: len(first)] = self._lengths[first] + np.minimum(BURST, self._limits[first])
-        least = min(self._all_pages(), SMALL // (layout.page * layouts.row_bytes(lm)))
+        least = min(self._all_pages(), SMALL // (layout.page * memory_plan.column_bytes(lm)))
         self.book.pack(np.arange(S), self._pages(max(self.book.wanted(self.book.blocks(tokens)), least)))
-        self.state = device.empty(
+        self.state = programs.empty_slots(
             lm.module, lm.cache_dtype, rows=S, pages=self.book.pages * self.book.parts, page=layout.page,
             limit=layout.limit, ends=self.ends, words=len(requests[0].words),
         )  # fmt: skip
@@ -159,7 +159,7 @@ class Work:
             return
         keep = np.sort(np.argsort(~busy, kind='stable')[:S])
         self._repage(keep, min(self.book.pages, self._all_pages(S)))
-        rest = device.chosen(self.state._replace(cache=()), keep.astype(np.int32))
+        rest = programs.select_slots(self.state._replace(cache=()), keep.astype(np.int32))
         self.state = rest._replace(cache=self.state.cache)
         for name in ('holds', 'produced', 'searched', 'unseen', 'hidden'):
             setattr(self, name, getattr(self, name)[keep])
@@ -189,9 +189,9 @@ class Work:
         content, parts = self.book.pack(slots, pages), list(self.state.cache)
         self.state = self.state._replace(cache=())
         for i in range(len(parts)):  # one after the other, so that no more than one lies in memory twice
-            parts[i] = device.repaged(self.lm.module, parts[i], content)
+            parts[i] = programs.move_pages(self.lm.module, parts[i], content)
         self.state = self.state._replace(cache=tuple(parts))
-        hosts.trim()
+        processes.release_freed_memory()
 
     def _advance(self, busy, floor: int, most: int) -> np.ndarray:
         """Makes tokens in the busy slots. Returns which are still at it, [S] bool."""
@@ -205,7 +205,7 @@ class Work:
                 rest = np.maximum(rest - 1, 0)
             self.unseen = np.where(self.hidden, self.produced, self.unseen)
             return rest > 0
-        self.state = device.advance(
+        self.state = programs.decode(
             self.lm.module, self.params, self.shared, self.state, self.book.device(), busy, np.int32(floor),
             np.int32(most),
         )  # fmt: skip
@@ -266,19 +266,19 @@ class Work:
         pool = pool or _empty_pool(self.lm.module, self.lm.cache_dtype, self.layout.prompts, self.layout.pool)
         slots, S, rest = [slot for slot, _, _ in here], len(self.holds), A - len(here)
         B, asked = self.layout.pool // self.layout.page, [self._asked(slot, i) for slot, i, _ in here]
-        ask = device.Ask(*(np.array(x, kind) for x, kind in zip(zip(*asked, *asked[:1] * rest), device.KINDS)))
+        ask = programs.SlotRequest(*(np.array(x, kind) for x, kind in zip(zip(*asked, *asked[:1] * rest), programs.KINDS)))
         pages = np.zeros((A, B), np.int32)
         pages[: len(here)] = [self.book.places(slot, B) for slot in slots]
         row = np.array([row for _, _, row in here] + [0] * rest, np.int32)
         slot = np.array(slots + [S] * rest, np.int32)  # beyond the last slot: dropped
-        self.state = device.admit(self.lm.module, self.state, pool, slot, row, pages, ask)
+        self.state = programs.insert(self.lm.module, self.state, pool, slot, row, pages, ask)
 
-    def _asked(self, slot: int, i: int) -> device.Ask:
+    def _asked(self, slot: int, i: int) -> programs.SlotRequest:
         """What is asked of a slot; of a ghost only that it takes as long as its sample took."""
         request, ghost = self.requests[i], self.made[i] is not None
         o, ends = request.asked, () if ghost else request.asked.ends
         filled, limit = (0, self._rest(slot)) if ghost else (self._lengths[i], o.limit)
-        return device.Ask(request.words, request.prompt[-1], filled, limit, o.temperature, o.top_k, o.top_p, o.min_p,
+        return programs.SlotRequest(request.words, request.prompt[-1], filled, limit, o.temperature, o.top_k, o.top_p, o.min_p,
                           ends + (-1,) * (self.ends - len(ends)))  # fmt: skip
 
     def _collect(self, busy, active, strings: bool) -> list:

@@ -8,7 +8,7 @@ BLOCK = 128  # probabilities are summed in blocks: a token is found in two small
 ONE = int(np.float32(1.0).view(np.int32))
 
 
-def draw(logits_RV, uniform_R, temperature_R, top_k_R, top_p_R, min_p_R):
+def sample_tokens(logits_RV, uniform_R, temperature_R, top_k_R, top_p_R, min_p_R):
     """A token for each row by inverse CDF, and its log-probability under the raw distribution, in nats.
 
     Args:
