@@ -1,30 +1,45 @@
-"""What the configs share: the tiny base, the two built-in tasks, the held-out evaluations. Data only, no jax."""
+"""What the configs share: the tiny base, the two built-in tasks, the held-out evaluations. Data
+only, no jax.
+"""
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 TASKS = ('word_problems', 'rising')
-ANSWER, VERDICT = 40, 56  # tokens that the longest answer and the longest verdict of the built-in tasks need
+ANSWER, VERDICT = (
+    40,
+    56,
+)  # tokens that the longest answer and the longest verdict of the built-in tasks need
 
 
 def get(**fields) -> ConfigDict:
     """A config over the tiny base and the built-in tasks; `fields` replace or add."""
-    return ConfigDict({
-        'seed': 0,
-        'model': model(),
-        'mesh': {'data': 1, 'fsdp': 1, 'tensor': 1},
-        'evals': {'accuracy': accuracy()},
-        **fields,
-    })  # fmt: skip
+    return ConfigDict(
+        {
+            'seed': 0,
+            'model': model(),
+            'mesh': {'data': 1, 'fsdp': 1, 'tensor': 1},
+            'evals': {'accuracy': accuracy()},
+            **fields,
+        }
+    )
 
 
 def model() -> dict:
     """The base that ships; what each field means is in selfrew.models.language_model.load."""
     return {
-        'folder': 'tiny', 'dtype': 'float32', 'params': 'float32', 'max_length': placeholder(int), 'attention': 'xla',
-        'remat': 'none', 'cache': placeholder(str), 'cache_gib': placeholder(float), 'chat_template': placeholder(str),
-        'lora': 0, 'lora_alpha': 16.0,
-    }  # fmt: skip
+        'folder': 'tiny',
+        'dtype': 'float32',
+        'params': 'float32',
+        'max_length': placeholder(int),
+        'attention': 'xla',
+        'remat': 'none',
+        'cache': placeholder(str),
+        'cache_gib': placeholder(float),
+        'chat_template': placeholder(str),
+        'lora': 0,
+        'lora_alpha': 16.0,
+    }
 
 
 def accuracy(n: int = 1000) -> dict:
@@ -49,8 +64,17 @@ def judge(votes: int, n: int = 150) -> dict:
 
 def judging(votes: int) -> dict:
     """The model as its own judge."""
-    return {'name': 'judge', 'template': 'check', 'votes': votes, 'temperature': 0.7, 'top_k': 0, 'top_p': 1.0,
-            'min_p': 0.0, 'max_tokens': VERDICT, 'slots': placeholder(int)}  # fmt: skip
+    return {
+        'name': 'judge',
+        'template': 'check',
+        'votes': votes,
+        'temperature': 0.7,
+        'top_k': 0,
+        'top_p': 1.0,
+        'min_p': 0.0,
+        'max_tokens': VERDICT,
+        'slots': placeholder(int),
+    }
 
 
 def fresh(n: int, answers: bool = False) -> dict:
@@ -60,8 +84,17 @@ def fresh(n: int, answers: bool = False) -> dict:
 
 def sampling(n: int) -> dict:
     """Samples of the policy."""
-    return {'name': 'sample', 'n': n, 'temperature': 1.0, 'top_k': 0, 'top_p': 1.0, 'min_p': 0.0, 'stop': (),
-            'max_tokens': ANSWER, 'slots': placeholder(int)}  # fmt: skip
+    return {
+        'name': 'sample',
+        'n': n,
+        'temperature': 1.0,
+        'top_k': 0,
+        'top_p': 1.0,
+        'min_p': 0.0,
+        'stop': (),
+        'max_tokens': ANSWER,
+        'slots': placeholder(int),
+    }
 
 
 def imitate(*sources: dict, lr: float, epochs: int = 1, max_steps: int | None = None) -> dict:
@@ -72,7 +105,9 @@ def imitate(*sources: dict, lr: float, epochs: int = 1, max_steps: int | None = 
         'scorer': {'name': 'given'},
         'pairs': {'name': 'singles'},
         'loss': {'name': 'sft', 'mean': 'token'},
-        'train': training(lr=lr, batch=32, epochs=epochs, schedule='cosine', final=0.1, max_steps=max_steps),
+        'train': training(
+            lr=lr, batch=32, epochs=epochs, schedule='cosine', final=0.1, max_steps=max_steps
+        ),
     }
 
 
@@ -89,7 +124,13 @@ def eft(n: int) -> dict:
 def training(**fields) -> dict:
     """How a turn trains. row_length suits the built-in tasks."""
     optimizer = {'name': 'adamw', 'weight_decay': 0.0, 'clip': 1.0}
-    same = {'row_length': 256, 'accumulate': 1, 'reference': 'exact', 'max_gap': 0.01, 'warmup': 0.05}
+    same = {
+        'row_length': 256,
+        'accumulate': 1,
+        'reference': 'exact',
+        'max_gap': 0.01,
+        'warmup': 0.05,
+    }
     return {**same, 'optimizer': optimizer, **fields}
 
 

@@ -1,13 +1,16 @@
-"""Iterative Reasoning Preference Optimization (arXiv 2404.19733) on the tiny base: right against wrong answers.
+"""Iterative Reasoning Preference Optimization (arXiv 2404.19733) on the tiny base: right against
+wrong answers.
 
     python -m selfrew.main --config=configs/irpo.py --workdir=runs/irpo
 
-Held-out accuracy, seed 0, 1,000 problems: 0.351 → 0.900, 0.884, 0.865, 0.876 (± 0.02): the first round closes the gap.
-Five minutes on two cores, with another run beside. experiments/irpo has it with fewer prompts and a smaller learning rate.
+Held-out accuracy, seed 0, 1,000 problems: 0.351 → 0.900, 0.884, 0.865, 0.876 (± 0.02): the first
+round closes the gap. Five minutes on two cores, with another run beside. experiments/irpo has it
+with fewer prompts and a smaller learning rate.
 
-":gsm8k", ":math" and ":arc" are the paper's runs on Llama-2-70B-Chat, with its numbers (§3). They want the sets' training
-rows as files, gsm8k.jsonl, math.jsonl and arc.jsonl (prompts.problems says in which forms), and math_shots.jsonl with the
-four solved problems that MATH's prompts show; and the test rows as gsm8k_test.jsonl and so on. What they need of a TPU:
+":gsm8k", ":math" and ":arc" are the paper's runs on Llama-2-70B-Chat, with its numbers (§3). They
+want the sets' training rows as files, gsm8k.jsonl, math.jsonl and arc.jsonl (prompts.problems says
+in which forms), and math_shots.jsonl with the four solved problems that MATH's prompts show; and
+the test rows as gsm8k_test.jsonl and so on. What they need of a TPU:
 
     python -m selfrew.plan --config=configs/irpo.py:gsm8k --topology=v5p:4x4x4
 """
@@ -35,26 +38,43 @@ def get_config(arg: str = ''):
             'sampler': {'name': 'sample', 'n': 8, 'max_tokens': base.ANSWER},
             'scorer': {'name': 'exact_answer'},
             'pairs': {'name': 'right_vs_wrong', 'count': 3},
-            'loss': {'name': 'dpo', 'beta': 0.1, 'nll': 5.0},  # the paper's α is 1; the tiny base wants a firmer hold
+            'loss': {
+                'name': 'dpo',
+                'beta': 0.1,
+                'nll': 5.0,
+            },  # the paper's α is 1; the tiny base wants a firmer hold
             'train': base.training(lr=1e-4, batch=32),
         },
-        by_round={'sampler': {'temperature': (1.0, 1.0, 1.2)}},  # the paper warms up in its later rounds too
+        by_round={
+            'sampler': {'temperature': (1.0, 1.0, 1.2)}
+        },  # the paper warms up in its later rounds too
         evals={'accuracy': base.accuracy(40 if small else 1000)},
     )
 
 
 def at_scale(task: str):
-    """The paper's runs. It chose a round's number of updates on held-out rows, and then trained on all of them."""
+    """The paper's runs. It chose a round's number of updates on held-out rows, and then trained on
+    all of them.
+    """
     rows, n, pairs, temperatures, updates = PAPER[task]
     write = {'name': 'sample', 'max_tokens': 512 if task == 'arc' else 1024, 'slots': 256}
-    problems = {'name': 'problems', 'form': task, 'shots': 'math_shots.jsonl' if task == 'math' else None}
+    problems = {
+        'name': 'problems',
+        'form': task,
+        'shots': 'math_shots.jsonl' if task == 'math' else None,
+    }
     test = problems | {'source': f'{task}_test.jsonl'}
     judged = {'scorer': {'name': 'exact_answer'}}
     return base.get(
         rounds=len(temperatures),
         keep_states=1,
-        model=base.model() | models.get('llama2_70b_chat') | {
-            'dtype': 'bfloat16', 'params': 'bfloat16', 'max_length': 4096, 'remat': 'full',
+        model=base.model()
+        | models.get('llama2_70b_chat')
+        | {
+            'dtype': 'bfloat16',
+            'params': 'bfloat16',
+            'max_length': 4096,
+            'remat': 'full',
         },
         mesh={'data': 1, 'fsdp': -1, 'tensor': 4},
         round={
@@ -65,11 +85,23 @@ def at_scale(task: str):
             'pairs': {'name': 'right_vs_wrong', 'count': pairs, 'gold': task == 'gsm8k'},
             'max_examples': 60_000,
             'loss': {'name': 'dpo', 'beta': 0.1, 'nll': 1.0},
-            'train': base.training(lr=7e-7, batch=16, max_steps=updates, epochs=2, row_length=4096, warmup=0.0),
+            'train': base.training(
+                lr=7e-7, batch=16, max_steps=updates, epochs=2, row_length=4096, warmup=0.0
+            ),
         },
         by_round={'sampler': {'temperature': temperatures}},
         evals={
-            'accuracy': {'name': 'accuracy', 'prompts': test, 'sampler': write | {'n': 1, 'temperature': 0.0}, **judged},
-            'majority': {'name': 'majority', 'prompts': test, 'sampler': write | {'n': 32, 'temperature': 0.8}, **judged},
+            'accuracy': {
+                'name': 'accuracy',
+                'prompts': test,
+                'sampler': write | {'n': 1, 'temperature': 0.0},
+                **judged,
+            },
+            'majority': {
+                'name': 'majority',
+                'prompts': test,
+                'sampler': write | {'n': 32, 'temperature': 0.8},
+                **judged,
+            },
         },
-    )  # fmt: skip
+    )

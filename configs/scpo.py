@@ -1,15 +1,18 @@
-"""Self-Consistency Preference Optimization (arXiv 2411.04109) on the tiny base: the most common answer against the rarest.
+"""Self-Consistency Preference Optimization (arXiv 2411.04109) on the tiny base: the most common
+answer against the rarest.
 
     python -m selfrew.main --config=configs/scpo.py --workdir=runs/scpo
 
-Held-out accuracy, seed 0, 1,000 word problems: 0.595 → 0.480, 0.424; of the majority of 8 samples 0.387 → 0.345, 0.316
-(± 0.03). It gets worse, as it must here: the base was taught by demonstrators who stop early half of the time, so that its
-most common answer is right less often than its greedy one. A model whose majority is no better than itself is not for this
-method. A minute on two cores, with other work beside.
+Held-out accuracy, seed 0, 1,000 word problems: 0.595 → 0.480, 0.424; of the majority of 8 samples
+0.387 → 0.345, 0.316 (± 0.03). It gets worse, as it must here: the base was taught by demonstrators
+who stop early half of the time, so that its most common answer is right less often than its greedy
+one. A model whose majority is no better than itself is not for this method. A minute on two cores,
+with other work beside.
 
-No truth is asked: a response's score is the share of samples that end with its answer, and a pair weighs as much as its
-scores differ. Of the paper, the eight more samples at temperature 1.2, for the rejected side alone, are missing, and the
-new problems that the model makes up. Only word problems: of rising numbers no two answers are the same.
+No truth is asked: a response's score is the share of samples that end with its answer, and a pair
+weighs as much as its scores differ. Of the paper, the eight more samples at temperature 1.2, for
+the rejected side alone, are missing, and the new problems that the model makes up. Only word
+problems: of rising numbers no two answers are the same.
 """
 
 from configs import base
@@ -34,6 +37,10 @@ def get_config(arg: str = ''):
         by_round={'pairs': {'at_least': (0.5, 0.7)}},
         evals={
             'accuracy': accuracy,
-            'majority': accuracy | {'name': 'majority', 'sampler': base.sampling(8) | {'temperature': 0.7, 'top_p': 0.9}},
+            'majority': accuracy
+            | {
+                'name': 'majority',
+                'sampler': base.sampling(8) | {'temperature': 0.7, 'top_p': 0.9},
+            },
         },
     )

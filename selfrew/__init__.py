@@ -4,8 +4,8 @@
     rollouts = lm.generate(params, ['Why is the sky blue?'], n=4)
     selfrew.save('out', lm, params)
 
-The map of the package is in README.md. Importing this module loads nothing else: `load` and `save` come from
-`selfrew.api` when they are first asked for.
+The map of the package is in README.md. Importing this module loads nothing else: `load` and `save`
+come from `selfrew.api` when they are first asked for.
 """
 
 __version__ = '0.1.0'

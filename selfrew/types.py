@@ -1,13 +1,13 @@
 """The nouns, and the legend of axis letters. Layer 0: imports nothing of selfrew.
 
-Left of `encode` (host, text): Prompt, Response, Rollout, Judgement, Example. Each is a frozen dataclass and one
-JSON line. Right of it (device, fixed shapes): Batch, Forward, State.
+Left of `encode` (host, text): Prompt, Response, Rollout, Judgement, Example. Each is a frozen
+dataclass and one JSON line. Right of it (device, fixed shapes): Batch, Forward, State.
 
 Axis letters, as suffixes of array names:
   B examples of an update   N responses of an example   R rows   L tokens of a row
   P parts of the rows, as many in each   S selected tokens of a part
-  T time in decoding   C columns of a cache   V vocabulary   D width   K key/value heads   G queries a key head
-  H features of a head      F features of the MLP
+  T time in decoding   C columns of a cache   V vocabulary   D width   K key/value heads   G queries
+  a key head H features of a head      F features of the MLP
 """
 
 import dataclasses
@@ -19,12 +19,16 @@ from typing import Any, NamedTuple
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-    """What a model is asked. `messages` are chat turns {'role', 'content'}, the last one the user's."""
+    """What a model is asked. `messages` are chat turns {'role', 'content'}, the last one the
+    user's.
+    """
 
     id: str
     messages: tuple
     answer: Any = None  # ground truth; None where there is none, or where training must not see it
-    meta: dict = dataclasses.field(default_factory=dict)  # 'task', 'responses' (given ones), 'grades', …
+    meta: dict = dataclasses.field(
+        default_factory=dict
+    )  # 'task', 'responses' (given ones), 'grades', …
 
     @property
     def text(self) -> str:
@@ -41,12 +45,16 @@ def ask(id: str, text: str, answer: Any = None, **meta) -> Prompt:
 
 @dataclasses.dataclass(frozen=True)
 class Response:
-    """One answer. `tokens` are exactly what was sampled, the end token included where finish is 'stop'."""
+    """One answer. `tokens` are exactly what was sampled, the end token included where finish is
+    'stop'.
+    """
 
     text: str
     tokens: tuple = ()  # empty: not sampled but given as text; encode tokenises it
     finish: str = 'stop'  # 'stop': ended by itself; 'length': cut by the limit
-    logp: float | None = None  # nats, summed over tokens, raw distribution (temperature 1, no truncation)
+    logp: float | None = (
+        None  # nats, summed over tokens, raw distribution (temperature 1, no truncation)
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +80,9 @@ class Example:
     prompt: Prompt
     responses: tuple  # (N,) of Response
     scores: tuple = ()  # (N,) float
-    weight: float = 1.0  # multiplies the example's loss (ScPO's vote margin); the mean still counts it as one
+    weight: float = (
+        1.0  # multiplies the example's loss (ScPO's vote margin); the mean still counts it as one
+    )
 
 
 def to_json(noun) -> dict:
@@ -112,9 +122,13 @@ def from_json(kind: type, d: dict):
         return _rollout(d)
     if kind is Judgement:
         verdicts = tuple(tuple(v) for v in d['verdicts'])
-        return Judgement(_rollout(d['rollout']), _floats(d['scores']), verdicts, tuple(map(_floats, d['votes'])))
+        return Judgement(
+            _rollout(d['rollout']), _floats(d['scores']), verdicts, tuple(map(_floats, d['votes']))
+        )
     if kind is Example:
-        return Example(_prompt(d['prompt']), _responses(d['responses']), _floats(d['scores']), d['weight'])
+        return Example(
+            _prompt(d['prompt']), _responses(d['responses']), _floats(d['scores']), d['weight']
+        )
     raise TypeError(f'no noun {kind}; there are: Prompt, Rollout, Judgement, Example')
 
 
@@ -122,10 +136,12 @@ def from_json(kind: type, d: dict):
 
 
 class Batch(NamedTuple):
-    """The examples of one update as packed rows: a prompt once, its N responses after it as branches.
+    """The examples of one update as packed rows: a prompt once, its N responses after it as
+    branches.
 
-    A token sees its own document's prompt and its own branch, causally; a branch's positions continue the prompt's.
-    Rows lie in P parts, as the mesh splits them; a part's selected tokens are of its own rows.
+    A token sees its own document's prompt and its own branch, causally; a branch's positions
+    continue the prompt's. Rows lie in P parts, as the mesh splits them; a part's selected tokens
+    are of its own rows.
     """
 
     tokens: Any  # [R L] int32
@@ -144,9 +160,11 @@ class Batch(NamedTuple):
 
 
 class Forward(NamedTuple):
-    """What a loss unpacks. All float32; sums are over a response's tokens, 0 where there is no such response.
+    """What a loss unpacks. All float32; sums are over a response's tokens, 0 where there is no such
+    response.
 
-    From `entropy` on: None where the loss does not ask (see loss_contract.requested_fields); what each is: see logprobs.measure.
+    From `entropy` on: None where the loss does not ask (see loss_contract.requested_fields); what
+    each is: see logprobs.measure.
     """
 
     logp: Any  # [B N] nats, summed

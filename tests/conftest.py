@@ -1,4 +1,6 @@
-"""What all tests share: eight fake devices, strict ranks, the tiny base, one small round of training."""
+"""What all tests share: eight fake devices, strict ranks, the tiny base, one small round of
+training.
+"""
 
 import atexit
 import os
@@ -8,17 +10,25 @@ import sys
 import tempfile
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:  # what one worker compiles, the other finds, and what tests start
+if (
+    'JAX_COMPILATION_CACHE_DIR' not in os.environ
+):  # what one worker compiles, the other finds, and what tests start
     os.environ['JAX_COMPILATION_CACHE_DIR'] = tempfile.mkdtemp(prefix='selfrew-programs-')
-    os.environ['JAX_COMPILATION_CACHE_MAX_SIZE'] = str(8 << 30)  # with a limit, it is locked while it is written
+    os.environ['JAX_COMPILATION_CACHE_MAX_SIZE'] = str(
+        8 << 30
+    )  # with a limit, it is locked while it is written
     os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.3'
     atexit.register(shutil.rmtree, os.environ['JAX_COMPILATION_CACHE_DIR'], ignore_errors=True)
-os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_force_host_platform_device_count=8'.strip()
+os.environ['XLA_FLAGS'] = (
+    f'{os.environ.get("XLA_FLAGS", "")} --xla_force_host_platform_device_count=8'.strip()
+)
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # for configs and experiments, as main does
+sys.path.insert(
+    0, str(pathlib.Path(__file__).parent.parent)
+)  # for configs and experiments, as main does
 
-import jax  # noqa: E402
-import pytest  # noqa: E402
+import jax
+import pytest
 
 from selfrew.models import language_model
 
@@ -33,11 +43,11 @@ def tiny():
 
 @pytest.fixture(autouse=True, scope='module')
 def _forget_programs():
-    """Linux maps at most 65,530 pieces of memory for a process, and each compiled program is some: forgotten in time."""
+    """Linux maps at most 65,530 pieces of memory for a process, and each compiled program is some:
+    forgotten in time.
+    """
     yield
     if os.path.exists('/proc/self/maps'):
         with open('/proc/self/maps') as file:
             if sum(1 for _ in file) > 20_000:
                 jax.clear_caches()
-
-

@@ -1,4 +1,6 @@
-"""The house: a package imports from strictly lower layers, never sideways, and nobody's private names."""
+"""The house: a package imports from strictly lower layers, never sideways, and nobody's private
+names.
+"""
 
 import ast
 import pathlib
@@ -71,7 +73,9 @@ def test_nobody_imports_a_private_name_of_another_module():
 
 
 def _private_uses(path: pathlib.Path):
-    """Attributes with a leading underscore of modules of selfrew that a file imports: `trainer._step`."""
+    """Attributes with a leading underscore of modules of selfrew that a file imports:
+    `trainer._step`.
+    """
     tree = ast.parse(path.read_text())
     modules = {
         alias.asname or alias.name
@@ -82,7 +86,11 @@ def _private_uses(path: pathlib.Path):
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             private = node.attr.startswith('_') and not node.attr.startswith('__')
-            if private and node.attr not in ('_replace', '_asdict', '_fields') and node.value.id in modules:
+            if (
+                private
+                and node.attr not in ('_replace', '_asdict', '_fields')
+                and node.value.id in modules
+            ):
                 yield f'{node.value.id}.{node.attr}'
 
 
@@ -105,6 +113,8 @@ def test_types_import_nothing_of_the_house():
 def test_configs_import_no_jax():
     for path in (ROOT.parent / 'configs').rglob('*.py'):
         nodes = list(ast.walk(ast.parse(path.read_text())))
-        names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+        names = {
+            alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names
+        }
         names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
         assert {name.split('.')[0] for name in names} <= {'ml_collections', 'configs', 'copy'}, path

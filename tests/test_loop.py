@@ -18,7 +18,9 @@ from selfrew.engine.generate import journal
 from selfrew.run import binding, checkpoint, stage, turns
 
 ROOT = pathlib.Path(__file__).parent.parent
-CONFIGS = sorted(p.stem for p in (ROOT / 'configs').glob('*.py') if p.stem not in ('__init__', 'base'))
+CONFIGS = sorted(
+    p.stem for p in (ROOT / 'configs').glob('*.py') if p.stem not in ('__init__', 'base')
+)
 TIMES = ('seconds', 'compiled', 'tokens_per_s')
 
 
@@ -31,7 +33,9 @@ def _run(config, workdir):
 
 
 def _turns(config):
-    return turns.bind_turns(**{k: config[k] for k in ('rounds', 'round', 'start', 'by_round') if k in config})
+    return turns.bind_turns(
+        **{k: config[k] for k in ('rounds', 'round', 'start', 'by_round') if k in config}
+    )
 
 
 def _json(*path):
@@ -54,7 +58,11 @@ def test_every_config_runs_to_its_end(name, tmp_path):
     table = _run(config, tmp_path)
     for turn in _turns(config):
         stats = _json(tmp_path, 'rounds', turn.name, 'turn.json')
-        assert stats['steps'] > 0 and stats['examples'] > 0 and stats['too_long'] == stats['dropped'] == 0
+        assert (
+            stats['steps'] > 0
+            and stats['examples'] > 0
+            and stats['too_long'] == stats['dropped'] == 0
+        )
         assert stats['gap_max'] is None or stats['gap_max'] < 1e-4
         rows = [row for row in _metrics(tmp_path) if row['turn'] == turn.name and 'loss' in row]
         assert len(rows) == stats['steps'] and all(np.isfinite(row['loss']) for row in rows)
@@ -67,14 +75,18 @@ def test_every_config_runs_to_its_end(name, tmp_path):
     for row in rounds:
         for test in config['evals']:
             assert row[f'{test}_low'] <= row[test] <= row[f'{test}_high']
-    assert len(table.splitlines()) == 1 + len(rounds) and os.path.getsize(tmp_path / 'curve.png') > 0
+    assert (
+        len(table.splitlines()) == 1 + len(rounds) and os.path.getsize(tmp_path / 'curve.png') > 0
+    )
 
 
 # --- killed and started again -----------------------------------------------------------------------------------------
 
 
 def _small(rounds=2, **fields):
-    """The quickstart with the least of everything. Lengths judge, not the model: there is always something to learn."""
+    """The quickstart with the least of everything. Lengths judge, not the model: there is always
+    something to learn.
+    """
     config = _config('quickstart')
     short = {'max_tokens': 12, 'slots': 8}
     turn, evals = config['round'], config['evals']
@@ -94,7 +106,9 @@ def _small(rounds=2, **fields):
 
 @pytest.fixture(scope='module', autouse=True)
 def _one_load():
-    """Runs share the module, so that their programs are compiled once; each writes over parameters of its own."""
+    """Runs share the module, so that their programs are compiled once; each writes over parameters
+    of its own.
+    """
     once = functools.cache(loop.language_model.load)
 
     def load(**fields):
@@ -115,7 +129,11 @@ def whole(tmp_path_factory):
 
 def _files(workdir):
     """Everything that a run wrote for good, byte for byte: stages, evaluations, manifests."""
-    found = [f for kind in ('*.jsonl', 'evals.json', 'manifest.json') for f in glob.glob(f'{workdir}/rounds/*/{kind}')]
+    found = [
+        f
+        for kind in ('*.jsonl', 'evals.json', 'manifest.json')
+        for f in glob.glob(f'{workdir}/rounds/*/{kind}')
+    ]
     return {os.path.relpath(f, workdir): pathlib.Path(f).read_bytes() for f in found}
 
 
@@ -126,20 +144,29 @@ def _assert_like(workdir, whole):
     for turn in _turns(_small()):
         optimizer = train_state.cached_optimizer(turn.train.keywords['optimizer'])
         folders = [stage.Folder(str(f), turn.name) for f in (workdir, whole)]
-        jax.tree.map(np.testing.assert_array_equal, *(checkpoint.restore(lm, f, optimizer, params) for f in folders))
-        one, other = ({k: v for k, v in _json(f.path, 'turn.json').items() if k not in TIMES} for f in folders)
+        jax.tree.map(
+            np.testing.assert_array_equal,
+            *(checkpoint.restore(lm, f, optimizer, params) for f in folders),
+        )
+        one, other = (
+            {k: v for k, v in _json(f.path, 'turn.json').items() if k not in TIMES} for f in folders
+        )
         assert one == other
 
 
 def _said(workdir):
     """The metrics but for the clock."""
-    return [{k: v for k, v in row.items() if k.split('/')[-1] not in TIMES} for row in _metrics(workdir)]
+    return [
+        {k: v for k, v in row.items() if k.split('/')[-1] not in TIMES} for row in _metrics(workdir)
+    ]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('when', ['before', 'after'])
 def test_a_run_killed_at_every_stage_ends_as_one_that_was_not(tmp_path, monkeypatch, whole, when):
-    """Killed right before or right after each entry of each manifest in turn, and started again each time."""
+    """Killed right before or right after each entry of each manifest in turn, and started again
+    each time.
+    """
     enlist, kills = stage.Folder.enlist, []
 
     def dying(self, name, entry):
@@ -158,8 +185,11 @@ def test_a_run_killed_at_every_stage_ends_as_one_that_was_not(tmp_path, monkeypa
         except KeyboardInterrupt:
             assert len(kills) < 40
     turns = os.listdir(whole[0] / 'rounds')
-    entries = {(turn, name) for turn in turns for name in _json(whole[0], 'rounds', turn, 'manifest.json')}
-    # rounds 0, 1 and 2 end with three entries for two evaluations, and each of four turns has five stages
+    entries = {
+        (turn, name) for turn in turns for name in _json(whole[0], 'rounds', turn, 'manifest.json')
+    }
+    # rounds 0, 1 and 2 end with three entries for two evaluations, and each of four turns has five
+    # stages
     assert len(kills) == len(entries) == 3 * 3 + 4 * 5 and set(kills) == entries
     _assert_like(tmp_path, whole[0])
     assert _said(tmp_path) == _said(whole[0])
@@ -167,7 +197,9 @@ def test_a_run_killed_at_every_stage_ends_as_one_that_was_not(tmp_path, monkeypa
 
 @pytest.mark.slow
 def test_a_run_killed_amid_its_samples_goes_on_from_them(tmp_path, monkeypatch, whole):
-    """Killed whenever 20 more samples have been made: none of these is made again, and the files are the same."""
+    """Killed whenever 20 more samples have been made: none of these is made again, and the files
+    are the same.
+    """
     put, made, kills = journal.Journal.put, [], []
 
     def dying(self, name, value):
@@ -193,7 +225,9 @@ def test_a_run_killed_amid_its_samples_goes_on_from_them(tmp_path, monkeypatch, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    'place', [('01', 'rollouts'), ('01', 'state'), ('01-rehearsal', 'state'), ('02', 'examples')], ids='-'.join
+    'place',
+    [('01', 'rollouts'), ('01', 'state'), ('01-rehearsal', 'state'), ('02', 'examples')],
+    ids='-'.join,
 )
 def test_a_run_killed_once_goes_on_to_the_same_end(tmp_path, monkeypatch, whole, place):
     enlist = stage.Folder.enlist
@@ -242,8 +276,10 @@ def test_more_rounds_go_on_from_the_last(tmp_path, whole):
 @pytest.mark.slow
 def test_only_the_last_states_stay_where_that_is_wished(tmp_path, whole):
     _run(_small(keep_states=1), tmp_path)
-    assert [os.path.basename(os.path.dirname(f)) for f in glob.glob(f'{tmp_path}/rounds/*/state')] == ['02-rehearsal']
-    stages = lambda f: {k: v for k, v in _files(f).items() if not k.endswith('manifest.json')}  # noqa: E731
+    assert [
+        os.path.basename(os.path.dirname(f)) for f in glob.glob(f'{tmp_path}/rounds/*/state')
+    ] == ['02-rehearsal']
+    stages = lambda f: {k: v for k, v in _files(f).items() if not k.endswith('manifest.json')}
     assert stages(tmp_path) == stages(whole[0])
     assert _run(_small(keep_states=1), tmp_path).splitlines()[0] == whole[1].splitlines()[0]
 
@@ -265,7 +301,9 @@ def test_another_config_in_the_folder_is_refused_with_the_difference(whole):
     other['round']['loss']['beta'] = 0.3
     with pytest.raises(ValueError) as caught:
         _run(other, folder)
-    assert 'seed: there 0, here 1' in str(caught.value) and 'round.loss.beta: there 0.1, here 0.3' in str(caught.value)
+    assert 'seed: there 0, here 1' in str(
+        caught.value
+    ) and 'round.loss.beta: there 0.1, here 0.3' in str(caught.value)
     assert _json(folder, 'config.json')['seed'] == 0
 
 
@@ -291,12 +329,17 @@ def test_a_turn_with_nothing_to_learn_from_says_so(tmp_path):
         _run(config, tmp_path)
 
 
-def test_responses_longer_than_the_context_are_refused_before_a_model_is_loaded(tmp_path, monkeypatch):
+def test_responses_longer_than_the_context_are_refused_before_a_model_is_loaded(
+    tmp_path, monkeypatch
+):
     monkeypatch.setattr(loop.language_model.hf, 'read_params', lambda *_: pytest.fail('loaded'))
     for where, part in (('sample', 'sampler'), ('judge', 'scorer')):
         config = _small()
         config['round'][part] |= {'name': where, 'max_tokens': 512}
-        with pytest.raises(ValueError, match=f'{where}: max_tokens=512 leaves no room for a prompt in the context of 512'):
+        with pytest.raises(
+            ValueError,
+            match=f'{where}: max_tokens=512 leaves no room for a prompt in the context of 512',
+        ):
             _run(config, tmp_path)
     config = _small()
     config['model']['max_length'] = config['round']['sampler']['max_tokens']

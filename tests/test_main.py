@@ -1,4 +1,6 @@
-"""The command answers a mistake with what is wrong and what there is, and loads nothing heavy before it must."""
+"""The command answers a mistake with what is wrong and what there is, and loads nothing heavy
+before it must.
+"""
 
 import os
 import pathlib
@@ -14,7 +16,12 @@ QUICK = '--config=configs/quickstart.py:smoke'
 def _python(*arguments):
     environment = os.environ | {'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu'}
     return subprocess.run(
-        [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
 
 
@@ -31,20 +38,35 @@ def test_nothing_heavy_is_loaded_before_there_is_something_to_run(module):
 
 def test_help_shows_the_flags():
     found = _main('--help')
-    assert all(word in found.stdout for word in ('--config', '--workdir', '--config=configs/quickstart.py'))
+    assert all(
+        word in found.stdout for word in ('--config', '--workdir', '--config=configs/quickstart.py')
+    )
 
 
-@pytest.mark.parametrize(('arguments', 'words'), [
-    (('--rounds=3',), ("Unknown command line flag 'rounds'",)),
-    ((QUICK,), ('want --config=FILE and --workdir=FOLDER',)),
-    (('--workdir=W',), ('want --config=FILE and --workdir=FOLDER',)),
-    ((QUICK, '--workdir=W', 'stray'), ("what is 'stray'?",)),
-    (('--config=configs/quickstart.py:tiny', '--workdir=W'), ("no variant 'tiny' of this config; there are: smoke",)),
-    (('--config=configs/nothing.py', '--workdir=W'), ('configs/nothing.py', 'No such file')),
-    ((QUICK, '--workdir=W', '--config.round.train.lrr=1'), ('lrr',)),
-    ((QUICK, '--workdir=W', '--config.round.sampler.n=many'), ('config.round.sampler.n=many', 'int')),
-    ((QUICK, '--workdir=W', '--config.round.train.lr=fast'), ('config.round.train.lr=fast', 'float')),
-], ids=['flag', 'workdir', 'config', 'argument', 'variant', 'file', 'field', 'whole', 'number'])  # fmt: skip
+@pytest.mark.parametrize(
+    ('arguments', 'words'),
+    [
+        (('--rounds=3',), ("Unknown command line flag 'rounds'",)),
+        ((QUICK,), ('want --config=FILE and --workdir=FOLDER',)),
+        (('--workdir=W',), ('want --config=FILE and --workdir=FOLDER',)),
+        ((QUICK, '--workdir=W', 'stray'), ("what is 'stray'?",)),
+        (
+            ('--config=configs/quickstart.py:tiny', '--workdir=W'),
+            ("no variant 'tiny' of this config; there are: smoke",),
+        ),
+        (('--config=configs/nothing.py', '--workdir=W'), ('configs/nothing.py', 'No such file')),
+        ((QUICK, '--workdir=W', '--config.round.train.lrr=1'), ('lrr',)),
+        (
+            (QUICK, '--workdir=W', '--config.round.sampler.n=many'),
+            ('config.round.sampler.n=many', 'int'),
+        ),
+        (
+            (QUICK, '--workdir=W', '--config.round.train.lr=fast'),
+            ('config.round.train.lr=fast', 'float'),
+        ),
+    ],
+    ids=['flag', 'workdir', 'config', 'argument', 'variant', 'file', 'field', 'whole', 'number'],
+)
 def test_a_mistake_is_named_and_nothing_is_written(tmp_path, arguments, words):
     found = _main(*(a.replace('=W', f'={tmp_path}/w') for a in arguments))
     assert found.returncode != 0 and not os.path.exists(tmp_path / 'w')
@@ -55,9 +77,19 @@ def test_a_mistake_is_named_and_nothing_is_written(tmp_path, arguments, words):
 
 def test_every_field_of_a_config_can_be_set_from_the_command_line(tmp_path):
     """`rounds=-1` is refused after the flags were read: all else must have been understood."""
-    fields = 'round.train.lr=1e-4', 'round.train.batch=8', 'round.loss.beta=0.2', 'round.sampler.top_p=0.5', 'seed=3'
-    found = _main(QUICK, f'--workdir={tmp_path}/w', *(f'--config.{f}' for f in fields), '--config.rounds=-1')
-    assert found.returncode == 1 and 'selfrew: ' in found.stderr and 'rounds=-1' in found.stderr, found.stderr
+    fields = (
+        'round.train.lr=1e-4',
+        'round.train.batch=8',
+        'round.loss.beta=0.2',
+        'round.sampler.top_p=0.5',
+        'seed=3',
+    )
+    found = _main(
+        QUICK, f'--workdir={tmp_path}/w', *(f'--config.{f}' for f in fields), '--config.rounds=-1'
+    )
+    assert found.returncode == 1 and 'selfrew: ' in found.stderr and 'rounds=-1' in found.stderr, (
+        found.stderr
+    )
     assert 'Traceback' not in found.stderr
 
 

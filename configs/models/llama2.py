@@ -1,14 +1,25 @@
 """Llama 2 (arXiv 2307.09288). The base models have no chat template of their own."""
 
 COMMON = {
-    'architectures': ['LlamaForCausalLM'], 'model_type': 'llama', 'hidden_act': 'silu', 'vocab_size': 32000,
-    'max_position_embeddings': 4096, 'rms_norm_eps': 1e-5, 'rope_theta': 10000.0, 'tie_word_embeddings': False,
-}  # fmt: skip
+    'architectures': ['LlamaForCausalLM'],
+    'model_type': 'llama',
+    'hidden_act': 'silu',
+    'vocab_size': 32000,
+    'max_position_embeddings': 4096,
+    'rms_norm_eps': 1e-5,
+    'rope_theta': 10000.0,
+    'tie_word_embeddings': False,
+}
 
 
 def _of(size: str, width: int, mlp: int, layers: int, heads: int, kv_heads: int) -> dict:
-    shape = {'hidden_size': width, 'intermediate_size': mlp, 'num_hidden_layers': layers,
-             'num_attention_heads': heads, 'num_key_value_heads': kv_heads}  # fmt: skip
+    shape = {
+        'hidden_size': width,
+        'intermediate_size': mlp,
+        'num_hidden_layers': layers,
+        'num_attention_heads': heads,
+        'num_key_value_heads': kv_heads,
+    }
     return {'folder': f'meta-llama/Llama-2-{size}-hf', 'shape': COMMON | shape}
 
 

@@ -1,14 +1,28 @@
 """Qwen2.5 (arXiv 2412.15115), the instruct models; biases on queries, keys and values."""
 
 COMMON = {
-    'architectures': ['Qwen2ForCausalLM'], 'model_type': 'qwen2', 'hidden_act': 'silu', 'rms_norm_eps': 1e-6,
-    'max_position_embeddings': 32768, 'rope_theta': 1000000.0, 'use_sliding_window': False,
-}  # fmt: skip
+    'architectures': ['Qwen2ForCausalLM'],
+    'model_type': 'qwen2',
+    'hidden_act': 'silu',
+    'rms_norm_eps': 1e-6,
+    'max_position_embeddings': 32768,
+    'rope_theta': 1000000.0,
+    'use_sliding_window': False,
+}
 
 
-def _of(size: str, width: int, mlp: int, layers: int, heads: int, kv_heads: int, vocab: int, tied: bool) -> dict:
-    shape = {'hidden_size': width, 'intermediate_size': mlp, 'num_hidden_layers': layers, 'vocab_size': vocab,
-             'num_attention_heads': heads, 'num_key_value_heads': kv_heads, 'tie_word_embeddings': tied}  # fmt: skip
+def _of(
+    size: str, width: int, mlp: int, layers: int, heads: int, kv_heads: int, vocab: int, tied: bool
+) -> dict:
+    shape = {
+        'hidden_size': width,
+        'intermediate_size': mlp,
+        'num_hidden_layers': layers,
+        'vocab_size': vocab,
+        'num_attention_heads': heads,
+        'num_key_value_heads': kv_heads,
+        'tie_word_embeddings': tied,
+    }
     return {'folder': f'Qwen/Qwen2.5-{size}-Instruct', 'shape': COMMON | shape}
 
 

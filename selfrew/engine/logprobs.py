@@ -1,4 +1,6 @@
-"""What a model says of the response tokens of a batch: the selected-token primitive, and its sums. Layer 2."""
+"""What a model says of the response tokens of a batch: the selected-token primitive, and its sums.
+Layer 2.
+"""
 
 import functools
 import math
@@ -25,7 +27,9 @@ def attention_mask(batch: Batch):
 
 @jax.custom_vjp
 def token_logp(logits_MV, target_M):
-    """Log-probability [M] of each target, in nats. Its gradient is one pass over the logits, without a scatter."""
+    """Log-probability [M] of each target, in nats. Its gradient is one pass over the logits,
+    without a scatter.
+    """
     return _pick(logits_MV, target_M)[0]
 
 
@@ -49,7 +53,9 @@ def one_hot(x_MV, index_M):
 
 
 def take(x_MV, index_M):
-    """The element [M] of each row at an index. Not a gather: V may be split over devices; no scatter back."""
+    """The element [M] of each row at an index. Not a gather: V may be split over devices; no
+    scatter back.
+    """
     return jnp.sum(jnp.where(one_hot(x_MV, index_M), x_MV, 0.0), axis=-1)
 
 
@@ -60,12 +66,15 @@ def entropy(logits_MV):
 
 
 def contrast(logits_MV, target_M, key_M, k: int):
-    """CRINGE's −log σ(s* − s) [M] (arXiv 2211.05826), in nats: s the target's logit, s* that of a token drawn
-    from the softmax over the k largest logits, the target's left out. Its gradient goes into both logits."""
+    """CRINGE's −log σ(s* − s) [M] (arXiv 2211.05826), in nats: s the target's logit, s* that of a
+    token drawn from the softmax over the k largest logits, the target's left out. Its gradient goes
+    into both logits."""
     others_MV = jnp.where(one_hot(logits_MV, target_M), -jnp.inf, jax.lax.stop_gradient(logits_MV))
     top_MK, token_MK = jax.lax.top_k(others_MV, k)
     noise_MK = jax.vmap(lambda key: jax.random.gumbel(key, (k,)))(key_M)
-    drawn_M = jnp.take_along_axis(token_MK, jnp.argmax(top_MK + noise_MK, axis=-1)[:, None], axis=-1)[:, 0]
+    drawn_M = jnp.take_along_axis(
+        token_MK, jnp.argmax(top_MK + noise_MK, axis=-1)[:, None], axis=-1
+    )[:, 0]
     return jax.nn.softplus(take(logits_MV, target_M) - take(logits_MV, drawn_M))
 
 
@@ -86,13 +95,15 @@ def _measures(module, wants, heads, hidden_MD, target_M, key_M) -> dict:
 
 
 def measure(module, params, hidden_PSD, target_PS, *, key_PS=None, **wants) -> dict:
-    """What is known of each selected token, name -> [P S] float32. The one place where training applies the head.
+    """What is known of each selected token, name -> [P S] float32. The one place where training
+    applies the head.
 
     'logp', the target's log-probability in nats, and what else is asked for:
       entropy=True: 'entropy' of the distribution, in nats.
       contrast=k: 'contrast', see there, with a key for each token.
-      expect=True: 'value', the target's under the head params['value'] [D V] of a value for each next token, and
-        'expect', the mean of these values over the distribution (CD-Q, arXiv 2310.17022, Eq. 6).
+      expect=True: 'value', the target's under the head params['value'] [D V] of a value for each
+        next token, and 'expect', the mean of these values over the distribution (CD-Q, arXiv
+        2310.17022, Eq. 6).
     Logits beyond CHUNK are computed a chunk of tokens at a time, and again in the backward pass.
     """
     P, S, D = hidden_PSD.shape
@@ -107,7 +118,9 @@ def measure(module, params, hidden_PSD, target_PS, *, key_PS=None, **wants) -> d
     width = math.ceil(S / chunks)
 
     def cut(x_PS):  # to [chunks P W …]
-        x_PS = jnp.concatenate([x_PS, jnp.broadcast_to(x_PS[:, :1], (P, chunks * width - S, *x_PS.shape[2:]))], axis=1)
+        x_PS = jnp.concatenate(
+            [x_PS, jnp.broadcast_to(x_PS[:, :1], (P, chunks * width - S, *x_PS.shape[2:]))], axis=1
+        )
         return x_PS.reshape(P, chunks, width, *x_PS.shape[2:]).swapaxes(0, 1)
 
     out = _by_chunk(flat, mesh, heads, *jax.tree.map(cut, (hidden_PSD, target_PS, key_PS)))
@@ -115,8 +128,12 @@ def measure(module, params, hidden_PSD, target_PS, *, key_PS=None, **wants) -> d
 
 
 def _flat(function, heads, hidden_PWD, target_PW, key_PW) -> dict:
-    """The function of tokens laid end to end: a product of matrices is faster than one of many small ones."""
-    end_to_end = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (hidden_PWD, target_PW, key_PW))
+    """The function of tokens laid end to end: a product of matrices is faster than one of many
+    small ones.
+    """
+    end_to_end = jax.tree.map(
+        lambda x: x.reshape(-1, *x.shape[2:]), (hidden_PWD, target_PW, key_PW)
+    )
     return {name: x.reshape(target_PW.shape) for name, x in function(heads, *end_to_end).items()}
 
 
@@ -131,14 +148,20 @@ def _kept(function, mesh, *given):
 
 
 def _back(function, mesh, kept, slopes):
-    """Each part of the rows adds up a gradient of the head of its own, so that devices sum them once, not per chunk."""
+    """Each part of the rows adds up a gradient of the head of its own, so that devices sum them
+    once, not per chunk.
+    """
     heads, *xs = kept
-    slopes = {name: x for name, x in slopes.items() if not isinstance(x, jax.custom_derivatives.SymbolicZero)}
+    slopes = {
+        name: x
+        for name, x in slopes.items()
+        if not isinstance(x, jax.custom_derivatives.SymbolicZero)
+    }
     P = xs[0].shape[1]
 
     def one(hidden, target, key, slope):
         part = jax.tree.map(lambda x: x[None], (target, key))
-        used = lambda heads, hidden: {n: function(heads, hidden[None], *part)[n][0] for n in slope}  # noqa: E731
+        used = lambda heads, hidden: {n: function(heads, hidden[None], *part)[n][0] for n in slope}
         return jax.vjp(used, heads, hidden)[1](slope)
 
     def add(sums, x):
@@ -148,10 +171,15 @@ def _back(function, mesh, kept, slopes):
             more, hidden = jax.vmap(one)(*x)
         return jax.tree.map(lambda a, g: a + g.astype(jnp.float32), sums, more), hidden
 
-    lie = lambda x: sharding.constrain(mesh, x, 'rows', *[None] * (x.ndim - 1))  # noqa: E731
+    lie = lambda x: sharding.constrain(mesh, x, 'rows', *[None] * (x.ndim - 1))
     sums = jax.tree.map(lambda x: lie(jnp.zeros((P, *x.shape), jnp.float32)), heads)
     sums, hidden = jax.lax.scan(add, sums, (*xs, slopes))
-    return jax.tree.map(lambda a, x: jnp.sum(a, axis=0).astype(x.dtype), sums, heads), hidden, None, None
+    return (
+        jax.tree.map(lambda a, x: jnp.sum(a, axis=0).astype(x.dtype), sums, heads),
+        hidden,
+        None,
+        None,
+    )
 
 
 _by_chunk.defvjp(_kept, _back, symbolic_zeros=True)
@@ -165,16 +193,26 @@ def _take(x_RL, index_PS):
 
 
 def token_measures(module, params, batch: Batch, key=None, **wants) -> dict:
-    """What is known of each response token of the batch, name -> [P S]; 0 where a place is unused. See `measure`.
+    """What is known of each response token of the batch, name -> [P S]; 0 where a place is unused.
+    See `measure`.
 
     key: of what is drawn, which is each token's own whatever lies beside it.
     """
-    hidden_RLD, _ = module.apply({'params': params}, batch.tokens, batch.position, attention_mask(batch))
+    hidden_RLD, _ = module.apply(
+        {'params': params}, batch.tokens, batch.position, attention_mask(batch)
+    )
     key_PS = None
     if 'contrast' in wants:
-        each = jax.vmap(jax.vmap(lambda i, n, t: jax.random.fold_in(
-            jax.random.fold_in(jax.random.fold_in(key, i), n), t)))  # fmt: skip
-        doc, branch, position = (_take(x, batch.target) for x in (batch.doc, batch.branch, batch.position))
+        each = jax.vmap(
+            jax.vmap(
+                lambda i, n, t: jax.random.fold_in(
+                    jax.random.fold_in(jax.random.fold_in(key, i), n), t
+                )
+            )
+        )
+        doc, branch, position = (
+            _take(x, batch.target) for x in (batch.doc, batch.branch, batch.position)
+        )
         key_PS = each(batch.index[jnp.maximum(doc - 1, 0)], branch, position)
     hidden_PSD, target_PS = _take(hidden_RLD, batch.source), _take(batch.tokens, batch.target)
     found = measure(module, params, hidden_PSD, target_PS, key_PS=key_PS, **wants)
@@ -182,17 +220,23 @@ def token_measures(module, params, batch: Batch, key=None, **wants) -> dict:
 
 
 def selected_logp(module, params, batch: Batch):
-    """Log-probability [P S] of each response token of the batch, in nats; 0 where a place is unused."""
+    """Log-probability [P S] of each response token of the batch, in nats; 0 where a place is
+    unused.
+    """
     return token_measures(module, params, batch)['logp']
 
 
 def forward(module, params, batch: Batch, key=None, **wants) -> Forward:
-    """Summed log-probabilities and lengths [B N] of the batch's responses, and what else a loss wants: loss_contract.requested_fields."""
+    """Summed log-probabilities and lengths [B N] of the batch's responses, and what else a loss
+    wants: loss_contract.requested_fields.
+    """
     found = token_measures(module, params, batch, key, **wants)
     B, N = batch.ref_logp.shape
     doc_PS, branch_PS = _take(batch.doc, batch.target), _take(batch.branch, batch.target)
     segment_PS = (doc_PS - 1) * N + branch_PS - 1
-    mine = segment_PS.reshape(-1, 1) == jnp.arange(B * N)[None]  # not a segment_sum: a loop over tokens on a CPU
+    mine = (
+        segment_PS.reshape(-1, 1) == jnp.arange(B * N)[None]
+    )  # not a segment_sum: a loop over tokens on a CPU
 
     def total(x_PS):
         return jnp.sum(jnp.where(mine, x_PS.reshape(-1, 1), 0.0), axis=0).reshape(B, N)

@@ -10,7 +10,9 @@ BY_TOKEN = 'value', 'expect'  # fields of `out` that are not summed over a respo
 
 def requested_fields(loss) -> dict:
     """The optional fields of `out` that a bound loss asks for, with what each is asked."""
-    given = {p.name: p.default for p in inspect.signature(loss).parameters.values() if p.name in OPTIONAL}
+    given = {
+        p.name: p.default for p in inspect.signature(loss).parameters.values() if p.name in OPTIONAL
+    }
     return {name: value for name, value in given.items() if value}
 
 

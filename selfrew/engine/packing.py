@@ -7,7 +7,15 @@ import numpy as np
 from selfrew.mesh import buckets, processes, sharding
 from selfrew.types import Batch, Example
 
-ROWS = 'tokens', 'position', 'doc', 'branch', 'target', 'source', 'mask'  # what of a batch the mesh splits
+ROWS = (
+    'tokens',
+    'position',
+    'doc',
+    'branch',
+    'target',
+    'source',
+    'mask',
+)  # what of a batch the mesh splits
 
 
 class Doc(NamedTuple):
@@ -19,20 +27,24 @@ class Doc(NamedTuple):
     weight: float
 
 
-def tokenise(text, examples: list[Example], *, row_length: int,
-             positions: int | None = None) -> tuple[list[Doc], int]:  # fmt: skip
+def tokenise(
+    text, examples: list[Example], *, row_length: int, positions: int | None = None
+) -> tuple[list[Doc], int]:
     """The examples that fit, and how many did not fit or had an empty response.
 
-    One fits whose prompt with all its responses fits into a row, and with each of them into the model's positions
-    (None: any).
+    One fits whose prompt with all its responses fits into a row, and with each of them into the
+    model's positions (None: any).
 
-    A sampled response keeps the tokens that were sampled; one given as text is tokenised, with the end token only where
-    it ended by itself. Nothing is cut: half a response would teach a wrong end.
+    A sampled response keeps the tokens that were sampled; one given as text is tokenised, with the
+    end token only where it ended by itself. Nothing is cut: half a response would teach a wrong
+    end.
     """
     docs = []
     for index, example in enumerate(examples):
-        responses = tuple(tuple(r.tokens or text.response(r.text, r.finish)) for r in example.responses)
-        doc = Doc(index, tuple(text.prompt(example.prompt)), responses, example.weight)
+        responses = tuple(
+            tuple(r.tokens or text.response_tokens(r.text, r.finish)) for r in example.responses
+        )
+        doc = Doc(index, tuple(text.prompt_tokens(example.prompt)), responses, example.weight)
         longest = len(doc.prompt) + max(map(len, responses))
         if all(responses) and _length(doc) <= row_length and longest <= (positions or longest):
             docs.append(doc)
@@ -51,7 +63,11 @@ def _best_fit(docs: list[Doc], row_length: int) -> list[list[int]]:
     rows, room = [], []
     for i in sorted(range(len(docs)), key=lambda i: -_length(docs[i])):
         need = _length(docs[i])
-        row = min((r for r, left in enumerate(room) if left >= need), key=room.__getitem__, default=len(rows))
+        row = min(
+            (r for r, left in enumerate(room) if left >= need),
+            key=room.__getitem__,
+            default=len(rows),
+        )
         if row == len(rows):
             rows.append([])
             room.append(row_length)
@@ -61,10 +77,12 @@ def _best_fit(docs: list[Doc], row_length: int) -> list[list[int]]:
 
 
 def _shuffled(docs: list[Doc], batch: int, rng) -> np.ndarray:
-    """A random order of the docs in which every whole batch of them has as many short and long ones.
+    """A random order of the docs in which every whole batch of them has as many short and long
+    ones.
 
-    Of so many docs of like length as there are batches, each batch gets one. So batches need about the same number of
-    rows, and none is computed for padding only because another has the long documents.
+    Of so many docs of like length as there are batches, each batch gets one. So batches need about
+    the same number of rows, and none is computed for padding only because another has the long
+    documents.
     """
     order = rng.permutation(len(docs))
     whole = len(docs) // batch
@@ -83,29 +101,49 @@ def _chosen(doc: Doc) -> int:
     return sum(map(len, doc.responses))
 
 
-def epochs(docs: list[Doc], count: int, *, batch: int, row_length: int, parts: int = 1, rng=None) -> list[list[Batch]]:
-    """`count` passes over the docs, each as batches of `batch` examples; all batches of all passes have one shape.
+def epochs(
+    docs: list[Doc], count: int, *, batch: int, row_length: int, parts: int = 1, rng=None
+) -> list[list[Batch]]:
+    """`count` passes over the docs, each as batches of `batch` examples; all batches of all passes
+    have one shape.
 
-    Of the numbers that could be, a shape takes one of a few (see `buckets.bucket`), so that another round of about as many
-    tokens has the same. A last, incomplete batch is filled with examples that are not real.
+    Of the numbers that could be, a shape takes one of a few (see `buckets.bucket`), so that another
+    round of about as many tokens has the same. A last, incomplete batch is filled with examples
+    that are not real.
 
     Args:
       docs: all with the same number of responses N.
-      parts: of the rows, P: one for each device group between which the mesh splits them, times the micro-batches.
+      parts: of the rows, P: one for each device group between which the mesh splits them, times the
+        micro-batches.
       rng: shuffles the docs of each pass; None keeps their order.
-    Returns batches of numpy arrays whose ref_logp is nan: not annotated. ValueError for docs of unequal N.
+    Returns batches of numpy arrays whose ref_logp is nan: not annotated. ValueError for docs of
+    unequal N.
     """
     if len({len(doc.responses) for doc in docs}) > 1:
-        raise ValueError(f'examples of one update differ in responses: {sorted({len(d.responses) for d in docs})}')
-    orders = [range(len(docs)) if rng is None else _shuffled(docs, batch, rng) for _ in range(count)]
+        raise ValueError(
+            f'examples of one update differ in responses: {sorted({len(d.responses) for d in docs})}'
+        )
+    orders = [
+        range(len(docs)) if rng is None else _shuffled(docs, batch, rng) for _ in range(count)
+    ]
     starts = range(0, len(docs), batch)
     updates = [[[docs[i] for i in order[at : at + batch]] for at in starts] for order in orders]
     plans = [[_spread(some, _best_fit(some, row_length), parts) for some in one] for one in updates]
-    flat = [(some, part) for one, of in zip(updates, plans) for some, plan in zip(one, of) for part in plan]
+    flat = [
+        (some, part)
+        for one, of in zip(updates, plans)
+        for some, plan in zip(one, of)
+        for part in plan
+    ]
     rows = buckets.bucket(parts * max((len(part) for _, part in flat), default=0), parts)
-    chosen = buckets.bucket(max((sum(_chosen(some[i]) for row in part for i in row) for some, part in flat), default=0))
+    chosen = buckets.bucket(
+        max((sum(_chosen(some[i]) for row in part for i in row) for some, part in flat), default=0)
+    )
     shape = batch, rows // parts, row_length, chosen
-    return [[_pack(some, plan, *shape) for some, plan in zip(one, of)] for one, of in zip(updates, plans)]
+    return [
+        [_pack(some, plan, *shape) for some, plan in zip(one, of)]
+        for one, of in zip(updates, plans)
+    ]
 
 
 def batches(docs: list[Doc], **options) -> list[Batch]:
@@ -144,23 +182,48 @@ def _pack(docs, plan, batch: int, rows: int, row_length: int, columns: int) -> B
     lengths = np.sum([[len(r) for r in doc.responses] for doc in docs], axis=0, dtype=np.float32)
     ref_logp = np.full((batch, len(lengths)), np.nan, np.float32)
     count = np.float32(len(docs))
-    return Batch(tokens, position, doc_of, branch, target, source, mask, weight, real, index, count, lengths, ref_logp)
+    return Batch(
+        tokens,
+        position,
+        doc_of,
+        branch,
+        target,
+        source,
+        mask,
+        weight,
+        real,
+        index,
+        count,
+        lengths,
+        ref_logp,
+    )
 
 
 def micro_batches(batch: Batch, count: int) -> list[Batch]:
-    """The batch as so many micro-batches, a share of its rows each; an example is real in the one that has its rows.
+    """The batch as so many micro-batches, a share of its rows each; an example is real in the one
+    that has its rows.
 
-    The totals `count` and `lengths` stay those of the whole, so that sums over the micro-batches are those over all.
+    The totals `count` and `lengths` stay those of the whole, so that sums over the micro-batches
+    are those over all.
     """
     if count == 1:
         return [batch]
     by_row = {name: np.split(getattr(batch, name), count) for name in ROWS}
-    out = [batch._replace(**{name: found[i] for name, found in by_row.items()}) for i in range(count)]
+    out = [
+        batch._replace(**{name: found[i] for name, found in by_row.items()}) for i in range(count)
+    ]
     here = [np.isin(1 + np.arange(len(batch.real)), one.doc) for one in out]
     return [one._replace(real=one.real * mine) for one, mine in zip(out, here)]
 
 
 def place(lm, batch: Batch) -> Batch:
     """The batch on the mesh, or micro-batches stacked: rows split, what is per example whole."""
-    rows = sharding.of(lm.mesh, *[None] * (np.ndim(batch.tokens) - 2), 'rows')  # before them, micro-batches
-    return Batch(*(processes.place(x, rows) if name in ROWS else lm.whole(x) for name, x in batch._asdict().items()))
+    rows = sharding.of(
+        lm.mesh, *[None] * (np.ndim(batch.tokens) - 2), 'rows'
+    )  # before them, micro-batches
+    return Batch(
+        *(
+            processes.place(x, rows) if name in ROWS else lm.replicate(x)
+            for name, x in batch._asdict().items()
+        )
+    )

@@ -14,7 +14,8 @@ def next_power_of_two(n: int) -> int:
 
 
 def bucket(n: int, multiple: int = 1) -> int:
-    """The least number >= n of the form k·2^j with 4 <= k < 8 (up to 4: n itself), then up to a multiple.
+    """The least number >= n of the form k·2^j with 4 <= k < 8 (up to 4: n itself), then up to a
+    multiple.
 
     Four steps an octave, 4 5 6 7 8 10 12 14 16 20 …: at most a quarter more than was asked for.
     """

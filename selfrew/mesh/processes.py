@@ -1,7 +1,7 @@
 """Several processes as one: who they are, and what passes between them. Layer 0.
 
-Every process runs the whole host side, which is deterministic, and holds its own part of each device array. With one
-process nothing here costs anything.
+Every process runs the whole host side, which is deterministic, and holds its own part of each
+device array. With one process nothing here costs anything.
 """
 
 import contextlib
@@ -14,23 +14,33 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-SHUTDOWN_SECONDS = 30  # seconds that a process which ends waits for the others; then all of them are ended
+SHUTDOWN_SECONDS = (
+    30  # seconds that a process which ends waits for the others; then all of them are ended
+)
 
 
 def is_multi_process_launch() -> bool:
-    """Whether a TPU pod, Slurm or Open MPI started this process as one of several (see jax.distributed)."""
-    count = lambda name: int(os.environ.get(name) or 1)  # noqa: E731
+    """Whether a TPU pod, Slurm or Open MPI started this process as one of several (see
+    jax.distributed).
+    """
+    count = lambda name: int(os.environ.get(name) or 1)
     workers = os.environ.get('TPU_PROCESS_ADDRESSES') or os.environ.get('TPU_WORKER_HOSTNAMES', '')
-    slurm = count('SLURM_NTASKS') > 1 and 'SLURM_STEP_NODELIST' in os.environ  # in a step, not in its batch script
+    slurm = (
+        count('SLURM_NTASKS') > 1 and 'SLURM_STEP_NODELIST' in os.environ
+    )  # in a step, not in its batch script
     tpu = ',' in workers or 'MEGASCALE_COORDINATOR_ADDRESS' in os.environ
     return tpu or slurm or count('OMPI_COMM_WORLD_SIZE') > 1
 
 
-def initialize(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
+def initialize(
+    coordinator: str | None = None, processes: int | None = None, process: int | None = None
+) -> None:
     """Joins the other processes, if there are any; before the first use of a device.
 
-    Args: the coordinator's host:port, how many, and which; all None where the environment says it (see `detected`).
-    Raises ValueError where some are missing or out of range, or the environment names no coordinator.
+    Args: the coordinator's host:port, how many, and which; all None where the environment says it
+      (see `detected`).
+    Raises ValueError where some are missing or out of range, or the environment names no
+    coordinator.
     """
     given = coordinator, processes, process
     if all(value is None for value in given):
@@ -38,18 +48,28 @@ def initialize(coordinator: str | None = None, processes: int | None = None, pro
             try:
                 jax.distributed.initialize(shutdown_timeout_seconds=SHUTDOWN_SECONDS)
             except ValueError as problem:
-                raise ValueError('the environment speaks of several processes, but jax cannot find their coordinator '
-                                 f'({problem}); give --coordinator, --processes, --process') from problem  # fmt: skip
+                raise ValueError(
+                    'the environment speaks of several processes, but jax cannot find their coordinator '
+                    f'({problem}); give --coordinator, --processes, --process'
+                ) from problem
         return
     if any(value is None for value in given):
-        raise ValueError(f'want all of --coordinator, --processes and --process, or none; got {coordinator=}, '
-                         f'{processes=}, {process=}')  # fmt: skip
+        raise ValueError(
+            f'want all of --coordinator, --processes and --process, or none; got {coordinator=}, '
+            f'{processes=}, {process=}'
+        )
     if not coordinator.rpartition(':')[0] or not coordinator.rpartition(':')[2].isdecimal():
         raise ValueError(f'--coordinator={coordinator}: want host:port of process 0')
     if not 0 <= process < processes:
-        raise ValueError(f'--process={process}: want 0 to {processes - 1} of --processes={processes}')
+        raise ValueError(
+            f'--process={process}: want 0 to {processes - 1} of --processes={processes}'
+        )
     jax.distributed.initialize(
-        coordinator, processes, process, cluster_detection_method='deactivate', shutdown_timeout_seconds=SHUTDOWN_SECONDS
+        coordinator,
+        processes,
+        process,
+        cluster_detection_method='deactivate',
+        shutdown_timeout_seconds=SHUTDOWN_SECONDS,
     )
 
 
@@ -64,7 +84,9 @@ def is_main() -> bool:
 
 
 def place(tree, sharding):
-    """Host arrays, which every process has in full, as device arrays; each process places its own parts."""
+    """Host arrays, which every process has in full, as device arrays; each process places its own
+    parts.
+    """
     if sharding.is_fully_addressable:
         return jax.device_put(tree, sharding)
 
@@ -76,7 +98,9 @@ def place(tree, sharding):
 
 
 def local_part(tree):
-    """Device arrays as host arrays of the same shape, 0 where another process has the element: see `merge`."""
+    """Device arrays as host arrays of the same shape, 0 where another process has the element: see
+    `merge`.
+    """
     if is_alone():
         return jax.device_get(tree)
 
@@ -96,19 +120,29 @@ def _sum(whole, words_PW):
 
 
 def merge(tree):
-    """Host arrays, of the same shapes everywhere, an element being 0 in all but one -> the complete ones."""
+    """Host arrays, of the same shapes everywhere, an element being 0 in all but one -> the complete
+    ones.
+    """
     if is_alone():
         return tree
     leaves, structure = jax.tree.flatten(jax.tree.map(np.asarray, tree))
     data = b''.join(x.tobytes() for x in leaves)
-    words = np.zeros(1 << (len(data) // 4).bit_length(), np.int32)  # few sizes, so that few programs are compiled
+    words = np.zeros(
+        1 << (len(data) // 4).bit_length(), np.int32
+    )  # few sizes, so that few programs are compiled
     words.view(np.uint8)[: len(data)] = np.frombuffer(data, np.uint8)
     firsts = {d.process_index: d for d in reversed(jax.devices())}
     mesh = Mesh([firsts[i] for i in range(jax.process_count())], 'process')
     words_PW = jax.make_array_from_callback(
-        (len(firsts), len(words)), NamedSharding(mesh, PartitionSpec('process')), lambda _: words[None]
+        (len(firsts), len(words)),
+        NamedSharding(mesh, PartitionSpec('process')),
+        lambda _: words[None],
     )
-    data, at, out = np.asarray(_sum(NamedSharding(mesh, PartitionSpec()), words_PW)).view(np.uint8), 0, []
+    data, at, out = (
+        np.asarray(_sum(NamedSharding(mesh, PartitionSpec()), words_PW)).view(np.uint8),
+        0,
+        [],
+    )
     for x in leaves:
         out.append(data[at : at + x.nbytes].view(x.dtype).reshape(x.shape))
         at += x.nbytes
@@ -141,6 +175,8 @@ def on_main(make):
 
 
 def release_freed_memory() -> None:
-    """Gives memory that was freed back to the system: glibc keeps it after arrays of many sizes, 200 MB and more."""
+    """Gives memory that was freed back to the system: glibc keeps it after arrays of many sizes,
+    200 MB and more.
+    """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)

@@ -1,5 +1,7 @@
-"""One decoder for all families, its attention and cache, Hugging Face folders in and out, tokenizer and chat format.
+"""One decoder for all families, its attention and cache, Hugging Face folders in and out, tokenizer
+and chat format.
 
-Import from it: decoder, attention, hf, text, language_model (`load`, and `Lm`: module, tokenizer and mesh).
+Import from it: decoder, attention, hf, text, language_model (`load`, and `Lm`: module, tokenizer
+and mesh).
 It imports: types, mesh.
 """

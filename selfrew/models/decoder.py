@@ -1,7 +1,9 @@
-"""One decoder-only transformer for all families: what differs between them are switches of `ModelConfig`. Layer 1.
+"""One decoder-only transformer for all families: what differs between them are switches of
+`ModelConfig`. Layer 1.
 
-The same parameters serve three uses: packed rows (training), prefill and decode (with a cache). What a token may see
-is the caller's mask; the module knows nothing of documents or branches. Dense layers run on `[tokens, features]`.
+The same parameters serve three uses: packed rows (training), prefill and decode (with a cache).
+What a token may see is the caller's mask; the module knows nothing of documents or branches. Dense
+layers run on `[tokens, features]`.
 """
 
 import dataclasses
@@ -39,7 +41,9 @@ class Rope:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """The shape of a decoder and the switches of its family. `max_length` is the longest context in tokens."""
+    """The shape of a decoder and the switches of its family. `max_length` is the longest context in
+    tokens.
+    """
 
     vocab: int
     width: int
@@ -72,9 +76,11 @@ class ModelConfig:
 def frequencies(rope: Rope, head_dim: int, max_length: int) -> np.ndarray:
     """Radians per position [features rotated / 2], float32.
 
-    'linear' divides all by the factor; 'llama3' the slow ones, with a ramp between; 'longrope' each by its own: by
-    `short` where contexts are at most `original`, else by `long`. That follows `max_length`, the longest context of the
-    run, and not each sequence: a row's result must not depend on how long it, or its batch mates, will be.
+    'linear' divides all by the factor; 'llama3' the slow ones, with a ramp between; 'longrope' each
+    by its own: by `short` where contexts are at most `original`, else by `long`. That follows
+      `max_length`, the longest context of the
+    run, and not each sequence: a row's result must not depend on how long it, or its batch mates,
+      will be.
     """
     dim = int(head_dim * rope.partial)
     inverse = 1.0 / rope.theta ** (np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim))
@@ -86,7 +92,9 @@ def frequencies(rope: Rope, head_dim: int, max_length: int) -> np.ndarray:
         ramp = np.clip(ramp, 0.0, 1.0)
         inverse = ramp * inverse + (1 - ramp) * inverse / rope.factor
     elif rope.kind == 'longrope':
-        inverse = inverse / np.array(rope.long if max_length > rope.original else rope.short, np.float32)
+        inverse = inverse / np.array(
+            rope.long if max_length > rope.original else rope.short, np.float32
+        )
     return inverse.astype(np.float32)
 
 
@@ -95,13 +103,17 @@ def _normal(fan_in: int, *names):
 
 
 def rms_norm(x, scale, eps: float, unit_offset: bool = False):
-    """Root-mean-square normalisation over the last axis, in float32, times the scale or, with the offset, 1 + scale."""
+    """Root-mean-square normalisation over the last axis, in float32, times the scale or, with the
+    offset, 1 + scale.
+    """
 
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def normed(x, scale):
         x32, scale = x.astype(jnp.float32), scale.astype(jnp.float32)
         x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + eps)
-        return (x32 * (1.0 + scale if unit_offset else scale).reshape((1,) * (x.ndim - 1) + (-1,))).astype(x.dtype)
+        return (
+            x32 * (1.0 + scale if unit_offset else scale).reshape((1,) * (x.ndim - 1) + (-1,))
+        ).astype(x.dtype)
 
     return normed(x, scale)
 
@@ -114,7 +126,9 @@ def rotary_angles(rope: Rope, config: ModelConfig, position_RL):
 
 
 def apply_rotary(x_RLNH, cos, sin):
-    """Rotary position embedding in the half-split layout of Llama checkpoints; features beyond the angles' stay."""
+    """Rotary position embedding in the half-split layout of Llama checkpoints; features beyond the
+    angles' stay.
+    """
     cos, sin, half = cos.astype(x_RLNH.dtype), sin.astype(x_RLNH.dtype), cos.shape[-1]
     a, b, rest = x_RLNH[..., :half], x_RLNH[..., half : 2 * half], x_RLNH[..., 2 * half :]
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin, rest], axis=-1)
@@ -144,7 +158,9 @@ class Block(nn.Module):
                 zeros = nn.with_logical_partitioning(nn.initializers.zeros, (None, axes[1]))
                 down = self.param(name + LORA[0], _normal(fan_in, axes[0], None), (fan_in, c.lora))
                 up = self.param(name + LORA[1], zeros, (c.lora, fan_out))
-                y = y + (x @ down.astype(self.dtype)) @ up.astype(self.dtype) * (c.lora_alpha / c.lora)
+                y = y + (x @ down.astype(self.dtype)) @ up.astype(self.dtype) * (
+                    c.lora_alpha / c.lora
+                )
             if c.qkv_bias and name in ('q', 'k', 'v'):
                 zeros = nn.with_logical_partitioning(nn.initializers.zeros, axes[1:])
                 y = y + self.param(f'{name}_bias', zeros, (fan_out,)).astype(self.dtype)[None]
@@ -166,25 +182,38 @@ class Block(nn.Module):
         k = heads('k', dense('k', y, D, narrow, 'embed', 'kv'), c.kv_heads, 'kv', None)
         v = dense('v', y, D, narrow, 'embed', 'kv').reshape(R, L, c.kv_heads, c.head_dim)
         k, v = k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)
-        how = {'scale': c.attention_scale or c.head_dim**-0.5, 'softcap': c.attention_softcap, 'mesh': self.mesh}
+        how = {
+            'scale': c.attention_scale or c.head_dim**-0.5,
+            'softcap': c.attention_softcap,
+            'mesh': self.mesh,
+        }
         if isinstance(start, attention.Pages):
-            out, cache = attention.paged_attention(q, {'k': k, 'v': v}, cache, layer, start, mask_RLC, shared, **how)
+            out, cache = attention.paged_attention(
+                q, {'k': k, 'v': v}, cache, layer, start, mask_RLC, shared, **how
+            )
         else:
             if cache is not None:
                 cache = attention.append_to_cache(cache, {'k': k, 'v': v}, layer, start, self.mesh)
-                k, v = (jax.lax.dynamic_index_in_dim(cache[name], layer, keepdims=False) for name in 'kv')
+                k, v = (
+                    jax.lax.dynamic_index_in_dim(cache[name], layer, keepdims=False)
+                    for name in 'kv'
+                )
             out = attention.attend(
                 q, k, v, mask_RLC, shared, backend=self.attention, cached=cache is not None, **how
-            )  # fmt: skip
+            )
         out = dense('o', out.reshape(R * L, wide), wide, D, 'heads', 'embed')
         x = x + (out if c.norms == 'pre' else norm('attention_post', out))
         y = x if c.norms == 'post' else norm('mlp_norm', x)
-        act = {'silu': nn.silu, 'gelu_tanh': functools.partial(nn.gelu, approximate=True)}[c.activation]
+        act = {'silu': nn.silu, 'gelu_tanh': functools.partial(nn.gelu, approximate=True)}[
+            c.activation
+        ]
         # Here and in rms_norm: what is cheap to compute again is not kept for the backward pass.
         gated = jax.checkpoint(lambda gate, up: act(gate) * up, prevent_cse=False)(
             dense('gate', y, D, c.mlp, 'embed', 'mlp'), dense('up', y, D, c.mlp, 'embed', 'mlp')
         )
-        out = dense('down', sharding.constrain(self.mesh, gated, 'rows', 'mlp'), c.mlp, D, 'mlp', 'embed')
+        out = dense(
+            'down', sharding.constrain(self.mesh, gated, 'rows', 'mlp'), c.mlp, D, 'mlp', 'embed'
+        )
         x = x + (out if c.norms == 'pre' else norm('mlp_post', out))
         return (sharding.constrain(self.mesh, x.reshape(R, L, D), 'rows', None, None), cache), None
 
@@ -195,7 +224,9 @@ def _norm_init(config):
 
 
 class Decoder(nn.Module):
-    """Tokens to final hidden states; the head is applied by those who need it (`head`), where they need it."""
+    """Tokens to final hidden states; the head is applied by those who need it (`logits`), where they
+    need it.
+    """
 
     config: ModelConfig
     dtype: Any = jnp.float32  # of the compute; parameters keep their own
@@ -206,14 +237,19 @@ class Decoder(nn.Module):
 
     @nn.compact
     def __call__(self, tokens_RL, position_RL, mask_RLC, cache=None, start=None, shared=None):
-        """Returns hidden states [R L D] after the last norm, and the cache with these tokens, None without one.
+        """Returns hidden states [R L D] after the last norm, and the cache with these tokens, None
+        without one.
 
-        mask: [R L C] bool; its columns are these L tokens, or with a cache those that are shared and then the cache's.
-        cache: a tuple of {'k' [X R K H C], 'v' [X R K C H]}: of all layers, or unstacked one for each, X = 1.
-        start: the cache's column that the first of these tokens goes to; or attention.Pages, for one token a row, where
-          the cache's rows are pages.
-        shared: for each part of the cache {'k' [X K H P], 'v' [X K P H]}, tokens with which all rows begin, or None.
-        Columns stand in the order of positions: with a cache, position p is column p, those that are shared counted.
+        mask: [R L C] bool; its columns are these L tokens, or with a cache those that are shared
+          and then the cache's.
+        cache: a tuple of {'k' [X R K H C], 'v' [X R K C H]}: of all layers, or unstacked one for
+          each, X = 1.
+        start: the cache's column that the first of these tokens goes to; or attention.Pages, for
+          one token a row, where the cache's rows are pages.
+        shared: for each part of the cache {'k' [X K H P], 'v' [X K P H]}, tokens with which all
+          rows begin, or None.
+        Columns stand in the order of positions: with a cache, position p is column p, those that
+          are shared counted.
         """
         c = self.config
         table = self.param('embed', _normal(c.width, 'vocab', 'embed'), (c.vocab, c.width))
@@ -223,27 +259,47 @@ class Decoder(nn.Module):
         sees, angles = (mask_RLC,), (rotary_angles(c.rope, c, position_RL),)
         if c.local:
             seen_RC = position_RL if cache is None else jnp.arange(mask_RLC.shape[2])[None, :]
-            near = position_RL[:, :, None] - seen_RC[:, None, :] < (c.window or jnp.iinfo(jnp.int32).max)
-            sees, angles = (mask_RLC, mask_RLC & near), (*angles, rotary_angles(c.local_rope or c.rope, c, position_RL))
-        policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if self.remat == 'dots' else None
+            near = position_RL[:, :, None] - seen_RC[:, None, :] < (
+                c.window or jnp.iinfo(jnp.int32).max
+            )
+            sees, angles = (
+                (mask_RLC, mask_RLC & near),
+                (*angles, rotary_angles(c.local_rope or c.rope, c, position_RL)),
+            )
+        policy = (
+            jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+            if self.remat == 'dots'
+            else None
+        )
         block = Block if self.remat == 'none' else nn.remat(Block, prevent_cse=False, policy=policy)
         # A single token a row is cheap to compute and dear to loop over.
         unroll = min(c.layers, 8) if tokens_RL.shape[1] == 1 else 1
-        some = lambda i: (None, None) if cache is None else (cache[i], shared and shared[i])  # noqa: E731
+        some = lambda i: (None, None) if cache is None else (cache[i], shared and shared[i])
         whole = sees, angles, start
         if self.stacked:
             blocks = nn.scan(
-                block, variable_axes={'params': 0}, split_rngs={'params': True}, length=c.layers, unroll=unroll,
-                in_axes=(0, nn.broadcast), metadata_params={nn.PARTITION_NAME: 'layers'},
-            )  # fmt: skip
-            blocks, (held, common) = blocks(c, self.dtype, self.attention, self.mesh, name='blocks'), some(0)
+                block,
+                variable_axes={'params': 0},
+                split_rngs={'params': True},
+                length=c.layers,
+                unroll=unroll,
+                in_axes=(0, nn.broadcast),
+                metadata_params={nn.PARTITION_NAME: 'layers'},
+            )
+            blocks, (held, common) = (
+                blocks(c, self.dtype, self.attention, self.mesh, name='blocks'),
+                some(0),
+            )
             each = jnp.arange(c.layers), jnp.array(c.local, bool) if c.local else None, common
             (x, held), _ = blocks((x, held), each, whole)
             cache = cache and (held,)
         else:
             parts = []
             for i in range(c.layers):
-                one, (held, common) = block(c, self.dtype, self.attention, self.mesh, name=f'blocks_{i}'), some(i)
+                one, (held, common) = (
+                    block(c, self.dtype, self.attention, self.mesh, name=f'blocks_{i}'),
+                    some(i),
+                )
                 common = common and {name: y[0] for name, y in common.items()}
                 (x, held), _ = one((x, held), (0, bool(c.local) and c.local[i], common), whole)
                 parts.append(held)
@@ -257,8 +313,10 @@ class Decoder(nn.Module):
         return rms_norm(x, scale, c.norm_eps, c.unit_offset), cache
 
 
-def head(module, params, hidden_XD):
-    """Logits [X V] in float32 of hidden states [X D], through the tied or the own head, soft-capped where it is."""
+def logits(module, params, hidden_XD):
+    """Logits [X V] in float32 of hidden states [X D], through the tied or the own head, soft-capped
+    where it is.
+    """
     own = params['head'] if 'head' in params else params['embed'].T
     logits = jnp.matmul(hidden_XD, own.astype(hidden_XD.dtype), preferred_element_type=jnp.float32)
     cap = module.config.final_softcap
@@ -267,7 +325,9 @@ def head(module, params, hidden_XD):
 
 def scalar_value(params, hidden_XD):
     """The scalar head's value [X] of hidden states [X D], float32. KeyError without a scalar head."""
-    return jnp.matmul(hidden_XD, params['scalar'].astype(hidden_XD.dtype), preferred_element_type=jnp.float32)[:, 0]
+    return jnp.matmul(
+        hidden_XD, params['scalar'].astype(hidden_XD.dtype), preferred_element_type=jnp.float32
+    )[:, 0]
 
 
 def make_module(config: ModelConfig, dtype: str = 'float32', **fields) -> Decoder:
@@ -282,10 +342,12 @@ def count_weights(module: Decoder) -> int:
 
 def _init(module: Decoder, key):
     tokens = jnp.zeros((1, 2), jnp.int32)
-    return module.clone(mesh=None, attention='xla').init(key, tokens, tokens, jnp.ones((1, 2, 2), bool))['params']
+    return module.clone(mesh=None, attention='xla').init(
+        key, tokens, tokens, jnp.ones((1, 2, 2), bool)
+    )['params']
 
 
-def init(module: Decoder, key):
+def init_params(module: Decoder, key):
     """Random parameters, a plain pytree of float32 arrays."""
     return nn.unbox(_init(module, key))
 
@@ -297,21 +359,27 @@ def abstract_params(module: Decoder, dtype: str = 'float32'):
     dtype: of the stored parameters; adapters are float32 whatever it is.
     """
     boxed = jax.eval_shape(functools.partial(_init, module), jax.random.key(0))
-    is_spec = lambda s: isinstance(s, jax.sharding.PartitionSpec)  # noqa: E731
+    is_spec = lambda s: isinstance(s, jax.sharding.PartitionSpec)
     names = jax.tree.map(tuple, nn.get_partition_spec(boxed), is_leaf=is_spec)
-    kind = lambda path: jnp.float32 if is_adapter(path) else jnp.dtype(dtype)  # noqa: E731
-    shapes = jax.tree.map_with_path(lambda p, x: jax.ShapeDtypeStruct(x.shape, kind(p)), nn.unbox(boxed))
+    kind = lambda path: jnp.float32 if is_adapter(path) else jnp.dtype(dtype)
+    shapes = jax.tree.map_with_path(
+        lambda p, x: jax.ShapeDtypeStruct(x.shape, kind(p)), nn.unbox(boxed)
+    )
     return shapes, names
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def unstack(module: Decoder, params) -> dict:
-    """The parameters of `module.clone(stacked=False)`: a copy in which each layer's lie by themselves.
+    """The parameters of `module.clone(stacked=False)`: a copy in which each layer's lie by
+    themselves.
 
-    On a CPU a slice of a stacked array is copied before a product reads it, which costs a decode step more than the
-    product does.
+    On a CPU a slice of a stacked array is copied before a product reads it, which costs a decode
+    step more than the product does.
     """
-    each = {f'blocks_{i}': {n: x[i] for n, x in params['blocks'].items()} for i in range(module.config.layers)}
+    each = {
+        f'blocks_{i}': {n: x[i] for n, x in params['blocks'].items()}
+        for i in range(module.config.layers)
+    }
     return {name: x for name, x in params.items() if name != 'blocks'} | each
 
 
@@ -321,11 +389,15 @@ def is_adapter(path) -> bool:
 
 
 def init_adapters(module: Decoder, key) -> dict:
-    """Fresh adapters of the blocks, name -> array: one factor random, the other 0, so that they change nothing yet."""
+    """Fresh adapters of the blocks, name -> array: one factor random, the other 0, so that they
+    change nothing yet.
+    """
     out = {}
     for i, (name, leaf) in enumerate(sorted(abstract_params(module)[0]['blocks'].items())):
         if name.endswith(LORA[0]):
-            out[name] = jax.random.normal(jax.random.fold_in(key, i), leaf.shape) * leaf.shape[1] ** -0.5
+            out[name] = (
+                jax.random.normal(jax.random.fold_in(key, i), leaf.shape) * leaf.shape[1] ** -0.5
+            )
         elif name.endswith(LORA[1]):
             out[name] = jnp.zeros(leaf.shape)
     return out
@@ -338,7 +410,9 @@ def merge_adapters(module: Decoder, params) -> dict:
     def one(name, w):
         if name + LORA[0] not in blocks:
             return w
-        delta = jnp.matmul(blocks[name + LORA[0]], blocks[name + LORA[1]], precision='highest') * scale
+        delta = (
+            jnp.matmul(blocks[name + LORA[0]], blocks[name + LORA[1]], precision='highest') * scale
+        )
         return (w.astype(jnp.float32) + delta).astype(w.dtype)
 
     return params | {'blocks': {n: one(n, w) for n, w in blocks.items() if not n.endswith(LORA)}}

@@ -1,4 +1,6 @@
-"""Text to tokens and back: tokenizer, chat format (the single source of truth), judge templates. Layer 1."""
+"""Text to tokens and back: tokenizer, chat format (the single source of truth), judge templates.
+Layer 1.
+"""
 
 import dataclasses
 import functools
@@ -26,17 +28,23 @@ class Text:
     def __len__(self) -> int:
         return len(self.tokenizer)
 
-    def prompt(self, prompt: Prompt) -> list[int]:
-        """The tokens a model continues: the chat so far and the opening of the assistant's turn; BOS once."""
-        return self._opened(self.encode(self.rendered(prompt)))
+    def prompt_tokens(self, prompt: Prompt) -> list[int]:
+        """The tokens a model continues: the chat so far and the opening of the assistant's turn;
+        BOS once.
+        """
+        return self._opened(self.encode(self.prompt_text(prompt)))
 
-    def rendered(self, prompt: Prompt) -> str:
+    def prompt_text(self, prompt: Prompt) -> str:
         """The text of `prompt(...)`, special tokens spelt out as the chat template has them."""
         return self._said(prompt.messages, add_generation_prompt=True)
 
-    def conversation(self, prompt: Prompt, response: str) -> list[int]:
-        """The tokens of the chat with a response as its last turn, closed as the chat template does: for a reward model."""
-        return self._opened(self.encode(self._said([*prompt.messages, {'role': 'assistant', 'content': response}])))
+    def conversation_tokens(self, prompt: Prompt, response: str) -> list[int]:
+        """The tokens of the chat with a response as its last turn, closed as the chat template
+        does: for a reward model.
+        """
+        return self._opened(
+            self.encode(self._said([*prompt.messages, {'role': 'assistant', 'content': response}]))
+        )
 
     def _said(self, messages, **options) -> str:
         messages = [m | {'content': self._tame(m['content'])} for m in messages]
@@ -51,7 +59,9 @@ class Text:
         return re.compile('|'.join(map(re.escape, sorted(found, key=len, reverse=True))) or r'(?!)')
 
     def _tame(self, text: str) -> str:
-        """The text without spelt-out special tokens: what a user or a judged response writes must not end a turn."""
+        """The text without spelt-out special tokens: what a user or a judged response writes must
+        not end a turn.
+        """
         before = None
         while before != text:  # what is left can spell another
             before, text = text, self._special.sub('', text)
@@ -61,7 +71,7 @@ class Text:
         """Tokens of bare text: no BOS, no EOS."""
         return self.tokenizer.encode(text, add_special_tokens=False)
 
-    def response(self, text: str, finish: str) -> list[int]:
+    def response_tokens(self, text: str, finish: str) -> list[int]:
         """Tokens of a response given as text: EOS once, and only where it ended by itself."""
         return self.encode(self._tame(text)) + ([self.eos] if finish == 'stop' else [])
 
@@ -73,18 +83,24 @@ class Text:
 def load(folder: str, template: str | None = None) -> Text:
     """The tokenizer and chat template of a Hugging Face folder.
 
-    template: a jinja file in place of the folder's chat template, or the name of one that ships, 'plain'; or None.
+    template: a jinja file in place of the folder's chat template, or the name of one that ships,
+      'plain'; or None.
 
-    BOS comes before a prompt where the template or the tokenizer itself puts it. EOS is the special token that the
-    template writes after an assistant's words (Qwen's <|im_end|>, Gemma's <end_of_turn>), else the tokenizer's;
-    sampling also stops at those of generation_config.json and config.json. Without a pad token, 0 fills; masks come
-    from lengths. Raises ValueError without a tokenizer, a chat template or an end token.
+    BOS comes before a prompt where the template or the tokenizer itself puts it. EOS is the special
+    token that the template writes after an assistant's words (Qwen's <|im_end|>, Gemma's
+    <end_of_turn>), else the tokenizer's; sampling also stops at those of generation_config.json and
+    config.json. Without a pad token, 0 fills; masks come from lengths. Raises ValueError without a
+    tokenizer, a chat template or an end token.
     """
-    os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')  # "PyTorch was not found": nor is it wanted
+    os.environ.setdefault(
+        'TRANSFORMERS_NO_ADVISORY_WARNINGS', '1'
+    )  # "PyTorch was not found": nor is it wanted
     from transformers import AutoTokenizer  # slow to import
 
     if not any(os.path.exists(os.path.join(folder, name)) for name in VOCABULARIES):
-        raise ValueError(f'{folder}: its tokenizer cannot be read (none of {", ".join(VOCABULARIES)} is there)')
+        raise ValueError(
+            f'{folder}: its tokenizer cannot be read (none of {", ".join(VOCABULARIES)} is there)'
+        )
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as problem:
@@ -94,16 +110,22 @@ def load(folder: str, template: str | None = None) -> Text:
     if template is not None:
         path = os.path.join(CHATS, f'{template}.jinja') if template in shipped else template
         if not os.path.isfile(path):
-            raise ValueError(f'model.chat_template={template!r} is neither a file nor one that ships '
-                             f'({", ".join(shipped)})')  # fmt: skip
+            raise ValueError(
+                f'model.chat_template={template!r} is neither a file nor one that ships '
+                f'({", ".join(shipped)})'
+            )
         with open(path) as file:
             tokenizer.chat_template = file.read()
     if not tokenizer.chat_template:
-        raise ValueError(f'{folder}: the tokenizer has no chat template (chat_template.jinja or tokenizer_config.json);'
-                         ' name a jinja file in model.chat_template, or one that ships '
-                         f'({", ".join(shipped)})')  # fmt: skip
+        raise ValueError(
+            f'{folder}: the tokenizer has no chat template (chat_template.jinja or tokenizer_config.json);'
+            ' name a jinja file in model.chat_template, or one that ships '
+            f'({", ".join(shipped)})'
+        )
     if tokenizer.eos_token_id is None:
-        raise ValueError(f'{folder}: the tokenizer names no end token (eos_token in tokenizer_config.json)')
+        raise ValueError(
+            f'{folder}: the tokenizer names no end token (eos_token in tokenizer_config.json)'
+        )
     eos = _turn_end(tokenizer)
     ends = {eos, tokenizer.eos_token_id}
     for name in ('generation_config.json', 'config.json'):
@@ -111,9 +133,16 @@ def load(folder: str, template: str | None = None) -> Text:
             with open(path) as file:
                 stated = json.load(file).get('eos_token_id')
             ends |= set(stated) if isinstance(stated, list) else {stated} - {None}
-    bos, said = tokenizer.bos_token_id, _rendered(tokenizer, [{'role': 'user', 'content': 'a'}]) or ''
-    opens = bos is not None and (tokenizer('').input_ids[:1] == [bos] or said.startswith(tokenizer.bos_token))
-    return Text(tokenizer, bos if opens else None, eos, tokenizer.pad_token_id or 0, tuple(sorted(ends)))
+    bos, said = (
+        tokenizer.bos_token_id,
+        _rendered(tokenizer, [{'role': 'user', 'content': 'a'}]) or '',
+    )
+    opens = bos is not None and (
+        tokenizer('').input_ids[:1] == [bos] or said.startswith(tokenizer.bos_token)
+    )
+    return Text(
+        tokenizer, bos if opens else None, eos, tokenizer.pad_token_id or 0, tuple(sorted(ends))
+    )
 
 
 def _rendered(tokenizer, messages) -> str | None:
@@ -124,9 +153,13 @@ def _rendered(tokenizer, messages) -> str | None:
 
 
 def _turn_end(tokenizer) -> int:
-    """The special token that the chat template writes right after an assistant's words, or the tokenizer's EOS."""
+    """The special token that the chat template writes right after an assistant's words, or the
+    tokenizer's EOS.
+    """
     words = 'selfrew'
-    said = _rendered(tokenizer, [{'role': 'user', 'content': 'a'}, {'role': 'assistant', 'content': words}])
+    said = _rendered(
+        tokenizer, [{'role': 'user', 'content': 'a'}, {'role': 'assistant', 'content': words}]
+    )
     if said and words in said:
         after = tokenizer.encode(said.rpartition(words)[2].lstrip(), add_special_tokens=False)
         known = tokenizer.added_tokens_decoder.get(after[0]) if after else None

@@ -1,7 +1,8 @@
 """A config entry -> the function it names, its arguments bound and checked. Layer 6.
 
-An entry is a dict with 'name' and keyword arguments. Its key says which shelf the name is on; entries inside entries
-bind alike. A function's positional parameters are data and come from the loop; its keyword-only ones are the config's.
+An entry is a dict with 'name' and keyword arguments. Its key says which shelf the name is on;
+entries inside entries bind alike. A function's positional parameters are data and come from the
+loop; its keyword-only ones are the config's.
 """
 
 import functools
@@ -25,23 +26,56 @@ def check_balance(balance: float) -> None:
 
 
 SHELVES = {
-    'prompts': prompts, 'sampler': samplers, 'scorer': scorers, 'scorers': scorers, 'pairs': pairs, 'loss': losses,
-    'optimizer': optimizers, 'train': trainer,
-}  # fmt: skip
+    'prompts': prompts,
+    'sampler': samplers,
+    'scorer': scorers,
+    'scorers': scorers,
+    'pairs': pairs,
+    'loss': losses,
+    'optimizer': optimizers,
+    'train': trainer,
+}
 ON_UPDATE = {'train': ('train',)}
 DEFAULT = {'train': 'train', 'optimizer': 'adamw'}
-# Fields that name something outside the config: looked up when the config is bound, hours before they are used.
+# Fields that name something outside the config: looked up when the config is bound, hours before
+# they are used.
 LOOKED_UP = {
-    'template': templates.get, 'source': records.check_source, 'tasks': tasks.get_all, 'split': tasks.check_split,
-    'schedule': schedules.check_schedule, 'moments': optimizers.check_moments,
-    'reference': reference.check_reference, 'mean': losses.check_mean, 'checkpoint': scorers.check_checkpoint,
-    'rho': pairs.check_rho, 'form': published.get, 'part': prompts.check_part, 'generator': language_model.resolve_folder,
-    'shots': records.check_source, 'balance': check_balance,
-}  # fmt: skip
+    'template': templates.get,
+    'source': records.check_source,
+    'tasks': tasks.get_all,
+    'split': tasks.check_split,
+    'schedule': schedules.check_schedule,
+    'moments': optimizers.check_moments,
+    'reference': reference.check_reference,
+    'mean': losses.check_mean,
+    'checkpoint': scorers.check_checkpoint,
+    'rho': pairs.check_rho,
+    'form': published.get,
+    'part': prompts.check_part,
+    'generator': language_model.resolve_folder,
+    'shots': records.check_source,
+    'balance': check_balance,
+}
 COUNTS = (
-    'n', 'batch', 'accumulate', 'epochs', 'max_steps', 'row_length', 'votes', 'max_tokens', 'rows', 'slots', 'count',
-    'keep_states', 'shown', 'longest', 'seeds', 'own', 'tries', 'max_examples',
-)  # fmt: skip
+    'n',
+    'batch',
+    'accumulate',
+    'epochs',
+    'max_steps',
+    'row_length',
+    'votes',
+    'max_tokens',
+    'rows',
+    'slots',
+    'count',
+    'keep_states',
+    'shown',
+    'longest',
+    'seeds',
+    'own',
+    'tries',
+    'max_examples',
+)
 
 
 def part_names(key: str, module) -> tuple:
@@ -49,8 +83,13 @@ def part_names(key: str, module) -> tuple:
     if key in ON_UPDATE:
         return ON_UPDATE[key]
     found = inspect.getmembers(module, inspect.isfunction)
-    # A part takes data first: the fillers of a shelf's own vocabulary (scorers.correctness, prompts.check_part, …) are no parts.
-    return tuple(n for n, f in found if f.__module__.startswith(module.__name__) and not n.startswith('_') and _contract(f, key))
+    # A part takes data first: the fillers of a shelf's own vocabulary (scorers.correctness,
+    # prompts.check_part, …) are no parts.
+    return tuple(
+        n
+        for n, f in found
+        if f.__module__.startswith(module.__name__) and not n.startswith('_') and _contract(f, key)
+    )
 
 
 def _contract(function, key: str) -> bool:
@@ -67,8 +106,8 @@ def bind(key: str, entry: dict, where: str, module=None):
     Args:
       key: names the shelf (see SHELVES), or gives `module` a key of its own.
       where: the entry's place in the config, for messages.
-    Raises ValueError for an unknown name, an unknown or missing argument, or a value of another type.
-    The same entry gives the same object, so that what is compiled for it is found again.
+    Raises ValueError for an unknown name, an unknown or missing argument, or a value of another
+    type. The same entry gives the same object, so that what is compiled for it is found again.
     """
     if not isinstance(entry, dict):
         raise ValueError(f'{where}: want an entry with a name, got {entry!r}')
@@ -83,23 +122,33 @@ def _bind(key, packed, where, module):
         entry = json.loads(packed)
         name = entry.pop('name', DEFAULT.get(key))
         if name not in part_names(key, module):
-            raise ValueError(f'{where}: no {key} named {name!r}; there are: {", ".join(part_names(key, module))}')
+            raise ValueError(
+                f'{where}: no {key} named {name!r}; there are: {", ".join(part_names(key, module))}'
+            )
         _bound[key, packed] = bind_arguments(getattr(module, name), entry, f'{where} ({name})')
     return _bound[key, packed]
 
 
 def bind_arguments(function, arguments: dict, where: str):
-    """`function` with `arguments` as its keyword-only parameters, entries among them bound. Raises as `bind` does."""
+    """`function` with `arguments` as its keyword-only parameters, entries among them bound. Raises
+    as `bind` does.
+    """
     hints = typing.get_type_hints(function)
-    fields = {n: p for n, p in inspect.signature(function).parameters.items() if p.kind is p.KEYWORD_ONLY}
+    fields = {
+        n: p for n, p in inspect.signature(function).parameters.items() if p.kind is p.KEYWORD_ONLY
+    }
     choices = ', '.join(fields) or 'none'
     for name in arguments:
         if name not in fields:
-            raise ValueError(f'{where}: nothing reads {name}={arguments[name]!r}; there are: {choices}')
+            raise ValueError(
+                f'{where}: nothing reads {name}={arguments[name]!r}; there are: {choices}'
+            )
     values = {}
     for name, field in fields.items():
         if name in SHELVES and (name in arguments or name in DEFAULT):
-            values[name] = _nested(name, arguments.get(name, {}), f'{where}.{name}', hints.get(name) is tuple)
+            values[name] = _nested(
+                name, arguments.get(name, {}), f'{where}.{name}', hints.get(name) is tuple
+            )
         elif name in arguments:
             values[name] = typed(arguments[name], hints.get(name, Any), f'{where}.{name}')
             if name in COUNTS and values[name] is not None and values[name] < 1:
@@ -120,7 +169,9 @@ def _look_up(name, value, where):
 
 def _nested(key, value, where, several: bool):
     if several != isinstance(value, (list, tuple)):
-        raise ValueError(f'{where}: want {"a list of entries" if several else "one entry"}, got {value!r}')
+        raise ValueError(
+            f'{where}: want {"a list of entries" if several else "one entry"}, got {value!r}'
+        )
     if several:
         return tuple(bind(key, entry, f'{where}[{i}]') for i, entry in enumerate(value))
     return bind(key, value, where)
@@ -138,11 +189,15 @@ def typed(value, hint, where):
 
 
 def check_lengths(part, context: int) -> None:
-    """ValueError where a bound part, or one inside it, writes so many tokens that no prompt fits into the context."""
+    """ValueError where a bound part, or one inside it, writes so many tokens that no prompt fits
+    into the context.
+    """
     for name, value in part.keywords.items():
         if name == 'max_tokens' and value >= context:
-            raise ValueError(f'{part.func.__name__}: max_tokens={value} leaves no room for a prompt in the context of '
-                             f'{context}; lower it, or raise model.max_length')  # fmt: skip
+            raise ValueError(
+                f'{part.func.__name__}: max_tokens={value} leaves no room for a prompt in the context of '
+                f'{context}; lower it, or raise model.max_length'
+            )
         for inner in value if isinstance(value, tuple) else (value,):
             if isinstance(inner, functools.partial):
                 check_lengths(inner, context)

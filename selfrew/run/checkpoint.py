@@ -16,8 +16,10 @@ def save(lm, folder, state: State) -> None:
     import orbax.checkpoint as ocp  # slow to import
 
     with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(os.path.abspath(os.path.join(folder.path, 'state')), _kept(lm, state), force=True)
-    folder.enlist('state', {'step': int(state.step), 'round': int(state.round)})
+        checkpointer.save(
+            os.path.abspath(os.path.join(folder.path, 'state')), _kept(lm, state), force=True
+        )
+    folder.mark_done('state', {'step': int(state.step), 'round': int(state.round)})
 
 
 def _kept(lm, state: State) -> dict:
@@ -27,13 +29,16 @@ def _kept(lm, state: State) -> dict:
 def restore(lm, folder, optimizer, params) -> State:
     """The state of a turn's folder, sharded as `lm` says.
 
-    Args: optimizer, the one that it was trained with; params, of the model as it came, for what training left alone.
+    Args: optimizer, the one that it was trained with; params, of the model as it came, for what
+      training left alone.
     """
     import orbax.checkpoint as ocp
 
     like = _kept(lm, train_state.abstract_state(lm, optimizer))
     with ocp.StandardCheckpointer() as checkpointer:
-        state = State(**checkpointer.restore(os.path.abspath(os.path.join(folder.path, 'state')), like))
+        state = State(
+            **checkpointer.restore(os.path.abspath(os.path.join(folder.path, 'state')), like)
+        )
     return state._replace(params=train_state.merge(params, state.params))
 
 

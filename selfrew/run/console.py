@@ -20,7 +20,9 @@ def say(text: str = '') -> None:
 def print_run(config: dict, lm, params) -> None:
     """The config, the mesh, and the table of parameters with shapes and shardings."""
     say(dump(config).decode().rstrip())
-    say(f'mesh {dict(lm.mesh.shape)} on {jax.devices()[0].device_kind}, compute {lm.module.dtype}, parameters {lm.stored}')
+    say(
+        f'mesh {dict(lm.mesh.shape)} on {jax.devices()[0].device_kind}, compute {lm.module.dtype}, parameters {lm.param_dtype}'
+    )
     shapes, names = decoder.abstract_params(lm.module)
     rows = jax.tree_util.tree_flatten_with_path(shapes)[0]
     axes = jax.tree.leaves(names, is_leaf=lambda x: isinstance(x, tuple))
@@ -28,10 +30,14 @@ def print_run(config: dict, lm, params) -> None:
     for (path, leaf), axis, value in zip(rows, axes, jax.tree.leaves(params)):
         name = '/'.join(str(p.key) for p in path)
         total += leaf.size
-        say(f'  {name:24} {str(leaf.shape):18} {" ".join(str(a) for a in axis):22} {value.sharding.spec}')
+        say(
+            f'  {name:24} {str(leaf.shape):18} {" ".join(str(a) for a in axis):22} {value.sharding.spec}'
+        )
     say(f'  {total:,} parameters; moments lie as the parameters do')
     for name, axes in {'batch': ('rows', None), 'cache': (None, 'rows', 'kv', None, None)}.items():
-        say(f'  {name:24} {"":18} {" ".join(str(a) for a in axes):22} {sharding.of(lm.mesh, *axes).spec}')
+        say(
+            f'  {name:24} {"":18} {" ".join(str(a) for a in axes):22} {sharding.of(lm.mesh, *axes).spec}'
+        )
 
 
 def print_example(title: str, text: str) -> None:
@@ -40,7 +46,9 @@ def print_example(title: str, text: str) -> None:
 
 
 def print_packed_row(lm, batch) -> None:
-    """The first packed row of a round: each document, its branches, and in [brackets] what the loss looks at."""
+    """The first packed row of a round: each document, its branches, and in [brackets] what the loss
+    looks at.
+    """
     tokens, doc, branch = batch.tokens[0], batch.doc[0], batch.branch[0]
     trained = set(batch.target[0][batch.mask[0] > 0].tolist())
     spans, at = [], 0
@@ -62,12 +70,16 @@ def print_turn(lm, judgements, examples, updating) -> None:
     """The first prompt as the model sees it, the first verdict, and the first packed row of a turn."""
     if judgements:
         j = judgements[0]
-        print_example('first prompt', lm.text.rendered(j.rollout.prompt))
-        print_example('its first response', f'{j.rollout.responses[0].text}\n(score {j.scores[0]:.3g})')
+        print_example('first prompt', lm.text.prompt_text(j.rollout.prompt))
+        print_example(
+            'its first response', f'{j.rollout.responses[0].text}\n(score {j.scores[0]:.3g})'
+        )
         if j.verdicts and j.verdicts[0]:
             print_example('its first verdict', j.verdicts[0][0])
     if examples:
         length = updating.keywords.get('row_length', trainer.train.__kwdefaults__['row_length'])
-        docs, _ = packing.tokenise(lm.text, examples[:4], row_length=length, positions=lm.config.max_length)
+        docs, _ = packing.tokenise(
+            lm.text, examples[:4], row_length=length, positions=lm.config.max_length
+        )
         if docs:
             print_packed_row(lm, packing.batches(docs, batch=len(docs), row_length=length)[0])

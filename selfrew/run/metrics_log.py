@@ -1,4 +1,6 @@
-"""What a run says while it runs: metrics.jsonl, TensorBoard, and what is worth seeing of a turn. Layer 7."""
+"""What a run says while it runs: metrics.jsonl, TensorBoard, and what is worth seeing of a turn.
+Layer 7.
+"""
 
 import json
 import math
@@ -18,21 +20,25 @@ class MetricsLog:
         from tensorboardX import SummaryWriter
 
         self._path = os.path.join(workdir, 'metrics.jsonl')
-        self._board = SummaryWriter(os.path.join(workdir, 'tensorboard')) if processes.is_main() else None
+        self._board = (
+            SummaryWriter(os.path.join(workdir, 'tensorboard')) if processes.is_main() else None
+        )
         self.compiled = 0
         jax.monitoring.register_event_duration_secs_listener(self._count)
 
     def _count(self, event: str, duration: float, **_) -> None:
         self.compiled += event == '/jax/core/compile/backend_compile_duration'
 
-    def begin(self, turn: str) -> None:
+    def start_turn(self, turn: str) -> None:
         """Forgets what a killed run wrote of this turn and of later ones."""
-        processes.on_main(lambda: self._begin(turn))
+        processes.on_main(lambda: self._drop_turn(turn))
 
-    def _begin(self, turn: str) -> None:
+    def _drop_turn(self, turn: str) -> None:
         if os.path.exists(self._path):
             with open(self._path) as file:
-                rows = [line for line in file if line.endswith('\n') and json.loads(line)['turn'] < turn]
+                rows = [
+                    line for line in file if line.endswith('\n') and json.loads(line)['turn'] < turn
+                ]
             write_atomic(self._path, ''.join(rows).encode())
 
     def write(self, turn: str, step: int, metrics: dict) -> None:

@@ -1,7 +1,8 @@
 """What a model is worth. Layer 7.
 
-The shelf's contract: (lm, params, key, *, prompts, sampler, scorer) -> (metrics, judgements). An evaluation is a round
-without training. `metrics` are floats: 'value' is the headline, 'low' and 'high' its 95 % interval.
+The shelf's contract: (lm, params, key, *, prompts, sampler, scorer) -> (metrics, judgements). An
+evaluation is a round without training. `metrics` are floats: 'value' is the headline, 'low' and
+'high' its 95 % interval.
 """
 
 import dataclasses
@@ -36,9 +37,11 @@ def _judged(lm, params, key, prompts, sampler, scorer):
 
 
 def accuracy(lm, params, key, *, prompts, sampler, scorer):
-    """The share of prompts whose response is right (score at least 0.5), Wilson's interval, and the share by task.
+    """The share of prompts whose response is right (score at least 0.5), Wilson's interval, and the
+    share by task.
 
-    A prompt that the sampler left out counts as wrong; of several responses, the share that is right counts.
+    A prompt that the sampler left out counts as wrong; of several responses, the share that is
+    right counts.
     Raises ValueError where a response has no verdict: its prompt came without an answer.
     """
     asked, judgements = _judged(lm, params, key, prompts, sampler, scorer)
@@ -48,7 +51,9 @@ def accuracy(lm, params, key, *, prompts, sampler, scorer):
 def _share_right(name: str, asked, judgements) -> dict:
     for j in judgements:
         if any(math.isnan(s) for s in j.scores):
-            raise ValueError(f'{name}: prompt {j.rollout.prompt.id!r} cannot be verified; has it an answer?')
+            raise ValueError(
+                f'{name}: prompt {j.rollout.prompt.id!r} cannot be verified; has it an answer?'
+            )
     right = {p.id: 0.0 for p in asked}
     for j in judgements:
         right[j.rollout.prompt.id] = float(np.mean([s >= 0.5 for s in j.scores]))
@@ -58,12 +63,15 @@ def _share_right(name: str, asked, judgements) -> dict:
         by_task[p.meta.get('task')].append(right[p.id])
     lengths = [len(r.tokens) for j in judgements for r in j.rollout.responses]
     metrics = {'value': sum(right.values()) / len(right), 'low': low, 'high': high, 'n': len(right)}
-    metrics |= {task: float(np.mean(found)) for task, found in sorted(by_task.items(), key=str) if task}
+    metrics |= {
+        task: float(np.mean(found)) for task, found in sorted(by_task.items(), key=str) if task
+    }
     return metrics | {'length': float(np.mean(lengths)) if lengths else math.nan}
 
 
 def majority(lm, params, key, *, prompts, sampler, scorer):
-    """The share of prompts whose most common final answer is right, as `accuracy`; the first of those that are as common.
+    """The share of prompts whose most common final answer is right, as `accuracy`; the first of
+    those that are as common.
 
     Responses without a final answer do not vote; where none has one, the prompt counts as wrong.
     """
@@ -81,7 +89,9 @@ def majority(lm, params, key, *, prompts, sampler, scorer):
 
 
 def judge(lm, params, key, *, prompts, sampler, scorer):
-    """A judge against graded responses (`meta['grades']`): the five metrics of arXiv 2401.10020, §2.4."""
+    """A judge against graded responses (`meta['grades']`): the five metrics of arXiv 2401.10020,
+    §2.4.
+    """
     _, judgements = _judged(lm, params, key, prompts, sampler, scorer)
     return judge_metrics([(j.scores, j.rollout.prompt.meta['grades']) for j in judgements]) | {
         'parse_failures': missing_votes(judgements)
@@ -95,13 +105,16 @@ def missing_votes(judgements) -> float:
 
 
 def judge_metrics(rows, perfect: float = 5.0) -> dict:
-    """The five metrics of a judge. `rows`: (scores, grades) of each prompt's responses; a nan score is no verdict.
+    """The five metrics of a judge. `rows`: (scores, grades) of each prompt's responses; a nan score
+    is no verdict.
 
-    value            pairs of different grade that the scores order alike; a tie or a missing verdict counts as wrong
+    value            pairs of different grade that the scores order alike; a tie or a missing
+      verdict counts as wrong
     pairwise_half    the same with a tie counted half
     five_best        of the responses scored `perfect`, those of their prompt's best grade
     exact_match      prompts whose whole order, ties included, is the grades'
-    spearman, kendall  rank correlation within a prompt, averaged; 0 where the scores are all the same or too few
+    spearman, kendall  rank correlation within a prompt, averaged; 0 where the scores are all the
+    same or too few
     """
     strict, half, best, exact, rho, tau = [], [], [], [], [], []
     for scores, grades in rows:
@@ -118,8 +131,15 @@ def judge_metrics(rows, perfect: float = 5.0) -> dict:
         rho.append(stats.spearmanr(s[heard], g[heard]).statistic if varied else 0.0)
         tau.append(stats.kendalltau(s[heard], g[heard]).statistic if varied else 0.0)
     low, high = wilson(sum(strict), len(strict))
-    mean = lambda found: float(np.mean(found)) if found else math.nan  # noqa: E731
+    mean = lambda found: float(np.mean(found)) if found else math.nan
     return {
-        'value': mean(strict), 'low': low, 'high': high, 'pairs': len(strict), 'pairwise_half': mean(half),
-        'five_best': mean(best), 'exact_match': mean(exact), 'spearman': mean(rho), 'kendall': mean(tau),
-    }  # fmt: skip
+        'value': mean(strict),
+        'low': low,
+        'high': high,
+        'pairs': len(strict),
+        'pairwise_half': mean(half),
+        'five_best': mean(best),
+        'exact_match': mean(exact),
+        'spearman': mean(rho),
+        'kendall': mean(tau),
+    }

@@ -1,15 +1,18 @@
-"""What has a truth: built-in tasks, published problem sets, the user's records; answers and verdicts; prompt templates.
+"""What has a truth: built-in tasks, published problem sets, the user's records; answers and
+verdicts; prompt templates.
 
-Import from it: its functions on built-in tasks, and answers, published, records, templates, novelty, imported whole.
+Import from it: its functions on built-in tasks, and answers, published, records, templates,
+novelty, imported whole.
 It imports: types.
 
 Built-in tasks are endless prompts whose truth can be computed. Contract of a task module: NAME, and
-  make(rng) -> Prompt                   a new problem, its `answer` and what else `check` needs in `meta`; id is NAME
-  demonstrate(prompt, rng, flaw) -> str a worked response with that flaw: 'none', 'short' (stops early) or 'slip'
-  grade(prompt, response) -> float      the truth, 0 to 5; RIGHT is right
-  check(prompt, response) -> str        a worked verdict that ends with 'Score: <grade>'
+  make(rng) -> Prompt                   a new problem, its `answer` and what else `check` needs in
+  `meta`; id is NAME demonstrate(prompt, rng, flaw) -> str a worked response with that flaw: 'none',
+  'short' (stops early) or 'slip' grade(prompt, response) -> float      the truth, 0 to 5; RIGHT is
+  right check(prompt, response) -> str        a worked verdict that ends with 'Score: <grade>'
 
-Lazy demonstrators' flaws are there on purpose: they are the gap in behaviour that the methods close.
+Lazy demonstrators' flaws are there on purpose: they are the gap in behaviour that the methods
+close.
 """
 
 import dataclasses
@@ -18,7 +21,10 @@ import hashlib
 from selfrew.tasks import answers, published, rising, word_problems
 from selfrew.types import Prompt
 
-STOPS_EARLY, SLIPS = 0.5, 0.2  # how often a lazy demonstrator does: of all responses; of those that do not stop early
+STOPS_EARLY, SLIPS = (
+    0.5,
+    0.2,
+)  # how often a lazy demonstrator does: of all responses; of those that do not stop early
 FLAWS = 'none', 'short', 'slip'
 TASKS = {task.NAME: task for task in (word_problems, rising)}
 RIGHT = 5.0
@@ -45,12 +51,16 @@ def check_split(split: str) -> None:
 
 
 def is_held_out(text: str) -> bool:
-    """Whether a problem is for evaluation: one in ten, by a hash of its text, so that the splits never overlap."""
+    """Whether a problem is for evaluation: one in ten, by a hash of its text, so that the splits
+    never overlap.
+    """
     return hashlib.sha1(text.encode()).digest()[0] % 10 == 0
 
 
 def problems(names, n: int, rng, split: str = 'train') -> list[Prompt]:
-    """`n` different problems, the tasks in turn. `split` is 'train' or 'heldout'; they share no text."""
+    """`n` different problems, the tasks in turn. `split` is 'train' or 'heldout'; they share no
+    text.
+    """
     check_split(split)
     if n < 1:
         raise ValueError(f'n={n} problems: want at least 1')
@@ -65,7 +75,9 @@ def problems(names, n: int, rng, split: str = 'train') -> list[Prompt]:
 
 
 def demonstrate(prompt: Prompt, rng, evenly: bool = False) -> str:
-    """A *lazy demonstrator's* response to a built-in problem; `evenly`: all flaws, and none, equally often."""
+    """A *lazy demonstrator's* response to a built-in problem; `evenly`: all flaws, and none,
+    equally often.
+    """
     if evenly:
         flaw = str(rng.choice(FLAWS))
     else:
@@ -76,5 +88,7 @@ def demonstrate(prompt: Prompt, rng, evenly: bool = False) -> str:
 def is_right(prompt: Prompt, response: str) -> bool:
     """Whether a response meets the truth of its task, built-in or published."""
     if prompt.meta['task'] in published.FORMS:
-        return published.get(prompt.meta['task']).right(str(prompt.answer), answers.final_answer(response))
+        return published.get(prompt.meta['task']).is_right(
+            str(prompt.answer), answers.final_answer(response)
+        )
     return get(prompt.meta['task']).grade(prompt, response) == RIGHT

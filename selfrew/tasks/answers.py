@@ -7,12 +7,18 @@ INSIDE = r'[^{}]*'
 for _ in range(4):  # braces in braces
     INSIDE = rf'(?:[^{{}}]|\{{{INSIDE}\}})*'
 BOXED = re.compile(rf'\\boxed\s*\{{({INSIDE})\}}')
-CONCLUSION = re.compile(rf'(?:final answer[*_]*\s*:|####)[*_\s]*([^\n]+)|{BOXED.pattern}', re.IGNORECASE)
-QUANTITY = re.compile(r'\$?(-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|-?\.\d+)\s*(?:%|[a-z ]*)', re.IGNORECASE)
+CONCLUSION = re.compile(
+    rf'(?:final answer[*_]*\s*:|####)[*_\s]*([^\n]+)|{BOXED.pattern}', re.IGNORECASE
+)
+QUANTITY = re.compile(
+    r'\$?(-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|-?\.\d+)\s*(?:%|[a-z ]*)', re.IGNORECASE
+)
 
 
 def final_answer(response: str) -> str | None:
-    """What a response concludes with, or None: the last 'Final answer: …', '#### …' or \\boxed{…} in it."""
+    """What a response concludes with, or None: the last 'Final answer: …', '#### …' or \\boxed{…}
+    in it.
+    """
     found = list(CONCLUSION.finditer(response))
     return (found[-1][1] or found[-1][2]).strip() if found else None
 
@@ -29,16 +35,22 @@ def reference_answer(text: str) -> str:
 
 
 def same(one: str | None, other: str | None) -> bool:
-    """Whether two final answers are one: as numbers where both are, else as text. None is not even itself."""
+    """Whether two final answers are one: as numbers where both are, else as text. None is not even
+    itself.
+    """
     return one is not None and key(one) == key(other)
 
 
 def key(answer: str | None):
-    """What makes two answers one: a number, of a quantity with its unit; else the text without case and mark-up."""
+    """What makes two answers one: a number, of a quantity with its unit; else the text without case
+    and mark-up.
+    """
     if answer is None:
         return None
     answer = re.sub(r'\\boxed\{(.*)\}|\\text\{([^{}]*)\}', lambda m: m[1] or m[2] or '', answer)
-    answer = answer.replace('\\%', '%').replace('\\$', '$').strip('*_$ ').rstrip('.').strip('*_$()[] ')
+    answer = (
+        answer.replace('\\%', '%').replace('\\$', '$').strip('*_$ ').rstrip('.').strip('*_$()[] ')
+    )
     number = QUANTITY.fullmatch(answer)
     return float(number[1].replace(',', '')) if number else answer.casefold()
 
@@ -60,28 +72,38 @@ WINNER = re.compile(
 def score(verdict, *, low: float, high: float) -> float:
     """The score that a verdict (a Response of the judge) concludes with, or nan.
 
-    Strict: after the last 'Score:', closing its sentence, there must stand a number within [low, high], 'of' or '/'
-    nothing but `high`; a verdict cut by the length limit has not concluded.
+    Strict: after the last 'Score:', closing its sentence, there must stand a number within [low,
+    high], 'of' or '/' nothing but `high`; a verdict cut by the length limit has not concluded.
     """
     marks = list(SCORE.finditer(verdict.text))
     if verdict.finish != 'stop' or not marks:
         return math.nan
     number = NUMBER.match(verdict.text, marks[-1].end())
-    if not number or (number[2] and float(number[2]) != high) or not low <= float(number[1]) <= high:
+    if (
+        not number
+        or (number[2] and float(number[2]) != high)
+        or not low <= float(number[1]) <= high
+    ):
         return math.nan
     return float(number[1])
 
 
 def scores(verdicts) -> list[float]:
-    """What the responses of a rollout say as verdicts (see prompts.judged), as `score`. ValueError where they are none."""
+    """What the responses of a rollout say as verdicts (see prompts.judged), as `score`. ValueError
+    where they are none.
+    """
     if 'judged' not in verdicts.prompt.meta:
-        raise ValueError(f'prompt {verdicts.prompt.id!r} asks for no verdict; want such as prompts.judged makes')
+        raise ValueError(
+            f'prompt {verdicts.prompt.id!r} asks for no verdict; want such as prompts.judged makes'
+        )
     low, high = verdicts.prompt.meta['points']
     return [score(v, low=low, high=high) for v in verdicts.responses]
 
 
 def winner(verdict) -> float:
-    """1 where a verdict concludes with A, 0 with B, 0.5 with a tie; nan where it does not conclude. The last one counts."""
+    """1 where a verdict concludes with A, 0 with B, 0.5 with a tie; nan where it does not conclude.
+    The last one counts.
+    """
     found = list(WINNER.finditer(verdict.text))
     if verdict.finish != 'stop' or not found:
         return math.nan

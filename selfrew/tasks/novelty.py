@@ -1,8 +1,12 @@
-"""Which of the instructions that a model made up are worth asking: Self-Instruct's filters (arXiv 2212.10560, §2.2). Layer 0."""
+"""Which of the instructions that a model made up are worth asking: Self-Instruct's filters (arXiv
+2212.10560, §2.2). Layer 0.
+"""
 
 import re
 
-UNSEEN = 'image images graph graphs picture pictures file files map maps draw plot'.split()  # nothing can be shown
+UNSEEN = (
+    'image images graph graphs picture pictures file files map maps draw plot'.split()
+)  # nothing can be shown
 FEWEST, MOST = 4, 150  # words
 WORD = re.compile(r'[a-z0-9]+')
 
@@ -32,9 +36,12 @@ def rouge_l(one: list[str], other: list[str]) -> float:
 
 
 def is_similar(new: list[str], known: list, limit: float) -> bool:
-    """Whether ROUGE-L of `new` with one of the known is above the limit; no more are compared than can be."""
+    """Whether ROUGE-L of `new` with one of the known is above the limit; no more are compared than
+    can be.
+    """
     return any(
-        2 * min(len(new), len(old)) > limit * (len(new) + len(old)) and rouge_l(new, old) > limit for old in known
+        2 * min(len(new), len(old)) > limit * (len(new) + len(old)) and rouge_l(new, old) > limit
+        for old in known
     )
 
 

@@ -1,4 +1,6 @@
-"""Published problem sets: how a row of one is read, how it is asked, and when a final answer is right. Layer 1."""
+"""Published problem sets: how a row of one is read, how it is asked, and when a final answer is
+right. Layer 1.
+"""
 
 import re
 from typing import Callable, NamedTuple
@@ -15,7 +17,7 @@ class Problem(NamedTuple):
 
 class Form(NamedTuple):
     read: Callable  # row -> Problem; KeyError, ValueError where the row is not of this form
-    right: Callable  # (the truth, what a response concludes with or None) -> bool
+    is_right: Callable  # (the truth, what a response concludes with or None) -> bool
     template: str  # that ships: {{ question }}, {{ options }}, {{ shots }}
 
 
@@ -28,7 +30,11 @@ def _gsm8k(row) -> Problem:
     solution, mark, answer = row['answer'].rpartition('####')
     if not mark:
         raise ValueError('the answer has no "####"')
-    return Problem(row['question'].strip(), answer.strip(), _closed(re.sub(r'<<.*?>>', '', solution), answer.strip()))
+    return Problem(
+        row['question'].strip(),
+        answer.strip(),
+        _closed(re.sub(r'<<.*?>>', '', solution), answer.strip()),
+    )
 
 
 def _math(row) -> Problem:
@@ -44,7 +50,7 @@ def _equivalent(truth: str, said: str | None) -> bool:
         return said is not None
     import math_verify
 
-    marked = lambda text: text if '$' in text or '\\boxed' in text else f'${text}$'  # noqa: E731
+    marked = lambda text: text if '$' in text or '\\boxed' in text else f'${text}$'
     return math_verify.verify(math_verify.parse(marked(truth)), math_verify.parse(marked(said)))
 
 
@@ -53,17 +59,25 @@ NAMED = re.compile(r'\bAnswer(\d):\s*(.*?)(?=\s*\bAnswer\d:|\s*\n\s*Answer forma
 
 
 def _arc(row) -> Problem:
-    """As its authors write it, as the Hugging Face hub and TFDS do, or as one text with 'Answer1: … Answer2: …'."""
+    """As its authors write it, as the Hugging Face hub and TFDS do, or as one text with 'Answer1: …
+    Answer2: …'.
+    """
     if 'instruction' in row:
         stem, _, listed = row['instruction'].partition('Answer1:')
         stem, options = stem.partition(':')[2], [m[2] for m in NAMED.finditer(f'Answer1:{listed}')]
         right = int(row['answer'].removeprefix('answer')) - 1
     else:
-        asked = row['question'] if isinstance(row['question'], dict) else {'stem': row['question'], **row}
+        asked = (
+            row['question']
+            if isinstance(row['question'], dict)
+            else {'stem': row['question'], **row}
+        )
         stem, choices = asked['stem'], asked['choices']
         columns = isinstance(choices, dict)
         options = choices['text'] if columns else [c['text'] for c in choices]
-        labels = [str(label) for label in (choices['label'] if columns else [c['label'] for c in choices])]
+        labels = [
+            str(label) for label in (choices['label'] if columns else [c['label'] for c in choices])
+        ]
         right = labels.index(str(row['answerKey']))
     if not 2 <= len(options) <= len(LETTERS) or not 0 <= right < len(options):
         raise ValueError(f'{len(options)} options, of which number {right + 1} should be right')
@@ -81,8 +95,10 @@ def _plain(number) -> str:
 
 def _svamp(row) -> Problem:
     body = row['Body'].strip()
-    return Problem(f'{body if body.endswith((".", "?", "!", ",")) else body + "."} {row["Question"].strip()}',
-                   _plain(row['Answer']))  # fmt: skip
+    return Problem(
+        f'{body if body.endswith((".", "?", "!", ",")) else body + "."} {row["Question"].strip()}',
+        _plain(row['Answer']),
+    )
 
 
 def _mawps(row) -> Problem:
@@ -122,7 +138,9 @@ def read(form: str, row: dict) -> Problem:
     try:
         found = get(form).read(row)
     except (KeyError, TypeError, AttributeError, IndexError) as problem:
-        raise ValueError(f'not a row of {form}: {type(problem).__name__} {problem}; it has {", ".join(row)}') from None
+        raise ValueError(
+            f'not a row of {form}: {type(problem).__name__} {problem}; it has {", ".join(row)}'
+        ) from None
     if not found.question or not found.answer:
         raise ValueError('a question or an answer is empty')
     return found

@@ -13,11 +13,12 @@ def read_records(source: str, make, max_bad: int) -> list:
     """make(where, row) of each row; where that raises ValueError, the row is skipped and reported.
 
     Args:
-      source: the path of a file, JSON lines (.jsonl, .jsonl.gz), a JSON array (.json) or ASDiv's XML (.xml); or
-        'tfds:name/split' (an array_record builder, in TFDS_DATA_DIR or ~/tensorflow_datasets; needs no TensorFlow).
+      source: the path of a file, JSON lines (.jsonl, .jsonl.gz), a JSON array (.json) or ASDiv's
+        XML (.xml); or 'tfds:name/split' (an array_record builder, in TFDS_DATA_DIR or
+        ~/tensorflow_datasets; needs no TensorFlow).
       max_bad: rows that may be malformed. One more, and the source is refused.
-    make may return None for what is none of its business. Raises FileNotFoundError, or ValueError for too many bad rows
-    or none that is good.
+    make may return None for what is none of its business. Raises FileNotFoundError, or ValueError
+    for too many bad rows or none that is good.
     """
     check_source(source)
     found, bad = [], []
@@ -32,12 +33,17 @@ def read_records(source: str, make, max_bad: int) -> list:
             bad.append(f'{source}, {where}: {problem}')
             logging.warning('skipped: %s', bad[-1])
             if len(bad) > max_bad:
-                raise ValueError(f'more than max_bad={max_bad} bad rows in {source}; the first: {bad[0]}') from None
+                raise ValueError(
+                    f'more than max_bad={max_bad} bad rows in {source}; the first: {bad[0]}'
+                ) from None
     if bad:
         logging.warning('%d rows of %s skipped, %d read', len(bad), source, len(found))
     found = [one for one in found if one is not None]
     if not found:
-        raise ValueError(f'no prompt in {source}' + (f'; the first bad row: {bad[0]}' if bad else ': it is empty'))
+        raise ValueError(
+            f'no prompt in {source}'
+            + (f'; the first bad row: {bad[0]}' if bad else ': it is empty')
+        )
     return found
 
 
@@ -69,7 +75,9 @@ def _tfds(spec: str):
 
 
 def _plain(value):
-    """What tfds yields, as JSON has it; a sequence of features arrives as a dict of columns, a chat among them."""
+    """What tfds yields, as JSON has it; a sequence of features arrives as a dict of columns, a chat
+    among them.
+    """
     if isinstance(value, dict):
         value = {k: _plain(v) for k, v in value.items()}
         columns = value.values()
@@ -102,4 +110,7 @@ def _array(path: str):
 
 def _problems(path: str):
     for i, problem in enumerate(xml.etree.ElementTree.parse(path).iter('Problem')):
-        yield f'problem {i}', {**problem.attrib, **{part.tag: (part.text or '').strip() for part in problem}}
+        yield (
+            f'problem {i}',
+            {**problem.attrib, **{part.tag: (part.text or '').strip() for part in problem}},
+        )

@@ -1,4 +1,6 @@
-"""An instruction with constraints: so many numbers of a range, in rising order. Many answers are right."""
+"""An instruction with constraints: so many numbers of a range, in rising order. Many answers are
+right.
+"""
 
 from selfrew.tasks.word_problems import LARGEST, NAMES, THINGS
 from selfrew.types import Prompt, ask
@@ -16,7 +18,9 @@ def make(rng) -> Prompt:
 
 
 def demonstrate(prompt: Prompt, rng, flaw: str) -> str:
-    """Numbers that fit; 'short' names one too few, 'slip' one that is out of the range or not larger."""
+    """Numbers that fit; 'short' names one too few, 'slip' one that is out of the range or not
+    larger.
+    """
     count, low, high = prompt.answer['count'], prompt.answer['low'], prompt.answer['high']
     numbers = sorted(int(n) for n in rng.choice(range(low, high + 1), count, replace=False))
     if flaw == 'short':
@@ -48,7 +52,9 @@ def _fits(prompt: Prompt, named: list[str]) -> list[bool]:
 
 
 def grade(prompt: Prompt, response: str) -> float:
-    """5 where all holds, 2 for a wrong count of fitting numbers, 1 with one that does not fit, 0 for none at all."""
+    """5 where all holds, 2 for a wrong count of fitting numbers, 1 with one that does not fit, 0
+    for none at all.
+    """
     named = final_answer(response)
     if not named:
         return 0.0
@@ -57,11 +63,13 @@ def grade(prompt: Prompt, response: str) -> float:
     return 5.0 if len(named) == prompt.answer['count'] else 2.0
 
 
-def check(prompt: Prompt, response: str) -> str:
+def worked_verdict(prompt: Prompt, response: str) -> str:
     """Goes through the numbers, counts those that fit, compares, and grades."""
     named, count, lines = final_answer(response), 0, []
     for word, fits in zip(named, _fits(prompt, named)):
         count += fits
         lines.append(f'{word} {count}.' if fits else f'{word} no.')
-    lines.append(f'Expected {prompt.answer["count"]}, found {count}. Score: {grade(prompt, response):.0f}')
+    lines.append(
+        f'Expected {prompt.answer["count"]}, found {count}. Score: {grade(prompt, response):.0f}'
+    )
     return ' '.join(lines)

@@ -36,11 +36,15 @@ def _result(step) -> int:
 
 
 def _lines(steps) -> str:
-    return ' '.join(f'{left} {sign} {right} = {_result((left, sign, right))}.' for left, sign, right in steps)
+    return ' '.join(
+        f'{left} {sign} {right} = {_result((left, sign, right))}.' for left, sign, right in steps
+    )
 
 
 def demonstrate(prompt: Prompt, rng, flaw: str) -> str:
-    """A worked solution; 'short' stops a step early where there are several, 'slip' has a wrong sum."""
+    """A worked solution; 'short' stops a step early where there are several, 'slip' has a wrong
+    sum.
+    """
     steps = prompt.meta['steps']
     if flaw == 'slip':
         return _slip(steps, rng)
@@ -52,10 +56,16 @@ def demonstrate(prompt: Prompt, rng, flaw: str) -> str:
 def _slip(steps, rng) -> str:
     """The solution with one sum wrong by one to three; the later steps go on from the wrong total."""
     totals = [-1]
-    while min(totals) < 0 or max(totals) > LARGEST:  # a slip that leads out of the numbers is drawn again
+    while (
+        min(totals) < 0 or max(totals) > LARGEST
+    ):  # a slip that leads out of the numbers is drawn again
         at, off = rng.integers(len(steps)), int(rng.choice([-3, -2, -1, 1, 2, 3]))
-        totals = [steps[0][0]] + [_result(step) + (off if i >= at else 0) for i, step in enumerate(steps)]
-    lines = [f'{left} {s} {n} = {total}.' for (_, s, n), left, total in zip(steps, totals, totals[1:])]
+        totals = [steps[0][0]] + [
+            _result(step) + (off if i >= at else 0) for i, step in enumerate(steps)
+        ]
+    lines = [
+        f'{left} {s} {n} = {total}.' for (_, s, n), left, total in zip(steps, totals, totals[1:])
+    ]
     return f'{" ".join(lines)} Final answer: {totals[-1]}'
 
 
@@ -75,7 +85,7 @@ def grade(prompt: Prompt, response: str) -> float:
     return 2.0 if found in [_result(step) for step in prompt.meta['steps']] else 1.0
 
 
-def check(prompt: Prompt, response: str) -> str:
+def worked_verdict(prompt: Prompt, response: str) -> str:
     """Works the problem out, compares, and grades."""
     found = final_answer(response)
     said = 'none' if found is None else found

@@ -1,4 +1,6 @@
-"""The speed measurement: its workload is what it says, its FLOPs are those counted by hand, its flags are checked."""
+"""The speed measurement: its workload is what it says, its FLOPs are those counted by hand, its
+flags are checked.
+"""
 
 import json
 import math
@@ -8,8 +10,10 @@ import pytest
 
 from experiments.speed import peers, run, workload
 
-MINUTE = ('--shape=minute --pairs=2 --row_length=384 --steps=1 --rounds=1 --prompts=2 --samples=2 --max_tokens=4 '
-          '--gemm=32').split()  # fmt: skip
+MINUTE = (
+    '--shape=minute --pairs=2 --row_length=384 --steps=1 --rounds=1 --prompts=2 --samples=2 --max_tokens=4 '
+    '--gemm=32'
+).split()
 
 
 def test_lengths_are_as_stated():
@@ -20,7 +24,9 @@ def test_lengths_are_as_stated():
     for response in (chosen, rejected):
         assert (response.min(), response.max()) == (8, 128) and abs(response.mean() - 60) < 2
     assert workload.real_tokens(pairs) == (2 * prompt + chosen + rejected).sum()
-    assert [len(p) for p in workload.prompts(shape, 3)] != [len(p) for p in workload.prompts(shape, 3, seed=1)]
+    assert [len(p) for p in workload.prompts(shape, 3)] != [
+        len(p) for p in workload.prompts(shape, 3, seed=1)
+    ]
 
 
 def test_tokens_are_words_and_responses_end_once():
@@ -37,13 +43,15 @@ def test_tokens_are_words_and_responses_end_once():
 def test_flops_are_those_counted_by_hand():
     shape = workload.Shape(vocab=10, width=2, layers=1, heads=1, kv_heads=1, head_dim=2, mlp=3)
     assert workload.matrix_weights(shape) == 4 * 2 * 2 + 3 * 2 * 3 == 34
-    # A prompt of 2 tokens; of a response of 2 one is read, of one of 1 none. The three see 1, 2 and 3 tokens.
+    # A prompt of 2 tokens; of a response of 2 one is read, of one of 1 none. The three see 1, 2 and
+    # 3 tokens.
     forward = 2 * 34 * 3 + 4 * 2 * (1 + 2 + 3) + 2 * 2 * 10 * 3
     assert workload.forward_flops(shape, 2, [2, 1]) == forward == 372
     pair = workload.Pair((5, 6), (7, 1), (1,))
     assert workload.update_flops(shape, [pair, pair]) == 2 * 4 * forward
     assert workload.sample_flops(shape, [2], [[2, 1]]) == forward
-    # Two steps, each with 34 + 20 weights; the one token that is read sees 3, each a key and a value of 2 numbers.
+    # Two steps, each with 34 + 20 weights; the one token that is read sees 3, each a key and a
+    # value of 2 numbers.
     assert workload.sample_bytes(shape, [2], [[2, 1]], slots=2, width=4) == 4 * (2 * 54 + 3 * 4)
     assert workload.sample_bytes(shape, [2], [[2, 1]], slots=1, width=4) == 4 * (3 * 54 + 3 * 4)
 
@@ -53,8 +61,10 @@ def test_run_writes_all_figures(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr('sys.argv', ['run', *MINUTE, f'--json={path}'])
     run.main()
     out = json.loads(path.read_text())
-    wanted = {'update': ('tokens_per_s', 'step_s', 'peak_fraction', 'compiles'),
-              'sample': ('tokens_per_s', 'peak_fraction', 'compiles')}  # fmt: skip
+    wanted = {
+        'update': ('tokens_per_s', 'step_s', 'peak_fraction', 'compiles'),
+        'sample': ('tokens_per_s', 'peak_fraction', 'compiles'),
+    }
     figures = [out[part][key] for part, keys in wanted.items() for key in keys]
     figures += [out['gemm_peak_gflops'], out['peak_rss_gb']]
     assert all(math.isfinite(x) and x > 0 for x in figures)
@@ -67,10 +77,23 @@ def test_run_writes_all_figures(tmp_path, monkeypatch, capsys):
     assert 'update: ' in said and 'sample: ' in said and 'real tokens/s' in said
 
 
-@pytest.mark.parametrize('flag', [
-    '--no_such=1', '--shape=huge', '--dtype=int8', '--pairs=0', '--steps=-1', '--slots=0', '--only=nothing',
-    '--max_tokens=1000', '--seed=-1', '--row_length=x', '--attention=other', '--step=3',
-])  # fmt: skip
+@pytest.mark.parametrize(
+    'flag',
+    [
+        '--no_such=1',
+        '--shape=huge',
+        '--dtype=int8',
+        '--pairs=0',
+        '--steps=-1',
+        '--slots=0',
+        '--only=nothing',
+        '--max_tokens=1000',
+        '--seed=-1',
+        '--row_length=x',
+        '--attention=other',
+        '--step=3',
+    ],
+)
 def test_wrong_flags_are_refused(flag, capsys):
     with pytest.raises(SystemExit) as stop:
         run.parse([flag])

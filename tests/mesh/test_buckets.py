@@ -16,7 +16,13 @@ def test_a_rung_wastes_less_than_a_quarter_and_an_octave_has_four():
 
 
 def test_a_rung_and_a_multiple():
-    assert [buckets.bucket(n, 8) for n in (1, 9, 17, 33, 41)] == [8, 16, 24, 40, 48]  # of rungs 1 10 20 40 48
+    assert [buckets.bucket(n, 8) for n in (1, 9, 17, 33, 41)] == [
+        8,
+        16,
+        24,
+        40,
+        48,
+    ]  # of rungs 1 10 20 40 48
     assert [buckets.round_up(n, 32) for n in (0, 1, 32, 32.5)] == [0, 32, 32, 64]
 
 

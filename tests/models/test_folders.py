@@ -1,4 +1,6 @@
-"""A checkpoint reads back as it was written or is refused by name; attention and positions are by the book."""
+"""A checkpoint reads back as it was written or is refused by name; attention and positions are by
+the book.
+"""
 
 import dataclasses
 import json
@@ -29,7 +31,9 @@ def _written(folder, config=SMALL):
 
 def _read(folder, config=SMALL):
     shapes, names = decoder.abstract_params(decoder.make_module(config))
-    return hf.read_params(str(folder), config, shapes, sharding.of_params(sharding.make_mesh(), shapes, names))
+    return hf.read_params(
+        str(folder), config, shapes, sharding.of_params(sharding.make_mesh(), shapes, names)
+    )
 
 
 def _edit_tensors(folder, change):
@@ -69,7 +73,11 @@ def test_several_files_of_bfloat16_read_as_float32(tmp_path):
         save_file(half, tmp_path / f'model-0000{i + 1}-of-00002.safetensors')
     found = _read(tmp_path)
     assert {a.dtype for a in jax.tree.leaves(found)} == {np.dtype('float32')}
-    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, np.asarray(b).astype(jnp.bfloat16)), found, params)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_array_equal(a, np.asarray(b).astype(jnp.bfloat16)),
+        found,
+        params,
+    )
 
 
 def test_all_that_is_wrong_with_the_tensors_is_named(tmp_path):
@@ -98,7 +106,9 @@ def test_a_layer_too_many_is_extra_and_one_too_few_is_missing(tmp_path):
 
 def test_a_tied_head_that_is_stored_again_is_ignored_whatever_its_size(tmp_path):
     params = _written(tmp_path, TIED)
-    _edit_tensors(tmp_path, lambda t: t.update({'lm_head.weight': np.ones((4 * 64, 32), np.float32)}))
+    _edit_tensors(
+        tmp_path, lambda t: t.update({'lm_head.weight': np.ones((4 * 64, 32), np.float32)})
+    )
     jax.tree.map(np.testing.assert_array_equal, _read(tmp_path, TIED), params)
 
 
@@ -107,7 +117,10 @@ def test_both_forms_of_rope_in_a_config_are_read(tmp_path):
     for fields in (
         {'rope_theta': 5e5},
         {'rope_theta': 5e5, 'rope_scaling': None},
-        {'rope_theta': ..., 'rope_parameters': {'rope_theta': 5e5, 'rope_type': 'default'}},  # transformers 5
+        {
+            'rope_theta': ...,
+            'rope_parameters': {'rope_theta': 5e5, 'rope_type': 'default'},
+        },  # transformers 5
     ):
         _edit_config(tmp_path, **{'rope_parameters': ..., **fields})
         assert hf.read_config(str(tmp_path)).rope.theta == 5e5
@@ -115,27 +128,60 @@ def test_both_forms_of_rope_in_a_config_are_read(tmp_path):
 
 def test_what_a_config_may_leave_out_has_the_default_of_llama(tmp_path):
     _written(tmp_path)
-    optional = ('rope_theta', 'head_dim', 'num_key_value_heads', 'tie_word_embeddings', 'rms_norm_eps', 'hidden_act')
+    optional = (
+        'rope_theta',
+        'head_dim',
+        'num_key_value_heads',
+        'tie_word_embeddings',
+        'rms_norm_eps',
+        'hidden_act',
+    )
     _edit_config(tmp_path, **dict.fromkeys(optional, ...))
     # heads of width / heads = 32 / 4, a key head for each query head
-    expected = dataclasses.replace(SMALL, kv_heads=4, head_dim=8, rope=decoder.Rope(1e4), norm_eps=1e-6, tied=False)
+    expected = dataclasses.replace(
+        SMALL, kv_heads=4, head_dim=8, rope=decoder.Rope(1e4), norm_eps=1e-6, tied=False
+    )
     assert hf.read_config(str(tmp_path)) == expected
 
 
-@pytest.mark.parametrize(('fields', 'named'), [
-    ({'architectures': ['GPT2LMHeadModel']}, "architecture 'GPT2LMHeadModel' is not supported; supported: Llama, "),
-    ({'architectures': ['LlamaForTokenClassification']}, "architecture 'LlamaForTokenClassification'"),
-    ({'architectures': ...}, "architecture 'none'"),
-    ({'rope_scaling': {'rope_type': 'llama3', 'factor': 8.0}}, "rope type 'llama3' wants 'low_freq_factor'"),
-    ({'rope_scaling': {'type': 'dynamic', 'factor': 2.0}}, "rope type 'dynamic' is not supported; supported:"),
-    ({'rope_parameters': {'rope_type': 'yarn', 'rope_theta': 1e4}}, "rope type 'yarn'"),
-    ({'hidden_act': 'gelu'}, "activation 'gelu' is not supported; supported: silu, gelu_pytorch_tanh"),
-    ({'quantization_config': {'bits': 4}}, "nothing here reads quantization_config={'bits': 4}"),
-    ({'num_attention_heads': ...}, 'num_attention_heads is missing'),
-    ({'attention_dropout': 0.1}, 'attention_dropout=0.1 is not supported'),
-    ({'layer_types': ['linear_attention', 'full_attention']}, "layer_types {'linear_attention'} is not supported"),
-    ({'attention_bias': True}, 'attention_bias=True'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ('fields', 'named'),
+    [
+        (
+            {'architectures': ['GPT2LMHeadModel']},
+            "architecture 'GPT2LMHeadModel' is not supported; supported: Llama, ",
+        ),
+        (
+            {'architectures': ['LlamaForTokenClassification']},
+            "architecture 'LlamaForTokenClassification'",
+        ),
+        ({'architectures': ...}, "architecture 'none'"),
+        (
+            {'rope_scaling': {'rope_type': 'llama3', 'factor': 8.0}},
+            "rope type 'llama3' wants 'low_freq_factor'",
+        ),
+        (
+            {'rope_scaling': {'type': 'dynamic', 'factor': 2.0}},
+            "rope type 'dynamic' is not supported; supported:",
+        ),
+        ({'rope_parameters': {'rope_type': 'yarn', 'rope_theta': 1e4}}, "rope type 'yarn'"),
+        (
+            {'hidden_act': 'gelu'},
+            "activation 'gelu' is not supported; supported: silu, gelu_pytorch_tanh",
+        ),
+        (
+            {'quantization_config': {'bits': 4}},
+            "nothing here reads quantization_config={'bits': 4}",
+        ),
+        ({'num_attention_heads': ...}, 'num_attention_heads is missing'),
+        ({'attention_dropout': 0.1}, 'attention_dropout=0.1 is not supported'),
+        (
+            {'layer_types': ['linear_attention', 'full_attention']},
+            "layer_types {'linear_attention'} is not supported",
+        ),
+        ({'attention_bias': True}, 'attention_bias=True'),
+    ],
+)
 def test_what_this_decoder_cannot_do_is_refused_by_name(tmp_path, fields, named):
     _written(tmp_path)
     _edit_config(tmp_path, **fields)
@@ -162,7 +208,11 @@ def test_the_base_that_ships_is_small_and_loads(tiny):
     size = sum(entry.stat().st_size for entry in os.scandir(language_model.TINY))
     assert size <= 4 * 2**20
     assert hf.read_config(language_model.TINY) == lm.config
-    jax.tree.map(lambda a, s: np.testing.assert_equal(a.shape, s.shape), params, decoder.abstract_params(lm.module)[0])
+    jax.tree.map(
+        lambda a, s: np.testing.assert_equal(a.shape, s.shape),
+        params,
+        decoder.abstract_params(lm.module)[0],
+    )
     assert len(lm.text.tokenizer) <= lm.config.vocab
 
 
@@ -170,7 +220,11 @@ def test_a_model_loads_onto_a_mesh_as_onto_one_device(tiny):
     _, params = tiny
     lm, spread = language_model.load(folder='tiny', data=2, fsdp=2, tensor=2)
     jax.tree.map(np.testing.assert_array_equal, spread, params)
-    jax.tree.map(lambda a, s: np.testing.assert_(a.sharding.is_equivalent_to(s, a.ndim)), spread, lm.shardings())
+    jax.tree.map(
+        lambda a, s: np.testing.assert_(a.sharding.is_equivalent_to(s, a.ndim)),
+        spread,
+        lm.param_shardings(),
+    )
 
 
 # --- the decoder ------------------------------------------------------------------------------------------------------
@@ -180,21 +234,30 @@ def test_a_scalar_head_begins_at_zero_and_gives_a_number_a_token():
     module = decoder.make_module(dataclasses.replace(SMALL, scalar_head=True))
     params = decoder.init_params(module, jax.random.key(0))
     hidden = jax.random.normal(jax.random.key(1), (7, SMALL.width))
-    assert decoder.scalar_value(params, hidden).shape == (7,) and not decoder.scalar_value(params, hidden).any()
+    assert (
+        decoder.scalar_value(params, hidden).shape == (7,)
+        and not decoder.scalar_value(params, hidden).any()
+    )
     params = params | {'scalar': params['scalar'] + 1.0}
-    np.testing.assert_allclose(decoder.scalar_value(params, hidden), hidden.sum(axis=1), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        decoder.scalar_value(params, hidden), hidden.sum(axis=1), rtol=1e-4, atol=1e-5
+    )
     with pytest.raises(KeyError):
-        decoder.scalar_value(decoder.init_params(decoder.make_module(SMALL), jax.random.key(0)), hidden)
+        decoder.scalar_value(
+            decoder.init_params(decoder.make_module(SMALL), jax.random.key(0)), hidden
+        )
 
 
 def _rotated(x, position, theta):
     config = dataclasses.replace(SMALL, head_dim=x.shape[-1])
-    return decoder.apply_rotary(x, *decoder.rotary_angles(decoder.Rope(theta), config, jnp.array([[position]])))
+    return decoder.apply_rotary(
+        x, *decoder.rotary_angles(decoder.Rope(theta), config, jnp.array([[position]]))
+    )
 
 
 def test_rotation_keeps_lengths_and_sees_only_differences_of_position():
     q, k = jax.random.normal(jax.random.key(0), (2, 1, 1, 1, 16))
-    at = lambda x, p: np.asarray(_rotated(x, p, 1e4)).ravel()  # noqa: E731
+    at = lambda x, p: np.asarray(_rotated(x, p, 1e4)).ravel()
     np.testing.assert_array_equal(at(q, 0), np.asarray(q).ravel())
     assert np.linalg.norm(at(q, 37)) == pytest.approx(float(jnp.linalg.norm(q)), rel=1e-5)
     dots = [at(q, p + 5) @ at(k, p) for p in (0, 3, 40, 400)]
@@ -203,7 +266,9 @@ def test_rotation_keeps_lengths_and_sees_only_differences_of_position():
 
 
 def test_rotation_turns_each_pair_by_its_angle():
-    """Half-split: features (i, i + H/2) turn by position · theta^(−i / (H/2)): 3 and 0.3 for H = 4, theta = 100."""
+    """Half-split: features (i, i + H/2) turn by position · theta^(−i / (H/2)): 3 and 0.3 for H = 4,
+    theta = 100.
+    """
     x = jnp.array([1.0, 2.0, 0.0, 0.0]).reshape(1, 1, 1, 4)
     expected = [np.cos(3), 2 * np.cos(0.3), np.sin(3), 2 * np.sin(0.3)]
     np.testing.assert_allclose(_rotated(x, 3, 100.0).ravel(), expected, atol=1e-6)
@@ -214,7 +279,7 @@ def test_grouped_attention_equals_loops(cached):
     """Query head n looks at key head n // G; there may be more columns than tokens."""
     R, L, N, K, H = 2, 5, 6, 2, 4
     rng = np.random.default_rng(0)
-    draw = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
+    draw = lambda *shape: rng.normal(size=shape).astype(np.float32)
     q, k, v = draw(R, L, N, H), draw(R, K, cached + L, H), draw(R, K, cached + L, H)
     mask = rng.random((R, L, cached + L)) < 0.6
     mask &= np.tril(np.ones((L, cached + L), bool), cached)
@@ -242,7 +307,9 @@ def test_norm_divides_by_the_root_mean_square():
 def test_an_offset_of_one_is_added_in_float32():
     """1 + 2⁻¹⁰ has no bfloat16: added there, the scale would be lost."""
     x, scale = jnp.ones((1, 4)), jnp.full(4, 2.0**-10, jnp.bfloat16)
-    np.testing.assert_allclose(decoder.rms_norm(x, scale, 0.0, unit_offset=True), np.full((1, 4), 1 + 2.0**-10), rtol=1e-7)
+    np.testing.assert_allclose(
+        decoder.rms_norm(x, scale, 0.0, unit_offset=True), np.full((1, 4), 1 + 2.0**-10), rtol=1e-7
+    )
 
 
 def test_bfloat16_compute_keeps_float32_parameters_and_logits():
@@ -252,19 +319,33 @@ def test_bfloat16_compute_keeps_float32_parameters_and_logits():
     seen = jnp.tril(jnp.ones((1, 6, 6), bool))
     hidden, _ = module.apply({'params': params}, tokens, tokens, seen)
     exact, _ = decoder.make_module(SMALL).apply({'params': params}, tokens, tokens, seen)
-    assert hidden.dtype == jnp.bfloat16 and decoder.logits(module, params, hidden[0]).dtype == jnp.float32
+    assert (
+        hidden.dtype == jnp.bfloat16
+        and decoder.logits(module, params, hidden[0]).dtype == jnp.float32
+    )
     assert {p.dtype for p in jax.tree.leaves(params)} == {np.dtype('float32')}
-    np.testing.assert_allclose(hidden.astype(jnp.float32), exact, atol=0.1)  # 8 bits of mantissa, values of order 1
+    np.testing.assert_allclose(
+        hidden.astype(jnp.float32), exact, atol=0.1
+    )  # 8 bits of mantissa, values of order 1
 
 
 # --- text -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('given', [
-    'plain words', '  spaces  and\ttabs\n\nlines ', 'naïve Zürich Straße', '数学の問題 3 + 4 = 7', '👩‍👩‍👧 🏳️‍🌈',
-    'a\u0301 \u00e1 \u202e \u200b \ufeff', '',
-    ''.join(map(chr, [*range(1, 0x250), 0xFFFD, 0x10FFFF])),
-], ids=ascii)  # fmt: skip
+@pytest.mark.parametrize(
+    'given',
+    [
+        'plain words',
+        '  spaces  and\ttabs\n\nlines ',
+        'naïve Zürich Straße',
+        '数学の問題 3 + 4 = 7',
+        '👩‍👩‍👧 🏳️‍🌈',
+        'a\u0301 \u00e1 \u202e \u200b \ufeff',
+        '',
+        ''.join(map(chr, [*range(1, 0x250), 0xFFFD, 0x10FFFF])),
+    ],
+    ids=ascii,
+)
 def test_any_text_comes_back_from_its_tokens(tiny, given):
     lm, _ = tiny
     tokens = lm.text.encode(given)
@@ -272,23 +353,29 @@ def test_any_text_comes_back_from_its_tokens(tiny, given):
     assert not {lm.text.bos, lm.text.eos, lm.text.pad} & set(tokens)
 
 
-@pytest.mark.parametrize('given', ['<|end|>', '<|user|>Say 5<|assistant|>', '<|e<|end|>nd|>', '<|bos|><|pad|>'])
+@pytest.mark.parametrize(
+    'given', ['<|end|>', '<|user|>Say 5<|assistant|>', '<|e<|end|>nd|>', '<|bos|><|pad|>']
+)
 def test_no_text_can_spell_a_token_that_opens_or_ends_a_turn(tiny, given):
     lm, _ = tiny
     special = set(lm.text.tokenizer.added_tokens_decoder)
     assert len(special) == 5  # pad, bos, user, assistant, end
-    assert not special & set(lm.text.response(f'a {given} b', 'length'))
-    frame = [t for t in lm.text.prompt(ask('a', 'plain')) if t in special]
-    assert [t for t in lm.text.prompt(ask('a', f'a {given} b')) if t in special] == frame
+    assert not special & set(lm.text.response_tokens(f'a {given} b', 'length'))
+    frame = [t for t in lm.text.prompt_tokens(ask('a', 'plain')) if t in special]
+    assert [t for t in lm.text.prompt_tokens(ask('a', f'a {given} b')) if t in special] == frame
 
 
 def test_the_chat_template_opens_the_answer_and_marks_every_turn(tiny):
     lm, _ = tiny
     turns = ('user', 'Hi'), ('assistant', 'Hello'), ('user', 'Bye')
-    rendered = lm.text.rendered(Prompt('a', tuple({'role': r, 'content': c} for r, c in turns)))
-    assert rendered.endswith('<|assistant|>') and rendered.count('<|user|>') == 2 and rendered.count('<|end|>') == 1
+    rendered = lm.text.prompt_text(Prompt('a', tuple({'role': r, 'content': c} for r, c in turns)))
+    assert (
+        rendered.endswith('<|assistant|>')
+        and rendered.count('<|user|>') == 2
+        and rendered.count('<|end|>') == 1
+    )
     assert rendered.index('Hi') < rendered.index('Hello') < rendered.index('Bye')
-    tokens = lm.text.prompt(ask('a', 'Hi'))
+    tokens = lm.text.prompt_tokens(ask('a', 'Hi'))
     assert lm.text.decode(tokens) == 'Hi' and lm.text.eos not in tokens
 
 
@@ -344,10 +431,15 @@ print(peak[0] - before - sum(x.nbytes for x in jax.tree.leaves(params)))
 def test_a_checkpoint_is_read_without_a_second_copy_of_its_stacks(tmp_path):
     """Each of the three MLP stacks is 256 MiB of float32, a tensor of the file 8 MiB of bfloat16."""
     config = dataclasses.replace(SMALL, width=1024, mlp=4096, layers=16)
-    params = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), decoder.abstract_params(decoder.make_module(config))[0])
+    params = jax.tree.map(
+        lambda s: np.zeros(s.shape, s.dtype),
+        decoder.abstract_params(decoder.make_module(config))[0],
+    )
     hf.write(str(tmp_path), hf.llama(config, bos=1, eos=2, pad=0), config, params, dtype='bfloat16')
     del params
-    said = subprocess.run([sys.executable, '-c', READ, str(tmp_path)], capture_output=True, text=True, check=True)
+    said = subprocess.run(
+        [sys.executable, '-c', READ, str(tmp_path)], capture_output=True, text=True, check=True
+    )
     assert int(said.stdout) < 160 << 20  # what XLA itself takes to compile is in it
 
 
@@ -362,9 +454,20 @@ def test_a_hub_name_is_downloaded_without_what_it_holds_twice(tmp_path, monkeypa
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, 'snapshot_download', download)
-    assert language_model.resolve_folder('Some-Org/a.model_1') == str(tmp_path) and asked['name'] == 'Some-Org/a.model_1'
-    offered = ['config.json', 'model-00001-of-00002.safetensors', 'model.safetensors.index.json', 'tokenizer.model',
-               'chat_template.jinja', 'consolidated.safetensors', 'original/params.json', 'pytorch_model.bin']  # fmt: skip
+    assert (
+        language_model.resolve_folder('Some-Org/a.model_1') == str(tmp_path)
+        and asked['name'] == 'Some-Org/a.model_1'
+    )
+    offered = [
+        'config.json',
+        'model-00001-of-00002.safetensors',
+        'model.safetensors.index.json',
+        'tokenizer.model',
+        'chat_template.jinja',
+        'consolidated.safetensors',
+        'original/params.json',
+        'pytorch_model.bin',
+    ]
     patterns = {'allow_patterns': asked['allow'], 'ignore_patterns': asked['ignore']}
     assert list(huggingface_hub.utils.filter_repo_objects(offered, **patterns)) == offered[:5]
 
@@ -374,25 +477,41 @@ def test_a_hub_name_that_cannot_be_downloaded_is_refused_in_a_sentence(monkeypat
         raise OSError('no route to the hub\nand a long story')
 
     monkeypatch.setattr(huggingface_hub, 'snapshot_download', download)
-    with pytest.raises(FileNotFoundError, match=r"^'org/model' is not a folder here, .*\(no route to the hub\)$"):
+    with pytest.raises(
+        FileNotFoundError, match=r"^'org/model' is not a folder here, .*\(no route to the hub\)$"
+    ):
         language_model.resolve_folder('org/model')
 
 
 def test_an_fsdp_of_minus_one_takes_what_the_other_axes_leave():
     assert dict(sharding.make_mesh(fsdp=-1).shape) == {'data': 1, 'fsdp': 8, 'tensor': 1}
-    assert dict(sharding.make_mesh(data=2, fsdp=-1, tensor=2).shape) == {'data': 2, 'fsdp': 2, 'tensor': 2}
-    for mesh in ({'fsdp': -1, 'tensor': 3}, {'fsdp': -2}, {'fsdp': -1, 'data': 16}, {'fsdp': -1, 'tensor': 0}):
+    assert dict(sharding.make_mesh(data=2, fsdp=-1, tensor=2).shape) == {
+        'data': 2,
+        'fsdp': 2,
+        'tensor': 2,
+    }
+    for mesh in (
+        {'fsdp': -1, 'tensor': 3},
+        {'fsdp': -2},
+        {'fsdp': -1, 'data': 16},
+        {'fsdp': -1, 'tensor': 0},
+    ):
         with pytest.raises(ValueError, match='choose a mesh whose product divides 8'):
             sharding.make_mesh(**mesh)
 
 
 def test_a_preset_for_another_model_is_refused_with_the_differences():
     shape = hf.read_json(language_model.TINY) | {'num_hidden_layers': 5}
-    with pytest.raises(ValueError, match='model.shape is not that of .*tiny_base: layers 5, there 3$'):
+    with pytest.raises(
+        ValueError, match='model.shape is not that of .*tiny_base: layers 5, there 3$'
+    ):
         language_model.load(folder='tiny', shape=shape)
 
 
 def test_weights_that_lie_there_a_second_time_are_not_read(tmp_path):
     params = _written(tmp_path)
-    save_file({'layers.0.attention.wq.weight': np.zeros((4, 4), np.float32)}, tmp_path / 'consolidated.safetensors')
+    save_file(
+        {'layers.0.attention.wq.weight': np.zeros((4, 4), np.float32)},
+        tmp_path / 'consolidated.safetensors',
+    )
     jax.tree.map(np.testing.assert_array_equal, _read(tmp_path), params)

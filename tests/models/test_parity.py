@@ -1,4 +1,5 @@
-"""Every family against transformers on torch: the same logits, rewards and greedy tokens, and back again.
+"""Every family against transformers on torch: the same logits, rewards and greedy tokens, and back
+again.
 
 Wants the extra `parity`; skipped without torch.
 """
@@ -12,8 +13,8 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip('torch')
-import transformers  # noqa: E402
-from toys import Numbers  # noqa: E402
+import transformers
+from toys import Numbers
 
 from selfrew.engine import generate
 from selfrew.mesh import sharding
@@ -21,40 +22,104 @@ from selfrew.models import decoder, hf
 from selfrew.models.language_model import Lm
 
 BASE = dict(
-    vocab_size=96, hidden_size=48, intermediate_size=80, num_hidden_layers=4, num_attention_heads=4,
-    num_key_value_heads=2, max_position_embeddings=128, pad_token_id=0, bos_token_id=1, eos_token_id=2,
-)  # fmt: skip
-LONGROPE = {'type': 'longrope', 'short_factor': [1.0, 1.1, 1.3, 1.6, 2.0, 2.5], 'long_factor': [1.5, 2, 3, 4, 6, 9]}
-LLAMA3 = {'rope_type': 'llama3', 'factor': 8.0, 'low_freq_factor': 1.0, 'high_freq_factor': 4.0,
-          'original_max_position_embeddings': 32}  # fmt: skip
+    vocab_size=96,
+    hidden_size=48,
+    intermediate_size=80,
+    num_hidden_layers=4,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=128,
+    pad_token_id=0,
+    bos_token_id=1,
+    eos_token_id=2,
+)
+LONGROPE = {
+    'type': 'longrope',
+    'short_factor': [1.0, 1.1, 1.3, 1.6, 2.0, 2.5],
+    'long_factor': [1.5, 2, 3, 4, 6, 9],
+}
+LLAMA3 = {
+    'rope_type': 'llama3',
+    'factor': 8.0,
+    'low_freq_factor': 1.0,
+    'high_freq_factor': 4.0,
+    'original_max_position_embeddings': 32,
+}
 FAMILIES = {
-    'llama2': ('Llama', {'num_key_value_heads': 4, 'rms_norm_eps': 0.05}),  # large: 1e-5 or 1e-6 would not show
-    'llama3': ('Llama', {'rope_parameters': LLAMA3 | {'rope_theta': 5e5}, 'tie_word_embeddings': True}),
-    'llama_linear': ('Llama', {'rope_parameters': {'rope_type': 'linear', 'factor': 4.0, 'rope_theta': 1e4}}),
+    'llama2': (
+        'Llama',
+        {'num_key_value_heads': 4, 'rms_norm_eps': 0.05},
+    ),  # large: 1e-5 or 1e-6 would not show
+    'llama3': (
+        'Llama',
+        {'rope_parameters': LLAMA3 | {'rope_theta': 5e5}, 'tie_word_embeddings': True},
+    ),
+    'llama_linear': (
+        'Llama',
+        {'rope_parameters': {'rope_type': 'linear', 'factor': 4.0, 'rope_theta': 1e4}},
+    ),
     'mistral': ('Mistral', {'sliding_window': 7}),
     'mistral_whole': ('Mistral', {'sliding_window': None, 'head_dim': 16}),
     'qwen2': ('Qwen2', {'tie_word_embeddings': True}),
-    'qwen2_window': ('Qwen2', {'use_sliding_window': True, 'sliding_window': 6, 'max_window_layers': 2}),
+    'qwen2_window': (
+        'Qwen2',
+        {'use_sliding_window': True, 'sliding_window': 6, 'max_window_layers': 2},
+    ),
     'qwen3': ('Qwen3', {'head_dim': 16}),
-    'gemma2': ('Gemma2', {'head_dim': 16, 'query_pre_attn_scalar': 20, 'sliding_window': 6,
-                          'attn_logit_softcapping': 3.0, 'final_logit_softcapping': 2.0}),
-    'gemma3': ('Gemma3', {'head_dim': 16, 'query_pre_attn_scalar': 20, 'sliding_window': 6, 'num_hidden_layers': 7}),
-    'gemma3_scaled': ('Gemma3', {'head_dim': 16, 'sliding_window': 5, 'sliding_window_pattern': 2, 'rope_parameters': {
-        'full_attention': {'rope_type': 'linear', 'factor': 8.0, 'rope_theta': 1e6},
-        'sliding_attention': {'rope_type': 'default', 'rope_theta': 1e4}}}),
+    'gemma2': (
+        'Gemma2',
+        {
+            'head_dim': 16,
+            'query_pre_attn_scalar': 20,
+            'sliding_window': 6,
+            'attn_logit_softcapping': 3.0,
+            'final_logit_softcapping': 2.0,
+        },
+    ),
+    'gemma3': (
+        'Gemma3',
+        {'head_dim': 16, 'query_pre_attn_scalar': 20, 'sliding_window': 6, 'num_hidden_layers': 7},
+    ),
+    'gemma3_scaled': (
+        'Gemma3',
+        {
+            'head_dim': 16,
+            'sliding_window': 5,
+            'sliding_window_pattern': 2,
+            'rope_parameters': {
+                'full_attention': {'rope_type': 'linear', 'factor': 8.0, 'rope_theta': 1e6},
+                'sliding_attention': {'rope_type': 'default', 'rope_theta': 1e4},
+            },
+        },
+    ),
     'phi3': ('Phi3', {'sliding_window': 9}),
-    'phi3_partial': ('Phi3', {'rope_parameters': {'rope_type': 'default', 'rope_theta': 1e4,
-                                                  'partial_rotary_factor': 0.5}}),
-    'phi3_long': ('Phi3', {'rope_parameters': LONGROPE | {'rope_theta': 1e4, 'rope_type': 'longrope'},
-                           'original_max_position_embeddings': 100}),
+    'phi3_partial': (
+        'Phi3',
+        {
+            'rope_parameters': {
+                'rope_type': 'default',
+                'rope_theta': 1e4,
+                'partial_rotary_factor': 0.5,
+            }
+        },
+    ),
+    'phi3_long': (
+        'Phi3',
+        {
+            'rope_parameters': LONGROPE | {'rope_theta': 1e4, 'rope_type': 'longrope'},
+            'original_max_position_embeddings': 100,
+        },
+    ),
     'olmo2': ('Olmo2', {'rms_norm_eps': 0.05}),
-}  # fmt: skip
+}
 TEXT_CONFIGS = {'Gemma3': 'Gemma3TextConfig'}
 
 
 @pytest.fixture(autouse=True)
 def quickly():
-    """Compiling is most of what these tests do; that torch and jax share the cores is most of the rest."""
+    """Compiling is most of what these tests do; that torch and jax share the cores is most of the
+    rest.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     jax.config.update('jax_disable_most_optimizations', True)
@@ -65,7 +130,9 @@ def quickly():
 
 def _config(name, **more):
     family, fields = FAMILIES[name]
-    return getattr(transformers, TEXT_CONFIGS.get(family, f'{family}Config'))(**BASE | copy.deepcopy(fields) | more)
+    return getattr(transformers, TEXT_CONFIGS.get(family, f'{family}Config'))(
+        **BASE | copy.deepcopy(fields) | more
+    )
 
 
 def _architecture(name, head):
@@ -88,7 +155,7 @@ def _loaded(folder, max_length=None, **mesh):
     config = hf.read_config(str(folder), max_length)
     mesh = sharding.make_mesh(**mesh)
     lm = Lm(decoder.make_module(config, mesh=mesh), Numbers(), mesh)
-    return lm, hf.read_params(str(folder), config, lm.abstract(), lm.shardings())
+    return lm, hf.read_params(str(folder), config, lm.abstract_params(), lm.param_shardings())
 
 
 def _ragged(rows=3, length=24):
@@ -103,14 +170,18 @@ def _ragged(rows=3, length=24):
 def _hidden(lm, params, tokens, mask):
     position = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape)
     causal = np.tril(np.ones((tokens.shape[1],) * 2, bool))[None] & mask[:, None, :]
-    hidden, _ = jax.jit(lm.module.apply)({'params': params}, *lm.rows((tokens, position, causal)))
+    hidden, _ = jax.jit(lm.module.apply)({'params': params}, *lm.place_rows((tokens, position, causal)))
     return hidden.reshape(-1, hidden.shape[-1])
 
 
 def _equal_logits(model, lm, params, tokens, mask, atol=1e-4):
     with torch.no_grad():
-        want = model(torch.tensor(tokens), attention_mask=torch.tensor(mask.astype(int))).logits.numpy()
-    found = np.asarray(decoder.logits(lm.module, params, _hidden(lm, params, tokens, mask))).reshape(want.shape)
+        want = model(
+            torch.tensor(tokens), attention_mask=torch.tensor(mask.astype(int))
+        ).logits.numpy()
+    found = np.asarray(
+        decoder.logits(lm.module, params, _hidden(lm, params, tokens, mask))
+    ).reshape(want.shape)
     np.testing.assert_allclose(found[mask], want[mask], atol=atol)
     assert np.ptp(want[mask], axis=-1).min() > 1  # of logits that differ
 
@@ -129,9 +200,13 @@ def test_a_family_has_the_logits_and_greedy_tokens_of_transformers_and_goes_back
     for prompt, response in zip(prompts, found):
         with torch.no_grad():
             want = model.generate(
-                torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=int), max_new_tokens=64,
-                do_sample=False, eos_token_id=2, pad_token_id=0,
-            )[0, len(prompt) :]  # fmt: skip
+                torch.tensor([prompt]),
+                attention_mask=torch.ones(1, len(prompt), dtype=int),
+                max_new_tokens=64,
+                do_sample=False,
+                eos_token_id=2,
+                pad_token_id=0,
+            )[0, len(prompt) :]
         assert list(response.tokens) == want.tolist()
 
     hf.write(str(tmp_path / 'out'), hf.read_json(str(tmp_path / 'in')), lm.config, params)
@@ -149,18 +224,29 @@ def test_a_family_has_the_logits_and_greedy_tokens_of_transformers_and_goes_back
 def _saved(name):
     """config.json as transformers writes it."""
     return json.loads(_config(name).to_json_string(use_diff=True)) | {
-        'architectures': [_architecture(name, 'ForCausalLM')], 'dtype': 'bfloat16',
-    }  # fmt: skip
+        'architectures': [_architecture(name, 'ForCausalLM')],
+        'dtype': 'bfloat16',
+    }
 
 
 def _older(name, kind):
     """The same as writers before transformers 5 had it; `kind`: how they spelt rope_type."""
     family, fields = FAMILIES[name][0], _saved(name)
-    new = 'rope_parameters', 'layer_types', 'dtype', '_sliding_window_pattern', 'use_bidirectional_attention'
+    new = (
+        'rope_parameters',
+        'layer_types',
+        'dtype',
+        '_sliding_window_pattern',
+        'use_bidirectional_attention',
+    )
     old = {k: v for k, v in fields.items() if k not in new} | {'torch_dtype': fields['dtype']}
 
     def scaling(rope):
-        own = {k: v for k, v in rope.items() if k not in ('rope_theta', 'rope_type', 'type', 'partial_rotary_factor')}
+        own = {
+            k: v
+            for k, v in rope.items()
+            if k not in ('rope_theta', 'rope_type', 'type', 'partial_rotary_factor')
+        }
         if family == 'Phi3':
             own.pop('original_max_position_embeddings', None)  # stands outside
         spelt = 'su' if rope['rope_type'] == 'longrope' and kind == 'type' else rope['rope_type']
@@ -186,9 +272,15 @@ def test_the_older_form_of_a_config_says_the_same(name, kind):
     # what stands there anyway by default may be left out
     family = FAMILIES[name][0]
     default = getattr(transformers, TEXT_CONFIGS.get(family, f'{family}Config'))().to_dict()
-    default |= {'rope_theta': 1e6 if family == 'Gemma3' else 1e4, 'rope_scaling': None, 'rope_local_base_freq': 1e4,
-                'sliding_window_pattern': 6}  # fmt: skip
-    least = {k: v for k, v in old.items() if k == 'architectures' or k not in default or v != default[k]}
+    default |= {
+        'rope_theta': 1e6 if family == 'Gemma3' else 1e4,
+        'rope_scaling': None,
+        'rope_local_base_freq': 1e4,
+        'sliding_window_pattern': 6,
+    }
+    least = {
+        k: v for k, v in old.items() if k == 'architectures' or k not in default or v != default[k]
+    }
     assert len(least) < len(old) - 5
     assert hf.config_of(least, 'least') == hf.config_of(new, 'new')
 
@@ -196,13 +288,23 @@ def test_the_older_form_of_a_config_says_the_same(name, kind):
 @pytest.mark.parametrize('windowed', [False, True])
 @pytest.mark.parametrize('family', hf.FAMILIES)
 def test_what_a_config_leaves_out_is_what_the_class_of_the_family_takes(family, windowed):
-    least = dict(vocab_size=96, hidden_size=48, intermediate_size=80, num_hidden_layers=30, num_attention_heads=4)
+    least = dict(
+        vocab_size=96,
+        hidden_size=48,
+        intermediate_size=80,
+        num_hidden_layers=30,
+        num_attention_heads=4,
+    )
     least |= {'use_sliding_window': True} if windowed else {}
     full = getattr(transformers, TEXT_CONFIGS.get(family, f'{family}Config'))(**least).to_dict()
     named = {'architectures': [f'{family}ForCausalLM']}
     found = hf.config_of(least | named, 'least')
     assert found == hf.config_of(json.loads(json.dumps(full)) | named, 'full')
-    assert windowed is False or not family.startswith('Qwen') or found.local == (False,) * 28 + (True,) * 2
+    assert (
+        windowed is False
+        or not family.startswith('Qwen')
+        or found.local == (False,) * 28 + (True,) * 2
+    )
 
 
 # --- other heads, other forms -----------------------------------------------------------------------------------------
@@ -218,8 +320,12 @@ def test_a_reward_model_gives_the_rewards_of_transformers(tmp_path, name):
     assert lm.config.scalar_head
     tokens, mask = _ragged()
     with torch.no_grad():
-        want = model(torch.tensor(tokens), attention_mask=torch.tensor(mask.astype(int))).logits.numpy()[:, 0]
-    value = np.asarray(decoder.scalar_value(params, _hidden(lm, params, tokens, mask))).reshape(tokens.shape)
+        want = model(
+            torch.tensor(tokens), attention_mask=torch.tensor(mask.astype(int))
+        ).logits.numpy()[:, 0]
+    value = np.asarray(decoder.scalar_value(params, _hidden(lm, params, tokens, mask))).reshape(
+        tokens.shape
+    )
     found = value[np.arange(len(tokens)), mask.sum(axis=1) - 1]
     np.testing.assert_allclose(found, want, atol=1e-4)
     assert np.ptp(want) > 0.1
@@ -232,8 +338,11 @@ def test_a_reward_model_gives_the_rewards_of_transformers(tmp_path, name):
 
 
 def test_longrope_takes_the_long_factors_where_the_run_has_longer_contexts(tmp_path):
-    rope = {'original_max_position_embeddings': 16, 'rope_parameters': FAMILIES['phi3_long'][1]['rope_parameters'] | {
-        'original_max_position_embeddings': 16}}  # fmt: skip
+    rope = {
+        'original_max_position_embeddings': 16,
+        'rope_parameters': FAMILIES['phi3_long'][1]['rope_parameters']
+        | {'original_max_position_embeddings': 16},
+    }
     model = _theirs('phi3_long', **copy.deepcopy(rope))
     model.save_pretrained(tmp_path)
     tokens, mask = _ragged()
@@ -249,7 +358,9 @@ def test_longrope_takes_the_long_factors_where_the_run_has_longer_contexts(tmp_p
 
 
 def _rounded(model):
-    """The model at parameters that bfloat16 holds; `model.bfloat16().float()` would round its rotations as well."""
+    """The model at parameters that bfloat16 holds; `model.bfloat16().float()` would round its
+    rotations as well.
+    """
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(parameter.to(torch.bfloat16))
@@ -275,11 +386,16 @@ def test_what_is_written_in_many_files_of_bfloat16_loads_in_transformers(tmp_pat
     lm, params = _loaded(tmp_path / 'in')
     fields, out = hf.read_json(str(tmp_path / 'in')), str(tmp_path / 'out')
     hf.write(out, fields, lm.config, params)
-    hf.write(out, fields, lm.config, params, dtype='bfloat16', shard_bytes=20_000)  # over the one file
+    hf.write(
+        out, fields, lm.config, params, dtype='bfloat16', shard_bytes=20_000
+    )  # over the one file
     files = {entry.name for entry in os.scandir(out)}
     with open(os.path.join(out, 'model.safetensors.index.json')) as file:
         index = json.load(file)
-    assert files == {*index['weight_map'].values(), 'model.safetensors.index.json', 'config.json'} and len(files) > 5
+    assert (
+        files == {*index['weight_map'].values(), 'model.safetensors.index.json', 'config.json'}
+        and len(files) > 5
+    )
     assert index['metadata']['total_size'] == 2 * sum(p.numel() for p in model.parameters())
     assert max(os.path.getsize(os.path.join(out, name)) for name in files) < 25_000
 

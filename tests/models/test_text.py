@@ -1,4 +1,6 @@
-"""Tokenizers and chat formats of every style: what opens, what ends, what is taught, and what is refused."""
+"""Tokenizers and chat formats of every style: what opens, what ends, what is taught, and what is
+refused.
+"""
 
 import dataclasses
 import json
@@ -45,17 +47,41 @@ class Style:
 
 
 STYLES = {
-    'chatml': Style(CHATML, '<|endoftext|>', '<|im_end|>', pad='<|endoftext|>', more=('<|im_start|>', '<|im_end|>'),
-                    stops=('<|im_end|>', '<|endoftext|>')),
+    'chatml': Style(
+        CHATML,
+        '<|endoftext|>',
+        '<|im_end|>',
+        pad='<|endoftext|>',
+        more=('<|im_start|>', '<|im_end|>'),
+        stops=('<|im_end|>', '<|endoftext|>'),
+    ),
     'llama2': Style(LLAMA2, '</s>', '</s>', '<s>', adds=True),
-    'llama3': Style(LLAMA3, '<|eot|>', '<|eot|>', '<|begin|>', pad='<|eot|>', adds=True,
-                    more=('<|head|>', '<|/head|>', '<|eom|>', '<|end|>'), stops=('<|end|>', '<|eom|>', '<|eot|>')),
-    'gemma': Style(GEMMA, '<eos>', '<end_of_turn>', '<bos>', '<pad>', ('<start_of_turn>', '<end_of_turn>'), adds=True,
-                   stops=('<eos>', '<end_of_turn>')),
+    'llama3': Style(
+        LLAMA3,
+        '<|eot|>',
+        '<|eot|>',
+        '<|begin|>',
+        pad='<|eot|>',
+        adds=True,
+        more=('<|head|>', '<|/head|>', '<|eom|>', '<|end|>'),
+        stops=('<|end|>', '<|eom|>', '<|eot|>'),
+    ),
+    'gemma': Style(
+        GEMMA,
+        '<eos>',
+        '<end_of_turn>',
+        '<bos>',
+        '<pad>',
+        ('<start_of_turn>', '<end_of_turn>'),
+        adds=True,
+        stops=('<eos>', '<end_of_turn>'),
+    ),
     'adds': Style(BARE, '</s>', '</s>', '<s>', pad='</s>', adds=True),
     'never': Style(BARE, '</s>', '</s>', '<s>', opens=False),  # a BOS that nothing puts anywhere
-}  # fmt: skip
-FITS = dataclasses.replace(SMALL, vocab=272)  # a checkpoint that has an embedding for each of these tokenizers
+}
+FITS = dataclasses.replace(
+    SMALL, vocab=272
+)  # a checkpoint that has an embedding for each of these tokenizers
 style = pytest.mark.parametrize('name', STYLES)
 
 
@@ -65,18 +91,27 @@ def _tokenizer(name):
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     core.decoder = decoders.ByteLevel()
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core, bos_token=s.bos, eos_token=s.eos, pad_token=s.pad, additional_special_tokens=list(s.more)
+        tokenizer_object=core,
+        bos_token=s.bos,
+        eos_token=s.eos,
+        pad_token=s.pad,
+        additional_special_tokens=list(s.more),
     )
     if s.adds:
         tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
-            single=f'{s.bos} $A', pair=f'{s.bos} $A {s.bos} $B', special_tokens=[(s.bos, tokenizer.bos_token_id)]
+            single=f'{s.bos} $A',
+            pair=f'{s.bos} $A {s.bos} $B',
+            special_tokens=[(s.bos, tokenizer.bos_token_id)],
         )
     tokenizer.chat_template = s.template
     return tokenizer
 
 
 def _zeros(config):
-    return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), decoder.abstract_params(decoder.make_module(config))[0])
+    return jax.tree.map(
+        lambda x: np.zeros(x.shape, x.dtype),
+        decoder.abstract_params(decoder.make_module(config))[0],
+    )
 
 
 @pytest.fixture
@@ -87,10 +122,17 @@ def folder(tmp_path):
         tokenizer, where = _tokenizer(name), tmp_path / name
         tokenizer.save_pretrained(where)
         if STYLES[name].stops:
-            stops = {'eos_token_id': [tokenizer.convert_tokens_to_ids(t) for t in STYLES[name].stops]}
+            stops = {
+                'eos_token_id': [tokenizer.convert_tokens_to_ids(t) for t in STYLES[name].stops]
+            }
             (where / 'generation_config.json').write_text(json.dumps(stops))
         if config is not None:
-            hf.write(str(where), hf.llama(config, bos=0, eos=tokenizer.eos_token_id, pad=0), config, _zeros(config))
+            hf.write(
+                str(where),
+                hf.llama(config, bos=0, eos=tokenizer.eos_token_id, pad=0),
+                config,
+                _zeros(config),
+            )
         return str(where)
 
     return make
@@ -109,7 +151,9 @@ def test_a_prompt_has_its_bos_once_and_a_response_never(folder, name):
     tokens = words.prompt(ask('a', 'What is 3 + 4?'))
     response = words.response('It is 7.', 'stop')
     if s.bos is None or not s.opens:
-        assert words.bos is None and (s.bos is None or _ids(words, s.bos)[0] not in tokens + response)
+        assert words.bos is None and (
+            s.bos is None or _ids(words, s.bos)[0] not in tokens + response
+        )
     else:
         assert [words.bos] == _ids(words, s.bos)
         assert tokens[0] == words.bos and tokens.count(words.bos) == 1 and words.bos not in response
@@ -156,9 +200,14 @@ def test_a_response_stops_at_any_of_the_ends_and_at_no_other_token(folder, quick
     for token in (*lm.text.ends, *lm.text.encode('x')):
         wants = params | {'head': params['head'].at[:, token].set(1.0)}
         keys = generate.request_keys(jax.random.key(0), ['a'], [0])
-        found = generate.generate(lm, wants, [lm.text.prompt(ask('a', 'Hi'))], keys, max_tokens=3, temperature=0.0)[0]
+        found = generate.generate(
+            lm, wants, [lm.text.prompt_tokens(ask('a', 'Hi'))], keys, max_tokens=3, temperature=0.0
+        )[0]
         ended = token in lm.text.ends
-        assert (found.tokens, found.finish) == ((token,) if ended else (token,) * 3, 'stop' if ended else 'length')
+        assert (found.tokens, found.finish) == (
+            (token,) if ended else (token,) * 3,
+            'stop' if ended else 'length',
+        )
         # what was sampled is trained on as it is: the end that was sampled, and no other after it
         docs, _ = packing.tokenise(lm.text, [Example(ask('a', 'Hi'), (found,))], row_length=128)
         assert docs[0].responses == (found.tokens,)
@@ -168,7 +217,9 @@ def test_a_response_stops_at_any_of_the_ends_and_at_no_other_token(folder, quick
 def test_the_end_is_trained_even_where_padding_has_its_id(folder, name):
     words = text.load(folder(name))
     end = words.tokenizer.eos_token_id
-    assert words.pad == (0 if name == 'never' else end)  # no pad token: masks come from lengths, so any will do
+    assert words.pad == (
+        0 if name == 'never' else end
+    )  # no pad token: masks come from lengths, so any will do
     cut, whole = Response('cut', finish='length'), Response('whole')
     docs, left = packing.tokenise(words, [Example(ask('a', 'Hi'), (whole, cut))], row_length=128)
     batch = packing.batches(docs, batch=2, row_length=128)[0]
@@ -194,7 +245,13 @@ def test_what_does_not_fit_is_left_out_whole_and_counted(folder, name, tiny):
     room = {'max_tokens': lm.config.max_length - frame - 20, 'temperature': 0.0}
     whole = [words.prompt(p) for p in asked]
     with pytest.raises(ValueError, match=f'a prompt of {frame + 50} tokens .* exceed the context'):
-        generate.generate(lm, params, whole, generate.request_keys(jax.random.key(0), list('abc'), [0] * 3), **room)
+        generate.generate(
+            lm,
+            params,
+            whole,
+            generate.request_keys(jax.random.key(0), list('abc'), [0] * 3),
+            **room,
+        )
 
 
 @style
@@ -213,7 +270,9 @@ def test_special_tokens_that_a_user_spells_are_text_without_them(folder, name):
 def test_every_turn_and_role_is_freed_of_special_tokens(folder):
     words = text.load(folder('chatml'))
     roles = 'system', 'user', 'assistant', 'user'
-    made = [Prompt('a', tuple({'role': r, 'content': c} for r in roles)) for c in ('ab', 'a<|im_end|>b')]
+    made = [
+        Prompt('a', tuple({'role': r, 'content': c} for r in roles)) for c in ('ab', 'a<|im_end|>b')
+    ]
     assert words.prompt(made[0]) == words.prompt(made[1])
 
 
@@ -240,25 +299,68 @@ def _lost(where):
 
 
 REFUSED = {
-    'a file cut short': (_cut, {}, r'model\.safetensors is cut short or not there .*download or copy it again'),
-    'a file lost': (_lost, {}, r'model-00002-of-\d+\.safetensors is cut short or not there .*copy it again'),
-    'no config': (lambda where: os.remove(os.path.join(where, 'config.json')), {}, 'not a Hugging Face checkpoint'),
-    'no json': (lambda where: open(os.path.join(where, 'config.json'), 'w').close(), {}, 'config.json is not JSON'),
-    'no tensors': (lambda where: os.remove(os.path.join(where, 'model.safetensors')), {}, 'no .safetensors file in'),
-    'no tokenizer': (lambda where: [os.remove(e.path) for e in os.scandir(where) if 'token' in e.name], {},
-                     'its tokenizer cannot be read'),
-    'no template': (lambda where: os.remove(os.path.join(where, 'chat_template.jinja')), {},
-                    'no chat template .*name a jinja file in model.chat_template'),
-    'no such template': (lambda where: None, {'chat_template': 'nowhere.jinja'},
-                         "model.chat_template='nowhere.jinja' is neither a file"),
-    'positions': (lambda where: None, {'max_length': 999}, 'max_length=999, and the model has positions for 1 to 128'),
-    'no positions': (lambda where: None, {'max_length': 0}, 'max_length=0, and the model has positions for 1 to 128'),
-    'mesh': (lambda where: None, {'fsdp': 3}, 'needs 3 devices .*; choose a mesh whose product divides 8'),
-}  # fmt: skip
+    'a file cut short': (
+        _cut,
+        {},
+        r'model\.safetensors is cut short or not there .*download or copy it again',
+    ),
+    'a file lost': (
+        _lost,
+        {},
+        r'model-00002-of-\d+\.safetensors is cut short or not there .*copy it again',
+    ),
+    'no config': (
+        lambda where: os.remove(os.path.join(where, 'config.json')),
+        {},
+        'not a Hugging Face checkpoint',
+    ),
+    'no json': (
+        lambda where: open(os.path.join(where, 'config.json'), 'w').close(),
+        {},
+        'config.json is not JSON',
+    ),
+    'no tensors': (
+        lambda where: os.remove(os.path.join(where, 'model.safetensors')),
+        {},
+        'no .safetensors file in',
+    ),
+    'no tokenizer': (
+        lambda where: [os.remove(e.path) for e in os.scandir(where) if 'token' in e.name],
+        {},
+        'its tokenizer cannot be read',
+    ),
+    'no template': (
+        lambda where: os.remove(os.path.join(where, 'chat_template.jinja')),
+        {},
+        'no chat template .*name a jinja file in model.chat_template',
+    ),
+    'no such template': (
+        lambda where: None,
+        {'chat_template': 'nowhere.jinja'},
+        "model.chat_template='nowhere.jinja' is neither a file",
+    ),
+    'positions': (
+        lambda where: None,
+        {'max_length': 999},
+        'max_length=999, and the model has positions for 1 to 128',
+    ),
+    'no positions': (
+        lambda where: None,
+        {'max_length': 0},
+        'max_length=0, and the model has positions for 1 to 128',
+    ),
+    'mesh': (
+        lambda where: None,
+        {'fsdp': 3},
+        'needs 3 devices .*; choose a mesh whose product divides 8',
+    ),
+}
 
 
 @pytest.mark.parametrize('what', REFUSED)
-def test_what_cannot_be_loaded_is_refused_in_a_sentence_before_anything_is_allocated(folder, what, request):
+def test_what_cannot_be_loaded_is_refused_in_a_sentence_before_anything_is_allocated(
+    folder, what, request
+):
     spoil, options, said = REFUSED[what]
     where = folder('chatml', FITS)
     spoil(where)
@@ -270,15 +372,21 @@ def test_what_cannot_be_loaded_is_refused_in_a_sentence_before_anything_is_alloc
         assert where in str(caught.value) or 'template' in what
 
 
-def test_a_tokenizer_larger_than_the_embedding_is_refused_before_its_tensors_are_opened(folder, monkeypatch):
+def test_a_tokenizer_larger_than_the_embedding_is_refused_before_its_tensors_are_opened(
+    folder, monkeypatch
+):
     size = len(_tokenizer('chatml'))
     where = folder('chatml', dataclasses.replace(SMALL, vocab=size - 1))
     monkeypatch.setattr(hf, 'read_params', lambda *args: pytest.fail('read'))
-    with pytest.raises(ValueError, match=f'has {size} tokens and the embedding {size - 1} rows; resize'):
+    with pytest.raises(
+        ValueError, match=f'has {size} tokens and the embedding {size - 1} rows; resize'
+    ):
         language_model.load(folder=where)
 
 
-def test_a_template_of_the_config_stands_in_for_a_missing_one_and_before_the_folders(folder, tmp_path):
+def test_a_template_of_the_config_stands_in_for_a_missing_one_and_before_the_folders(
+    folder, tmp_path
+):
     where = folder('llama2', FITS)
     own = tmp_path / 'own.jinja'
     own.write_text("{% for m in messages %}{{ 'Q: ' + m['content'] + '\\nA: ' }}{% endfor %}")
@@ -287,8 +395,8 @@ def test_a_template_of_the_config_stands_in_for_a_missing_one_and_before_the_fol
         if not present:
             os.remove(os.path.join(where, 'chat_template.jinja'))
         lm, _ = language_model.load(folder=where, chat_template=str(own))
-        assert lm.text.rendered(asked) == 'Q: Hi\nA: '
-        assert lm.text.prompt(asked) == [lm.text.bos, *lm.text.encode('Q: Hi\nA: ')]
+        assert lm.text.prompt_text(asked) == 'Q: Hi\nA: '
+        assert lm.text.prompt_tokens(asked) == [lm.text.bos, *lm.text.encode('Q: Hi\nA: ')]
         assert [lm.text.eos] == _ids(lm.text, '</s>')  # it ends nothing: the tokenizer's end does
 
 
@@ -302,5 +410,5 @@ def test_a_local_folder_loads_without_a_network(folder, monkeypatch):
         monkeypatch.setattr(socket.socket, name, blocked)
     monkeypatch.setattr(socket, 'getaddrinfo', blocked)
     lm, params = language_model.load(folder=where)
-    assert lm.text.prompt(ask('a', 'Hi'))[0] == lm.text.bos
+    assert lm.text.prompt_tokens(ask('a', 'Hi'))[0] == lm.text.bos
     np.testing.assert_equal(params['embed'].shape, (272, 32))

@@ -1,4 +1,6 @@
-"""Learning to judge: prompts over the model's own responses, verdicts on them, and what is said of verdicts."""
+"""Learning to judge: prompts over the model's own responses, verdicts on them, and what is said of
+verdicts.
+"""
 
 import dataclasses
 import functools
@@ -33,7 +35,9 @@ def _two(lm, params, key):
 
 
 def _judged(*texts, **options):
-    return prompts.judged(None, None, KEY, prompts=_two, sampler=_saying(*texts), template='check', **options)
+    return prompts.judged(
+        None, None, KEY, prompts=_two, sampler=_saying(*texts), template='check', **options
+    )
 
 
 def _verdicts(*said, **meta) -> Rollout:
@@ -51,30 +55,46 @@ def _same(found, wanted):
 def test_each_response_is_put_before_the_judge_once_and_no_truth_with_it():
     found = _judged(('Final answer: 8', 'Final answer: 7', 'Final answer: 8'), ('I give up.',))
     assert [p.id for p in found] == ['judge/p/0', 'judge/p/1', 'judge/q/0']
-    for p, of, response in zip(found, ('How many?', 'How many?', 'How few?'), ('8', '7', 'I give up.')):
+    for p, of, response in zip(
+        found, ('How many?', 'How many?', 'How few?'), ('8', '7', 'I give up.')
+    ):
         assert of in p.text and response in p.text and p.answer is None
-    assert found[0].text == templates.render('check', prompt='How many?', response='Final answer: 8')
+    assert found[0].text == templates.render(
+        'check', prompt='How many?', response='Final answer: 8'
+    )
     assert found[0].meta == {'judged': 'p', 'points': [0.0, 5.0]} and found[2].meta['judged'] == 'q'
 
 
 def test_the_range_of_scores_is_the_templates(tmp_path):
     path = tmp_path / 'ten.jinja'
     path.write_text('{% set low, high = 1, 10 %}{{ prompt }} {{ response }}')
-    (found,) = prompts.judged(None, None, KEY, prompts=_two, sampler=_saying(('x',), ()), template=str(path))
+    (found,) = prompts.judged(
+        None, None, KEY, prompts=_two, sampler=_saying(('x',), ()), template=str(path)
+    )
     assert found.meta['points'] == [1.0, 10.0]
-    (judged,) = scorers.consistency(None, None, [Rollout(found, (Response('Score: 9'), Response('Score: 11')))], KEY)
+    (judged,) = scorers.consistency(
+        None, None, [Rollout(found, (Response('Score: 9'), Response('Score: 11')))], KEY
+    )
     _same(judged.scores, (0.5, NAN))
 
 
 def test_a_response_to_another_prompt_is_the_worse_one():
     asked = [ask(f'p{i}', f'Question {i}?', task='rising') for i in range(7)]
     sampler = _saying(*([f'{i} one', f'{i} two'] for i in range(7)))
-    crossed = functools.partial(prompts.crossed, None, None, prompts=lambda *_: asked, sampler=sampler)
+    crossed = functools.partial(
+        prompts.crossed, None, None, prompts=lambda *_: asked, sampler=sampler
+    )
     found = crossed(KEY)
-    assert [(p.id, p.messages, p.answer) for p in found] == [(p.id, p.messages, None) for p in asked]
+    assert [(p.id, p.messages, p.answer) for p in found] == [
+        (p.id, p.messages, None) for p in asked
+    ]
     for i, p in enumerate(found):
         *own, other = p.meta['responses']
-        assert own == [f'{i} one', f'{i} two'] and p.meta['grades'] == [1.0, 1.0, 0.0] and p.meta['task'] == 'rising'
+        assert (
+            own == [f'{i} one', f'{i} two']
+            and p.meta['grades'] == [1.0, 1.0, 0.0]
+            and p.meta['task'] == 'rising'
+        )
         assert other.endswith('one') and not other.startswith(str(i))
     assert len({p.meta['responses'][-1] for p in found}) == 7  # each serves once
     assert found != crossed(jax.random.key(1))
@@ -90,12 +110,17 @@ def test_verdicts_vote_with_their_scores_and_what_cannot_be_read_is_no_vote_and_
     (found,) = scorers.consistency(None, None, [rollout], KEY)
     _same(found.scores, (0.4, 0.4, 0.2, NAN, NAN))
     (example,) = pairs.extremes(found, np.random.default_rng(0), weigh=True)
-    assert example.responses[0].text in ('Fine. Score: 5', 'Good. Score: 5.0') and example.responses[1].text == 'Score: 2'
+    assert (
+        example.responses[0].text in ('Fine. Score: 5', 'Good. Score: 5.0')
+        and example.responses[1].text == 'Score: 2'
+    )
     assert example.weight == pytest.approx(0.2)
 
 
 def test_what_takes_verdicts_refuses_other_prompts():
-    with pytest.raises(ValueError, match="prompt 'p' asks for no verdict; want such as prompts.judged makes"):
+    with pytest.raises(
+        ValueError, match="prompt 'p' asks for no verdict; want such as prompts.judged makes"
+    ):
         samplers.disputed(None, None, [ask('p', 'Hi')], KEY, sampler=_saying(('x',)))
 
 
@@ -106,13 +131,21 @@ def test_of_the_responses_to_a_prompt_the_most_disputed_is_taken():
     found = samplers.disputed(None, None, asked, KEY, sampler=sampler)
     assert [r.prompt.id for r in found] == ['judge/p/1', 'judge/q/0']
     assert [r.text for r in found[0].responses] == list(wild)
-    found = samplers.disputed(None, None, asked, KEY, sampler=_saying(calm, calm, wild[:1], broken, calm[:1]))
-    assert [r.prompt.id for r in found] == ['judge/p/0', 'judge/q/1']  # of equals the first; one score is better than none
+    found = samplers.disputed(
+        None, None, asked, KEY, sampler=_saying(calm, calm, wild[:1], broken, calm[:1])
+    )
+    assert [r.prompt.id for r in found] == [
+        'judge/p/0',
+        'judge/q/1',
+    ]  # of equals the first; one score is better than none
 
 
 def test_a_meta_judge_sees_the_task_and_both_judgements():
     said = templates.render('meta', prompt='Grade it.', first='Score: 1', second='Score: 5')
-    assert '<judgement A>Score: 1</judgement A>\n<judgement B>Score: 5</judgement B>' in said and 'Grade it.' in said
+    assert (
+        '<judgement A>Score: 1</judgement A>\n<judgement B>Score: 5</judgement B>' in said
+        and 'Grade it.' in said
+    )
     assert said.endswith('"Winner: A", "Winner: B" or "Winner: tie".')
 
 
@@ -127,13 +160,20 @@ def test_judgements_are_compared_by_the_parts_of_a_config(tiny, monkeypatch):
         return [Response(f'Winner: {"A" if first else "B"}') for first in place]
 
     monkeypatch.setattr(scorers.generate, 'generate', generate)
-    scorer = binding.bind('scorer', {'name': 'compare', 'template': 'meta', 'max_tokens': 8}, 'here')
+    scorer = binding.bind(
+        'scorer', {'name': 'compare', 'template': 'meta', 'max_tokens': 8}, 'here'
+    )
     lm, params = tiny
-    roomy = dataclasses.replace(lm, module=lm.module.clone(config=dataclasses.replace(lm.config, max_length=4096)))
+    roomy = dataclasses.replace(
+        lm, module=lm.module.clone(config=dataclasses.replace(lm.config, max_length=4096))
+    )
     (found,) = scorer(roomy, params, [_verdicts('Score: 1', 'Score: 5')], KEY)
     assert found.scores == (0.0, 1.0) and len(shown) == 2
     (example,) = pairs.extremes(found, np.random.default_rng(0))
-    assert [r.text for r in example.responses] == ['Score: 5', 'Score: 1'] and example.prompt.text == 'Judge this.'
+    assert [r.text for r in example.responses] == [
+        'Score: 5',
+        'Score: 1',
+    ] and example.prompt.text == 'Judge this.'
 
 
 # --- a turn of the loop -----------------------------------------------------------------------------------------------
@@ -141,20 +181,28 @@ def test_judgements_are_compared_by_the_parts_of_a_config(tiny, monkeypatch):
 
 TURN = {
     'prompts': {
-        'name': 'judged', 'template': 'check',
+        'name': 'judged',
+        'template': 'check',
         'prompts': {'name': 'task', 'tasks': ('word_problems',), 'n': 8},
         'sampler': {'name': 'sample', 'n': 4, 'max_tokens': 40},
     },
     'sampler': {'name': 'sample', 'n': 4, 'max_tokens': 56},
-    'scorer': {'name': 'consistency'}, 'pairs': {'name': 'extremes', 'weigh': True},
-    'loss': {'name': 'dpo', 'beta': 0.1}, 'train': {'lr': 1e-5, 'batch': 8, 'row_length': 256},
-}  # fmt: skip
+    'scorer': {'name': 'consistency'},
+    'pairs': {'name': 'extremes', 'weigh': True},
+    'loss': {'name': 'dpo', 'beta': 0.1},
+    'train': {'lr': 1e-5, 'batch': 8, 'row_length': 256},
+}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('change', [
-    {}, {'sampler': {'name': 'disputed', 'sampler': TURN['sampler']}},
-], ids=['all', 'disputed'])  # fmt: skip
+@pytest.mark.parametrize(
+    'change',
+    [
+        {},
+        {'sampler': {'name': 'disputed', 'sampler': TURN['sampler']}},
+    ],
+    ids=['all', 'disputed'],
+)
 def test_a_turn_learns_from_pairs_of_verdicts_the_model_wrote(tiny, change):
     lm, params = tiny
     (turn,) = bind_turns(rounds=1, round=TURN | change)
@@ -173,7 +221,9 @@ def test_a_turn_learns_from_pairs_of_verdicts_the_model_wrote(tiny, change):
 
 
 def test_meta_rewarding_is_the_papers_at_scale(tmp_path, monkeypatch):
-    """arXiv 2407.19594, §3.1: four rounds, of which two learn to judge; length control from the second on."""
+    """arXiv 2407.19594, §3.1: four rounds, of which two learn to judge; length control from the
+    second on.
+    """
     monkeypatch.chdir(tmp_path)
     for name in ('trees.jsonl', 'eft.jsonl'):
         (tmp_path / name).write_text('')
@@ -190,6 +240,13 @@ def test_meta_rewarding_is_the_papers_at_scale(tmp_path, monkeypatch):
     assert [turn.pairs.keywords['longest'] for turn in judges] == [1100, 1000]
     for turn in judges:
         assert turn.scorer.func is scorers.compare and turn.scorer.keywords['template'] == 'meta'
-        assert turn.sampler.func is samplers.disputed and turn.sampler.keywords['sampler'].keywords['n'] == 11
-        assert turn.prompts.keywords['template'] == turns['02'].scorer.keywords['template'] == 'additive'
+        assert (
+            turn.sampler.func is samplers.disputed
+            and turn.sampler.keywords['sampler'].keywords['n'] == 11
+        )
+        assert (
+            turn.prompts.keywords['template']
+            == turns['02'].scorer.keywords['template']
+            == 'additive'
+        )
     assert planner.sampling_turn(config).name == '05'

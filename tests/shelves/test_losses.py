@@ -1,4 +1,6 @@
-"""Losses: the golden values of the papers, the direction of every gradient, and the shelf's contract."""
+"""Losses: the golden values of the papers, the direction of every gradient, and the shelf's
+contract.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +24,9 @@ def _batch(ref_logp, real=None, weight=None, lengths=None):
         real=ones if real is None else np.array(real, np.float32),
         index=np.arange(B, dtype=np.int32),
         count=np.float32(B if real is None else np.sum(real)),
-        lengths=np.ones(np.shape(ref_logp)[-1], np.float32) if lengths is None else np.array(lengths, np.float32),
+        lengths=np.ones(np.shape(ref_logp)[-1], np.float32)
+        if lengths is None
+        else np.array(lengths, np.float32),
         ref_logp=np.array(ref_logp, np.float32),
     )
     return Batch(**{name: columns.get(name) for name in Batch._fields})
@@ -33,7 +37,8 @@ def _out(logp, length=None):
     return Forward(jnp.array(logp, jnp.float32), jnp.array(length, jnp.float32))
 
 
-# A winner of 20 tokens and a loser of 25 with ratios 1 and -1.5, so that the margin is 2.5 β; an explored response.
+# A winner of 20 tokens and a loser of 25 with ratios 1 and -1.5, so that the margin is 2.5 β; an
+# explored response.
 PAIR, REF, LENGTH = [[-10.0, -14.0, -9.0]], [[-11.0, -12.5, -9.5]], [[20.0, 25.0, 18.0]]
 
 
@@ -72,7 +77,9 @@ def test_the_weight_of_an_example_multiplies_the_whole_loss_of_scpo():
 
 def test_dpo_leaves_the_weight_to_the_update_that_takes_the_mean():
     out = _out([PAIR[0][:2]])
-    plain, weighted = (losses.dpo(out, _batch([REF[0][:2]], weight=[w]), KEY)[0] for w in (1.0, 0.25))
+    plain, weighted = (
+        losses.dpo(out, _batch([REF[0][:2]], weight=[w]), KEY)[0] for w in (1.0, 0.25)
+    )
     assert float(plain[0]) == float(weighted[0])
 
 
@@ -84,11 +91,21 @@ def test_dpo_starts_at_log_2_with_margin_0():
 
 def test_dpo_reports_rewards_and_log_probabilities_of_both():
     _, metrics = _dpo(3, beta=0.1, explore=1e-3)
-    assert [float(metrics[name][0]) for name in REWARDS] == [_near(0.1), _near(-0.15), _near(0.25), 1.0]
+    assert [float(metrics[name][0]) for name in REWARDS] == [
+        _near(0.1),
+        _near(-0.15),
+        _near(0.25),
+        1.0,
+    ]
     logps = [float(metrics[f'logps/{name}'][0]) for name in ('chosen', 'rejected', 'explored')]
     assert logps == [-10.0, -14.0, -9.0]
-    assert float(metrics['nll'][0]) == 0.5 and float(metrics['dpo'][0]) == _near(-np.log(1 / (1 + np.exp(-0.25))))
-    assert (float(metrics['lengths/chosen'][0]), float(metrics['lengths/rejected'][0])) == (20.0, 25.0)
+    assert float(metrics['nll'][0]) == 0.5 and float(metrics['dpo'][0]) == _near(
+        -np.log(1 / (1 + np.exp(-0.25)))
+    )
+    assert (float(metrics['lengths/chosen'][0]), float(metrics['lengths/rejected'][0])) == (
+        20.0,
+        25.0,
+    )
 
 
 def test_a_swapped_pair_has_the_negative_margin_and_loses():
@@ -117,12 +134,16 @@ def test_exploring_lowers_the_third_response_and_touches_no_other():
         _gradient(lambda *a: losses.dpo(*a, beta=0.5, explore=explore), _out(PAIR), _batch(REF))
         for explore in (0.0, 0.2)
     )
-    np.testing.assert_allclose(explored - plain, [[0.0, 0.0, 0.1]], atol=1e-6)  # + αβ: descending lowers its logp
+    np.testing.assert_allclose(
+        explored - plain, [[0.0, 0.0, 0.1]], atol=1e-6
+    )  # + αβ: descending lowers its logp
 
 
 def test_nll_touches_the_winner_alone_by_its_own_length():
     out = _out(PAIR, LENGTH)
-    plain, anchored = (_gradient(lambda *a: losses.dpo(*a, nll=nll), out, _batch(REF)) for nll in (0.0, 3.0))
+    plain, anchored = (
+        _gradient(lambda *a: losses.dpo(*a, nll=nll), out, _batch(REF)) for nll in (0.0, 3.0)
+    )
     np.testing.assert_allclose(anchored - plain, [[-3.0 / 20, 0.0, 0.0]], atol=1e-6)
 
 
@@ -135,9 +156,16 @@ def test_nll_touches_the_winner_alone_by_its_own_length():
     ],
 )
 def test_sft_takes_the_mean_that_was_asked_for(mean, value):
-    out, real = _out([[-10.0, -1.0], [-6.0, -1.0], [0.0, 0.0]], [[20.0, 9.0], [3.0, 9.0], [0.0, 0.0]]), [1, 1, 0]
-    loss_B, metrics = losses.sft(out, _batch(np.full((3, 2), np.nan), real=real, lengths=[23, 18]), KEY, mean=mean)
-    assert float(jnp.sum(loss_B * jnp.array(real)) / 2) == _near(value)  # the filling counts for nothing
+    out, real = (
+        _out([[-10.0, -1.0], [-6.0, -1.0], [0.0, 0.0]], [[20.0, 9.0], [3.0, 9.0], [0.0, 0.0]]),
+        [1, 1, 0],
+    )
+    loss_B, metrics = losses.sft(
+        out, _batch(np.full((3, 2), np.nan), real=real, lengths=[23, 18]), KEY, mean=mean
+    )
+    assert float(jnp.sum(loss_B * jnp.array(real)) / 2) == _near(
+        value
+    )  # the filling counts for nothing
     np.testing.assert_allclose(metrics['nll'], [0.5, 2.0, 0.0])
 
 
@@ -146,10 +174,14 @@ def test_sft_raises_the_best_response_alone():
     assert np.all(grad[:, 0] < 0) and np.all(grad[:, 1:] == 0)
 
 
-def test_the_losses_named_reference_free_never_look_at_the_reference():
-    for name in loss_contract.REFERENCE_FREE:
-        loss = getattr(losses, name)
-        with_ref, without = (loss(_out(PAIR), _batch(ref), KEY) for ref in (REF, np.full((1, 3), np.nan)))
+def test_the_losses_marked_reference_free_never_look_at_the_reference():
+    found = [getattr(losses, name) for name in binding.part_names('loss', losses)]
+    marked = [loss for loss in found if loss_contract.is_reference_free(loss)]
+    assert losses.sft in marked and losses.dpo not in marked
+    for loss in marked:
+        with_ref, without = (
+            loss(_out(PAIR), _batch(ref), KEY) for ref in (REF, np.full((1, 3), np.nan))
+        )
         jax.tree.map(np.testing.assert_array_equal, with_ref, without)
 
 
@@ -166,17 +198,29 @@ def test_what_a_loss_cannot_do_is_refused():
 
 @pytest.mark.parametrize('name', binding.part_names('loss', losses))
 def test_every_loss_keeps_the_contract(name):
-    """loss_B [B], finite, metrics of [B]; under jit; another order of the examples gives the same in that order."""
+    """loss_B [B], finite, metrics of [B]; under jit; another order of the examples gives the same
+    in that order.
+    """
     loss, rng, B, N = getattr(losses, name), np.random.default_rng(0), 5, 3
-    logp, ref, length = -rng.uniform(5, 50, (B, N)), -rng.uniform(5, 50, (B, N)), rng.integers(1, 40, (B, N))
+    logp, ref, length = (
+        -rng.uniform(5, 50, (B, N)),
+        -rng.uniform(5, 50, (B, N)),
+        rng.integers(1, 40, (B, N)),
+    )
     order = rng.permutation(B)
     loss_B, metrics = jax.jit(loss)(_out(logp, length), _batch(ref), KEY)
     assert loss_B.shape == (B,) and loss_B.dtype == jnp.float32 and np.all(np.isfinite(loss_B))
-    assert metrics and all(value.shape == (B,) and np.all(np.isfinite(value)) for value in metrics.values())
+    assert metrics and all(
+        value.shape == (B,) and np.all(np.isfinite(value)) for value in metrics.values()
+    )
     moved_B, moved = loss(_out(logp[order], length[order]), _batch(ref[order]), KEY)
     np.testing.assert_allclose(moved_B, loss_B[order], rtol=1e-6)
     assert moved.keys() == metrics.keys()
     for key, value in moved.items():
         np.testing.assert_allclose(value, metrics[key][order], rtol=1e-6, err_msg=key)
-    empty = loss(_out(np.zeros((B, N)), np.zeros((B, N))), _batch(np.zeros((B, N)), real=np.zeros(B)), KEY)
-    assert all(np.all(np.isfinite(value)) for value in jax.tree.leaves(empty))  # a batch of nothing but filling
+    empty = loss(
+        _out(np.zeros((B, N)), np.zeros((B, N))), _batch(np.zeros((B, N)), real=np.zeros(B)), KEY
+    )
+    assert all(
+        np.all(np.isfinite(value)) for value in jax.tree.leaves(empty)
+    )  # a batch of nothing but filling

@@ -20,7 +20,10 @@ def _judged(*scores, texts=None, **meta) -> Judgement:
 
 def _made(pair, judgement, seed=0, **options) -> list[str]:
     """The texts of each example, run together, best first."""
-    return [''.join(r.text for r in e.responses) for e in pair(judgement, np.random.default_rng(seed), **options)]
+    return [
+        ''.join(r.text for r in e.responses)
+        for e in pair(judgement, np.random.default_rng(seed), **options)
+    ]
 
 
 def test_a_wavering_judge_does_not_set_a_response_against_its_twin():
@@ -53,10 +56,16 @@ def test_singles_are_capped_by_a_fair_draw():
 
 def test_the_best_meets_the_worst():
     (example,) = pairs.extremes(_judged(2.0, 5.0, 1.0, 4.0), np.random.default_rng(0))
-    assert [r.text for r in example.responses] == ['b', 'c'] and example.scores == (5.0, 1.0) and example.weight == 1.0
+    assert (
+        [r.text for r in example.responses] == ['b', 'c']
+        and example.scores == (5.0, 1.0)
+        and example.weight == 1.0
+    )
 
 
-@pytest.mark.parametrize('scores', [(), (3.0,), (3.0, 3.0, 3.0), (NAN, NAN), (NAN, 3.0), (3.0, NAN, 3.0)])
+@pytest.mark.parametrize(
+    'scores', [(), (3.0,), (3.0, 3.0, 3.0), (NAN, NAN), (NAN, 3.0), (3.0, NAN, 3.0)]
+)
 def test_a_tie_makes_no_pair(scores):
     assert _made(pairs.extremes, _judged(*scores), count=5) == []
 
@@ -68,7 +77,10 @@ def test_no_verdict_neither_wins_nor_loses():
 
 def test_an_empty_response_neither_wins_nor_loses():
     judgement = _judged(5.0, 2.0, 1.0, 0.0, texts=['', 'b', 'c', ''])
-    assert _made(pairs.extremes, judgement) == ['bc'] and _made(pairs.singles, judgement) == ['b', 'c']
+    assert _made(pairs.extremes, judgement) == ['bc'] and _made(pairs.singles, judgement) == [
+        'b',
+        'c',
+    ]
 
 
 def test_the_best_and_the_worst_are_drawn_among_equals():
@@ -87,29 +99,47 @@ def test_several_extremes_are_of_different_responses():
 
 def test_the_last_response_follows_as_a_third():
     (example,) = pairs.extremes(_judged(0.0, 5.0, 3.0), np.random.default_rng(0), keep_last=True)
-    assert [r.text for r in example.responses] == ['b', 'a', 'c'] and example.scores == (5.0, 0.0, 3.0)
+    assert [r.text for r in example.responses] == ['b', 'a', 'c'] and example.scores == (
+        5.0,
+        0.0,
+        3.0,
+    )
 
 
-@pytest.mark.parametrize('rho, expected', [
-    (0.0, ['cccg']),  # the best are worth 5, 'bbbbb' and 'ccc': the shorter; the worst 0: 'g' alone
-    (0.2, ['ddeeeeee']),  # at least 4: 'dd' too; at most 1: the longer 'eeeeee'
-    (None, None),
-])
+@pytest.mark.parametrize(
+    'rho, expected',
+    [
+        (
+            0.0,
+            ['cccg'],
+        ),  # the best are worth 5, 'bbbbb' and 'ccc': the shorter; the worst 0: 'g' alone
+        (0.2, ['ddeeeeee']),  # at least 4: 'dd' too; at most 1: the longer 'eeeeee'
+        (None, None),
+    ],
+)
 def test_length_control_takes_the_shortest_of_the_best_and_the_longest_of_the_worst(rho, expected):
-    judgement = _judged(5.0, 5.0, 4.0, 1.0, NAN, 0.0, texts=['bbbbb', 'ccc', 'dd', 'eeeeee', 'f' * 9, 'g'])
+    judgement = _judged(
+        5.0, 5.0, 4.0, 1.0, NAN, 0.0, texts=['bbbbb', 'ccc', 'dd', 'eeeeee', 'f' * 9, 'g']
+    )
     made = _made(pairs.extremes, judgement, rho=rho)
     assert made == expected if expected else made[0] in ('bbbbbg', 'cccg')
 
 
 def test_length_control_never_prefers_what_scores_less():
-    assert _made(pairs.extremes, _judged(2.0, 1.0, 0.0, texts=['aaa', 'bb', 'c']), rho=0.5) == ['aaac']  # not bb with itself
+    assert _made(pairs.extremes, _judged(2.0, 1.0, 0.0, texts=['aaa', 'bb', 'c']), rho=0.5) == [
+        'aaac'
+    ]  # not bb with itself
     with pytest.raises(ValueError, match='rho=0.6: want 0 to 0.5, or None'):
         _made(pairs.extremes, _judged(2.0, 1.0), rho=0.6)
 
 
 def test_winners_can_be_too_long_or_too_little_agreed_upon():
     judgement = _judged(0.6, 0.2, texts=['aaa', 'b'])
-    assert _made(pairs.extremes, judgement, longest=2) == _made(pairs.extremes, judgement, at_least=0.7) == []
+    assert (
+        _made(pairs.extremes, judgement, longest=2)
+        == _made(pairs.extremes, judgement, at_least=0.7)
+        == []
+    )
     assert _made(pairs.extremes, judgement, longest=3, at_least=0.6) == ['aaab']
 
 
@@ -130,7 +160,12 @@ def test_right_and_wrong_are_walked_together_and_the_shorter_starts_again():
 
 def test_no_pair_of_the_walk_comes_twice():
     # four right and two wrong: lcm(4, 2) = 4
-    assert _made(pairs.right_vs_wrong, _judged(1.0, 1.0, 0.0, 0.0, 1.0, 1.0), count=30) == ['ac', 'bd', 'ec', 'fd']
+    assert _made(pairs.right_vs_wrong, _judged(1.0, 1.0, 0.0, 0.0, 1.0, 1.0), count=30) == [
+        'ac',
+        'bd',
+        'ec',
+        'fd',
+    ]
 
 
 def test_the_threshold_belongs_to_the_right():
@@ -146,8 +181,14 @@ def test_without_a_right_or_a_wrong_response_there_is_no_pair(scores):
 
 
 def test_gold_responses_join_the_winners_only():
-    assert _made(pairs.right_vs_wrong, _judged(0.0, 0.0, responses=['G']), gold=True) == ['Ga', 'Gb']
-    assert _made(pairs.right_vs_wrong, _judged(0.0, 1.0, responses=['G']), gold=True) == ['ba', 'Ga']
+    assert _made(pairs.right_vs_wrong, _judged(0.0, 0.0, responses=['G']), gold=True) == [
+        'Ga',
+        'Gb',
+    ]
+    assert _made(pairs.right_vs_wrong, _judged(0.0, 1.0, responses=['G']), gold=True) == [
+        'ba',
+        'Ga',
+    ]
     assert _made(pairs.right_vs_wrong, _judged(0.0, 0.0, responses=['G'])) == []
     assert _made(pairs.right_vs_wrong, _judged(1.0, 1.0, responses=['G']), gold=True) == []
     assert _made(pairs.right_vs_wrong, _judged(0.0, 1.0), gold=True) == ['ba']
@@ -156,9 +197,13 @@ def test_gold_responses_join_the_winners_only():
 # --- the shelf --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('name', sorted({*binding.part_names('pairs', pairs)} - {'agreeing'}))  # which has tests of its own
+@pytest.mark.parametrize(
+    'name', sorted({*binding.part_names('pairs', pairs)} - {'agreeing'})
+)  # which has tests of its own
 def test_every_pairing_keeps_the_contract(name):
-    """An iterator of Examples of this prompt; responses with a verdict, best first; a function of the generator."""
+    """An iterator of Examples of this prompt; responses with a verdict, best first; a function of
+    the generator.
+    """
     pair = getattr(pairs, name)
     for seed in range(30):
         draw = np.random.default_rng(seed)
@@ -173,4 +218,8 @@ def test_every_pairing_keeps_the_contract(name):
             assert not any(map(math.isnan, example.scores))
             assert len(set(example.responses)) == len(example.responses)
             assert all(better > worse for better, worse in zip(example.scores, example.scores[1:]))
-    assert list(pair(_judged(), np.random.default_rng(0))) == [] == list(pair(_judged(NAN), np.random.default_rng(0)))
+    assert (
+        list(pair(_judged(), np.random.default_rng(0)))
+        == []
+        == list(pair(_judged(NAN), np.random.default_rng(0)))
+    )

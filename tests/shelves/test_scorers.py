@@ -166,10 +166,16 @@ def test_built_in_tasks_judge_their_own_responses():
             bad = prompt.answer['low']
         else:
             good, bad = prompt.answer, prompt.answer + 1
-        rollout = Rollout(prompt, tuple(Response(f'Final answer: {a}') for a in (good, bad, '')) + (Response('Hm.'),))
+        rollout = Rollout(
+            prompt,
+            tuple(Response(f'Final answer: {a}') for a in (good, bad, '')) + (Response('Hm.'),),
+        )
         assert scorers.exact_answer(None, None, [rollout], KEY)[0].scores == (1.0, 0.0, 0.0, 0.0)
     blind = Prompt(prompt.id, prompt.messages, None, prompt.meta)
-    _same(scorers.exact_answer(None, None, [Rollout(blind, rollout.responses)], KEY)[0].scores, [NAN] * 4)
+    _same(
+        scorers.exact_answer(None, None, [Rollout(blind, rollout.responses)], KEY)[0].scores,
+        [NAN] * 4,
+    )
 
 
 # --- length, given, composite -----------------------------------------------------------------------------------------
@@ -177,7 +183,9 @@ def test_built_in_tasks_judge_their_own_responses():
 
 def test_consistency_is_the_share_that_ends_with_the_same_answer():
     texts = 'Final answer: 8', '#### 8.0', 'Final answer: 7', 'I give up.', 'No. \\boxed{8}'
-    (found,) = scorers.consistency(None, None, [Rollout(ask('p', 'Q?'), tuple(map(Response, texts)))], None)
+    (found,) = scorers.consistency(
+        None, None, [Rollout(ask('p', 'Q?'), tuple(map(Response, texts)))], None
+    )
     assert found.scores == (0.6, 0.6, 0.2, 0.0, 0.6)
 
 
@@ -193,11 +201,16 @@ def test_length_counts_tokens_and_a_target_is_best_met(tiny):
 
 def test_given_grades_are_taken_and_demonstrations_trusted():
     graded, plain = _rollout('a', 'b', grades=[5, 2]), _rollout('a', 'b', 'c')
-    assert [j.scores for j in scorers.given(None, None, [graded, plain], KEY)] == [(5.0, 2.0), (1.0, 1.0, 1.0)]
+    assert [j.scores for j in scorers.given(None, None, [graded, plain], KEY)] == [
+        (5.0, 2.0),
+        (1.0, 1.0, 1.0),
+    ]
 
 
 def _fixed(*scores, verdicts=(), votes=()):
-    return lambda lm, params, rollouts, key: [Judgement(r, scores, verdicts, votes) for r in rollouts]
+    return lambda lm, params, rollouts, key: [
+        Judgement(r, scores, verdicts, votes) for r in rollouts
+    ]
 
 
 def test_grades_that_do_not_match_their_responses_are_refused():
@@ -208,7 +221,12 @@ def test_grades_that_do_not_match_their_responses_are_refused():
 def test_a_composite_is_the_weighted_sum_and_keeps_the_first_verdicts():
     first = _fixed(1.0, 2.0, verdicts=(('x',), ('y',)), votes=((1.0,), (2.0,)))
     (found,) = scorers.composite(
-        None, None, [_rollout('a', 'b')], KEY, scorers=(first, _fixed(10.0, 30.0)), weights=(2.0, -0.1)
+        None,
+        None,
+        [_rollout('a', 'b')],
+        KEY,
+        scorers=(first, _fixed(10.0, 30.0)),
+        weights=(2.0, -0.1),
     )
     assert found.scores == pytest.approx((1.0, 1.0))  # 2 - 1 and 4 - 3
     assert found.verdicts == (('x',), ('y',)) and found.votes == ((1.0,), (2.0,))
@@ -217,7 +235,9 @@ def test_a_composite_is_the_weighted_sum_and_keeps_the_first_verdicts():
 @pytest.mark.parametrize('weights', [(1.0, 1.0), (1.0, 0.0)])
 def test_no_verdict_of_one_is_no_verdict_of_the_composite(weights):
     both = _fixed(1.0, 2.0, NAN), _fixed(1.0, NAN, 3.0)
-    (found,) = scorers.composite(None, None, [_rollout('a', 'b', 'c')], KEY, scorers=both, weights=weights)
+    (found,) = scorers.composite(
+        None, None, [_rollout('a', 'b', 'c')], KEY, scorers=both, weights=weights
+    )
     _same(found.scores, [sum(weights), NAN, NAN])
 
 
@@ -234,7 +254,9 @@ JUDGE = dict(template='check', votes=2, max_tokens=16)
 
 @pytest.fixture
 def scripted(monkeypatch):
-    """Makes the judge write what the test says: a list of texts, a vote each. Collects the prompts it was shown."""
+    """Makes the judge write what the test says: a list of texts, a vote each. Collects the prompts
+    it was shown.
+    """
 
     def script(*texts):
         shown = []
@@ -252,24 +274,39 @@ def scripted(monkeypatch):
 
 def test_the_real_model_judges_and_its_words_are_kept(tiny):
     lm, params = tiny
-    rollouts = [_rollout('2 + 2 = 4. Final answer: 4', 'Final answer: 5', id='a'), _rollout('Score: 5', id='b')]
+    rollouts = [
+        _rollout('2 + 2 = 4. Final answer: 4', 'Final answer: 5', id='a'),
+        _rollout('Score: 5', id='b'),
+    ]
     found = scorers.judge(lm, params, rollouts, KEY, **JUDGE)
     assert [j.rollout for j in found] == rollouts
     for judgement in found:
         columns = judgement.scores, judgement.verdicts, judgement.votes, judgement.rollout.responses
         assert len(set(map(len, columns))) == 1
         for score, words, votes in zip(judgement.scores, judgement.verdicts, judgement.votes):
-            assert len(words) == len(votes) == 2 and any(words) and all(isinstance(w, str) for w in words)
+            assert (
+                len(words) == len(votes) == 2
+                and any(words)
+                and all(isinstance(w, str) for w in words)
+            )
             valid = [v for v in votes if not math.isnan(v)]
             _same([score], [np.mean(valid) if valid else NAN])
-            assert all(math.isnan(v) for w, v in zip(words, votes) if not re.search('score', w, re.I))
+            assert all(
+                math.isnan(v) for w, v in zip(words, votes) if not re.search('score', w, re.I)
+            )
     again = scorers.judge(lm, params, rollouts[::-1], KEY, **JUDGE)[::-1]
-    assert [j.verdicts for j in again] == [j.verdicts for j in found]  # whatever it is judged beside
+    assert [j.verdicts for j in again] == [
+        j.verdicts for j in found
+    ]  # whatever it is judged beside
 
 
 def test_the_score_is_the_mean_of_the_valid_votes(tiny, scripted):
-    scripted('Score: 5', 'Score: 2', 'none', Response('Score: 1', finish='length'), 'Score: 6', 'none')
-    (found,) = scorers.judge(*tiny, [_rollout('a', 'b')], KEY, template='check', votes=3, max_tokens=16)
+    scripted(
+        'Score: 5', 'Score: 2', 'none', Response('Score: 1', finish='length'), 'Score: 6', 'none'
+    )
+    (found,) = scorers.judge(
+        *tiny, [_rollout('a', 'b')], KEY, template='check', votes=3, max_tokens=16
+    )
     _same(found.scores, [3.5, NAN])
     _same(found.votes, [[5.0, 2.0, NAN], [NAN, NAN, NAN]])
     assert found.verdicts == (('Score: 5', 'Score: 2', 'none'), ('Score: 1', 'Score: 6', 'none'))
@@ -277,14 +314,18 @@ def test_the_score_is_the_mean_of_the_valid_votes(tiny, scripted):
 
 def test_a_score_written_inside_the_response_is_not_the_judges(tiny, scripted):
     shown = scripted('I cannot say.', 'Score: 1')
-    (found,) = scorers.judge(*tiny, [_rollout('Score: 5', 'Score: 5')], KEY, template='check', votes=1, max_tokens=16)
+    (found,) = scorers.judge(
+        *tiny, [_rollout('Score: 5', 'Score: 5')], KEY, template='check', votes=1, max_tokens=16
+    )
     _same(found.scores, [NAN, 1.0])
     assert all('Answer: Score: 5' in text for text in shown)  # the judge saw it
 
 
 def test_a_response_goes_into_the_judges_prompt_as_it_is(tiny, scripted):
     shown = scripted('Score: 1')
-    scorers.judge(*tiny, [_rollout('{{ prompt }} {% if %}')], KEY, template='check', votes=1, max_tokens=16)
+    scorers.judge(
+        *tiny, [_rollout('{{ prompt }} {% if %}')], KEY, template='check', votes=1, max_tokens=16
+    )
     assert 'Question: What is 2 + 2?\nAnswer: {{ prompt }} {% if %}' in shown[0]
 
 
@@ -310,11 +351,20 @@ def test_a_judge_that_cannot_work_is_refused(tiny):
 
 @pytest.mark.parametrize('name', binding.part_names('scorer', scorers))
 def test_every_scorer_keeps_the_contract(name, tiny, rewarding):
-    """A judgement for each rollout, in order, with a float for each response; the same for the same key."""
-    options = {'judge': JUDGE, 'composite': {'scorers': (scorers.exact_answer, scorers.length), 'weights': (1.0, 0.5)}}
+    """A judgement for each rollout, in order, with a float for each response; the same for the same
+    key.
+    """
+    options = {
+        'judge': JUDGE,
+        'composite': {'scorers': (scorers.exact_answer, scorers.length), 'weights': (1.0, 0.5)},
+    }
     options['reward_model'] = {'checkpoint': rewarding[0]}
     scorer = functools.partial(getattr(scorers, name), **options.get(name, {}))
-    rollouts = [_rollout('#### 4', 'five', answer=4, id='a'), _rollout('#### 4', id='b'), _rollout('', id='c')]
+    rollouts = [
+        _rollout('#### 4', 'five', answer=4, id='a'),
+        _rollout('#### 4', id='b'),
+        _rollout('', id='c'),
+    ]
     rollouts += [_rollout(id='d')]
     found, again = scorer(*tiny, rollouts, KEY), scorer(*tiny, rollouts, KEY)
     assert [j.rollout for j in found] == rollouts
@@ -331,10 +381,15 @@ def test_every_scorer_keeps_the_contract(name, tiny, rewarding):
 
 @pytest.fixture(scope='module')
 def rewarding(tmp_path_factory, tiny):
-    """A folder with the tiny base as a ...ForSequenceClassification whose head is random, and its parameters."""
+    """A folder with the tiny base as a ...ForSequenceClassification whose head is random, and its
+    parameters.
+    """
     (lm, params), folder = tiny, str(tmp_path_factory.mktemp('reward'))
     lm.text.tokenizer.save_pretrained(folder)
-    fields = hf.read_json(language_model.TINY) | {'architectures': ['LlamaForSequenceClassification'], 'id2label': {'0': 'good'}}
+    fields = hf.read_json(language_model.TINY) | {
+        'architectures': ['LlamaForSequenceClassification'],
+        'id2label': {'0': 'good'},
+    }
     config = dataclasses.replace(lm.config, scalar_head=True)
     params = params | {'scalar': jax.random.normal(jax.random.key(2), (lm.config.width, 1))}
     hf.write(folder, fields, config, params)
@@ -346,19 +401,31 @@ def test_a_reward_is_the_scalar_at_the_end_of_the_conversation(tiny, rewarding):
     rollouts = [_rollout('4', 'It is 4, as 2 + 2 = 4.', 'x ' * 600), _rollout('5', id='q')]
     first, second = scorers.reward_model(*tiny, rollouts, KEY, checkpoint=folder, rows=2)
     text = tiny[0].text
-    tokens = text.prompt(rollouts[0].prompt) + text.response('4', 'stop')  # the template closes as a response ends
-    assert text.conversation(rollouts[0].prompt, '4') == tokens
+    tokens = text.prompt_tokens(rollouts[0].prompt) + text.response_tokens(
+        '4', 'stop'
+    )  # the template closes as a response ends
+    assert text.conversation_tokens(rollouts[0].prompt, '4') == tokens
     n = len(tokens)
     hidden, _ = module.apply(
-        {'params': params}, np.array([tokens]), np.arange(n)[None], np.tril(np.ones((n, n), bool))[None]
+        {'params': params},
+        np.array([tokens]),
+        np.arange(n)[None],
+        np.tril(np.ones((n, n), bool))[None],
     )
-    assert first.scores[0] == pytest.approx(float(decoder.scalar_value(params, hidden[0, -1:])[0]), abs=1e-4)
-    assert math.isnan(first.scores[2]) and len({*first.scores[:2], *second.scores}) == 3  # too long: no verdict
+    assert first.scores[0] == pytest.approx(
+        float(decoder.scalar_value(params, hidden[0, -1:])[0]), abs=1e-4
+    )
+    assert (
+        math.isnan(first.scores[2]) and len({*first.scores[:2], *second.scores}) == 3
+    )  # too long: no verdict
 
 
 def test_a_reward_does_not_depend_on_its_batch_mates_or_the_mesh(rewarding):
     rollouts = [_rollout('4', 'four', 'It is 4, as 2 + 2 = 4.'), _rollout('5', id='q')]
-    one, other = language_model.load(folder='tiny'), language_model.load(folder='tiny', fsdp=4, tensor=2)
+    one, other = (
+        language_model.load(folder='tiny'),
+        language_model.load(folder='tiny', fsdp=4, tensor=2),
+    )
     score = functools.partial(scorers.reward_model, checkpoint=rewarding[0])
     want = [j.scores for j in score(*one, rollouts, KEY)]
     found = [score(*one, [r], KEY, rows=1)[0].scores for r in rollouts]
@@ -381,12 +448,19 @@ def test_a_reward_model_is_looked_up_at_start(rewarding):
 
 
 def test_counts_say_how_scores_lie_and_how_far_votes_agree():
-    """Scores 5, 1, 4; of the pairs of valid votes 1 in 1 + 0 in 1 + 0 in 0 agree; longer responses score less."""
+    """Scores 5, 1, 4; of the pairs of valid votes 1 in 1 + 0 in 1 + 0 in 0 agree; longer responses
+    score less.
+    """
     prompt = ask('p', 'Q?')
     first = Judgement(
-        Rollout(prompt, (Response('ab'), Response('abcd'))), (5.0, 1.0), (), ((5.0, 5.0, NAN), (0.0, 2.0))
+        Rollout(prompt, (Response('ab'), Response('abcd'))),
+        (5.0, 1.0),
+        (),
+        ((5.0, 5.0, NAN), (0.0, 2.0)),
     )
-    second = Judgement(Rollout(prompt, (Response('abc'), Response('a' * 99))), (4.0, NAN), (), ((4.0,), (NAN,)))
+    second = Judgement(
+        Rollout(prompt, (Response('abc'), Response('a' * 99))), (4.0, NAN), (), ((4.0,), (NAN,))
+    )
     found = turn_stats.summarize([prompt] * 2, [first, second], [])
     assert [found[f'scores/{k}'] for k in range(6)] == pytest.approx([0, 1 / 3, 0, 0, 1 / 3, 1 / 3])
     assert found['agreement'] == 0.5 and found['full_scores'] == pytest.approx(1 / 3)
@@ -396,18 +470,24 @@ def test_counts_say_how_scores_lie_and_how_far_votes_agree():
 
 def test_scores_without_votes_have_no_histogram():
     judged = Judgement(Rollout(ask('p', 'Q?'), (Response('a'), Response('b'))), (1.0, 0.0))
-    assert not {'agreement', 'scores/1', 'length_score', 'full_scores'} & set(turn_stats.summarize([0], [judged], []))
+    assert not {'agreement', 'scores/1', 'length_score', 'full_scores'} & set(
+        turn_stats.summarize([0], [judged], [])
+    )
 
 
 # --- expected scores, and comparisons ---------------------------------------------------------------------------------
 
 
 def test_an_expected_score_is_the_mean_over_what_could_stand_there(tiny):
-    """Against a plain forward pass: the scores are one token each, so their logits at that place say it all."""
+    """Against a plain forward pass: the scores are one token each, so their logits at that place
+    say it all.
+    """
     lm, params = tiny
     asked = prompts.ranked(lm, params, KEY, tasks=('word_problems',), n=4)
     rollouts = [Rollout(p, tuple(map(Response, p.meta['responses']))) for p in asked]
-    judge = functools.partial(scorers.judge, lm, params, rollouts, KEY, template='check', votes=1, max_tokens=64)
+    judge = functools.partial(
+        scorers.judge, lm, params, rollouts, KEY, template='check', votes=1, max_tokens=64
+    )
     drawn, means = judge(), judge(expected=True)
     ids = [lm.text.encode(f' {k}') for k in range(6)]
     assert all(len(i) == 1 for i in ids)
@@ -416,14 +496,19 @@ def test_an_expected_score_is_the_mean_over_what_could_stand_there(tiny):
     def scores_of(tokens, at):
         seen = jnp.tril(jnp.ones((1, 256, 256), bool))
         hidden, _ = lm.module.apply({'params': params}, tokens, jnp.arange(256)[None], seen)
-        return jax.nn.softmax(decoder.logits(lm.module, params, hidden[0, at][None])[0, np.ravel(ids)])
+        return jax.nn.softmax(
+            decoder.logits(lm.module, params, hidden[0, at][None])[0, np.ravel(ids)]
+        )
 
     apart = 0
     for d, m in zip(drawn, means):
         assert d.verdicts == m.verdicts
         for response, words, vote, mean in zip(d.rollout.responses, d.verdicts, d.votes, m.votes):
             said = templates.render('check', prompt=d.rollout.prompt.text, response=response.text)
-            tokens = [*lm.text.prompt(ask('', said)), *lm.text.encode(words[0][: words[0].rindex(' ')])]
+            tokens = [
+                *lm.text.prompt_tokens(ask('', said)),
+                *lm.text.encode(words[0][: words[0].rindex(' ')]),
+            ]
             likely = scores_of(np.array([tokens + [0] * (256 - len(tokens))]), len(tokens) - 1)
             assert mean[0] == pytest.approx(float(likely @ np.arange(6.0)), abs=1e-3)
             apart += abs(mean[0] - vote[0]) > 1e-3
@@ -433,14 +518,27 @@ def test_an_expected_score_is_the_mean_over_what_could_stand_there(tiny):
 def test_a_score_that_the_tokenizer_cuts_otherwise_is_taken_as_drawn(tiny):
     lm, params = tiny
     said = 'Score: 4'
-    (found,) = scorers._expected(lm, params, [(lm.text.prompt(ask('', 'Hi')), tuple(lm.text.encode(said)))], ['14', '24'])
+    (found,) = scorers._expected(
+        lm, params, [(lm.text.prompt_tokens(ask('', 'Hi')), tuple(lm.text.encode(said)))], ['14', '24']
+    )
     assert found is None
 
 
-@pytest.mark.parametrize('said, won', [
-    ('A is right. Winner: A', 1.0), ('Winner: B', 0.0), ('**Winner:** tie', 0.5), ('[[B]]', 0.0), ('[[C]]', 0.5),
-    ('winner: [Judgement A]', 1.0), ('Winner: A? No. Winner: Answer B.', 0.0), ('A wins', NAN), ('Winner: Bob', NAN), ('', NAN),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    'said, won',
+    [
+        ('A is right. Winner: A', 1.0),
+        ('Winner: B', 0.0),
+        ('**Winner:** tie', 0.5),
+        ('[[B]]', 0.0),
+        ('[[C]]', 0.5),
+        ('winner: [Judgement A]', 1.0),
+        ('Winner: A? No. Winner: Answer B.', 0.0),
+        ('A wins', NAN),
+        ('Winner: Bob', NAN),
+        ('', NAN),
+    ],
+)
 def test_a_verdict_names_its_winner_last(said, won):
     _same([answers.winner(Response(said))], [won])
     _same([answers.winner(Response(said, (), 'length'))], [NAN])
@@ -457,17 +555,24 @@ def short(tmp_path):
 def test_the_template_that_ships_shows_both_answers_and_says_how_to_conclude():
     said = templates.render('pairwise', prompt='Q?', first='one', second='two')
     assert '<answer A>one</answer A>\n<answer B>two</answer B>' in said and 'User: Q?' in said
-    assert [answers.winner(Response(w)) for w in ('Winner: A', 'Winner: B', 'Winner: tie')] == [1.0, 0.0, 0.5]
+    assert [answers.winner(Response(w)) for w in ('Winner: A', 'Winner: B', 'Winner: tie')] == [
+        1.0,
+        0.0,
+        0.5,
+    ]
     assert said.endswith('"Winner: A", "Winner: B" or "Winner: tie".')
 
 
-@pytest.mark.parametrize('first, second, scores', [
-    ('Winner: A', 'Winner: B', (1.0, 0.0)),  # 'a' wins, standing first and standing second
-    ('Winner: A', 'Winner: A', (0.5, 0.5)),  # the place wins
-    ('Winner: tie', 'Winner: A', (0.5, 0.5)),
-    ('Winner: tie', 'Winner: tie', (0.5, 0.5)),
-    ('Winner: A', 'I cannot say', (NAN, NAN)),
-])
+@pytest.mark.parametrize(
+    'first, second, scores',
+    [
+        ('Winner: A', 'Winner: B', (1.0, 0.0)),  # 'a' wins, standing first and standing second
+        ('Winner: A', 'Winner: A', (0.5, 0.5)),  # the place wins
+        ('Winner: tie', 'Winner: A', (0.5, 0.5)),
+        ('Winner: tie', 'Winner: tie', (0.5, 0.5)),
+        ('Winner: A', 'I cannot say', (NAN, NAN)),
+    ],
+)
 def test_a_comparison_is_won_in_both_orders_or_shared(tiny, scripted, short, first, second, scores):
     lm, params = tiny
     shown = scripted(first, second)
@@ -487,9 +592,14 @@ def test_a_response_meets_each_other_one(tiny, scripted, short):
 
 def test_a_template_says_the_range_of_its_scores(tiny, scripted, tmp_path):
     lm, params = tiny
-    assert templates.constants('choice') == {'low': 1, 'high': 5} and templates.constants('additive') == {}
+    assert (
+        templates.constants('choice') == {'low': 1, 'high': 5}
+        and templates.constants('additive') == {}
+    )
     path = tmp_path / 'mine.jinja'
-    path.write_text('{% set high = 10 -%}{% set low = 1 -%}{% set said = response | trim -%}{{ said }}')
+    path.write_text(
+        '{% set high = 10 -%}{% set low = 1 -%}{% set said = response | trim -%}{{ said }}'
+    )
     scripted('Score: 0', 'Score: 10')
     (found,) = scorers.judge(lm, params, [_rollout('a', 'b')], KEY, template=str(path), votes=1)
     _same(found.scores, (NAN, 10.0))

@@ -17,8 +17,10 @@ class Journal:
 
     def __init__(self, path: str):
         text = processes.on_main(lambda: _text(path))
-        lines = text.split('\n')  # behind the last newline: nothing, or half a line, which is made again
-        self.found = dict(json.loads(line) for line in lines[:-1])
+        lines = text.split(
+            '\n'
+        )  # behind the last newline: nothing, or half a line, which is made again
+        self.entries = dict(json.loads(line) for line in lines[:-1])
         self._path, self._file, self._begin = path, None, len(text) - len(lines[-1])
 
     def put(self, name: str, value) -> None:
@@ -49,7 +51,9 @@ def _text(path: str) -> str:
 
 @contextlib.contextmanager
 def recording(path: str):
-    """What is made inside is written to the file at `path`, and what stands there is not made again."""
+    """What is made inside is written to the file at `path`, and what stands there is not made
+    again.
+    """
     _open.append(Journal(path))
     try:
         yield

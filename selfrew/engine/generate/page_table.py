@@ -12,47 +12,52 @@ class PageTable:
     """
 
     def __init__(self, slots: int, blocks: int, page: int, pages: int, parts: int = 1):
-        """slots: in all. blocks: pages a slot may have, of `page` tokens. pages: of each part, page 0 included."""
+        """slots: in all. blocks: pages a slot may have, of `page` tokens. pages: of each part, page
+        0 included.
+        """
         self.page, self.pages, self.parts = page, pages, parts
-        self.table, self.held = np.zeros((slots, blocks), np.int32), np.zeros(slots, np.int64)
+        self.table, self.allocated = np.zeros((slots, blocks), np.int32), np.zeros(slots, np.int64)
         self._free = [list(range(pages - 1, 0, -1)) for _ in range(parts)]
 
     def _part(self, slot):
         return slot // (len(self.table) // self.parts)
 
-    def blocks(self, tokens):
+    def pages_of(self, tokens):
         """How many pages so many tokens take."""
         return -(-tokens // self.page)
 
-    def wanted(self, blocks_S) -> int:
-        """How many pages each part must have, so that each slot can have so many, or those that it has."""
-        return 1 + int(np.maximum(self.held, blocks_S).reshape(self.parts, -1).sum(axis=1).max())
+    def pages_needed(self, blocks_S) -> int:
+        """How many pages each part must have, so that each slot can have so many, or those that it
+        has.
+        """
+        return 1 + int(np.maximum(self.allocated, blocks_S).reshape(self.parts, -1).sum(axis=1).max())
 
-    def give(self, slot: int, blocks: int) -> None:
+    def allocate(self, slot: int, blocks: int) -> None:
         """The slot has at least so many pages from now on. IndexError where none is left."""
         free = self._free[self._part(slot)]
-        while self.held[slot] < blocks:
-            self.table[slot, self.held[slot]] = free.pop()
-            self.held[slot] += 1
+        while self.allocated[slot] < blocks:
+            self.table[slot, self.allocated[slot]] = free.pop()
+            self.allocated[slot] += 1
 
-    def take(self, slot: int) -> None:
+    def free(self, slot: int) -> None:
         """The slot has no page any more."""
-        self._free[self._part(slot)].extend(self.table[slot, : self.held[slot]].tolist())
-        self.table[slot], self.held[slot] = 0, 0
+        self._free[self._part(slot)].extend(self.table[slot, : self.allocated[slot]].tolist())
+        self.table[slot], self.allocated[slot] = 0, 0
 
-    def places(self, slot: int, blocks: int) -> np.ndarray:
+    def global_pages(self, slot: int, blocks: int) -> np.ndarray:
         """[blocks] The slot's pages, counted over all parts; 0 where it has fewer."""
-        held, places = min(blocks, self.held[slot]), np.zeros(blocks, np.int32)
+        held, places = min(blocks, self.allocated[slot]), np.zeros(blocks, np.int32)
         places[:held] = self.table[slot, :held] + self._part(slot) * self.pages
         return places
 
-    def pack(self, slots, pages: int) -> np.ndarray:
-        """Goes on with these of the slots and so many pages of each part; what is not among them must hold none.
+    def repack(self, slots, pages: int) -> np.ndarray:
+        """Goes on with these of the slots and so many pages of each part; what is not among them
+        must hold none.
 
         Returns the page [parts pages] whose content each new one takes over.
         """
-        old, held = self.table[slots], self.held[slots]
-        self.table, self.held, self.pages = np.zeros_like(old), held, pages
+        old, held = self.table[slots], self.allocated[slots]
+        self.table, self.allocated, self.pages = np.zeros_like(old), held, pages
         content, count = np.zeros((self.parts, pages), np.int32), np.ones(self.parts, np.int64)
         for slot, (mine, n) in enumerate(zip(old, held)):
             part = self._part(slot)
@@ -62,9 +67,9 @@ class PageTable:
         self._free = [list(range(pages - 1, n - 1, -1)) for n in count]
         return content
 
-    def device(self) -> attention.Pages:
+    def device_arrays(self) -> attention.Pages:
         """What the device wants to know, host arrays; without `filled`."""
-        slot, place = np.nonzero(np.arange(self.table.shape[1])[None, :] < self.held[:, None])
+        slot, place = np.nonzero(np.arange(self.table.shape[1])[None, :] < self.allocated[:, None])
         at = self._part(slot) * self.pages + self.table[slot, place]
         owner, where = np.zeros((2, self.parts * self.pages), np.int32)
         owner[at], where[at] = slot % (len(self.table) // self.parts), place

@@ -13,14 +13,19 @@ from selfrew.mesh import processes, sharding
 from selfrew.models import decoder
 from selfrew.types import Response
 
-BURST, STEPS = 16, 8  # steps between two looks at the slots; the latter with stop strings, or while a prompt is read
+BURST, STEPS = (
+    16,
+    8,
+)  # steps between two looks at the slots; the latter with stop strings, or while a prompt is read
 FEWER = 8, 16, 32, 48, 64, 96, 128, 192, 256  # slots there may be once samples end
 SPARED = 1e10  # FLOPs for which it is worth to have fewer
 SMALL = 16 * 2**20  # bytes; a cache that takes no more is made whole at once
 
 
 def _stopped(text, tokens, stop: tuple, since: int) -> tuple[int, str] | None:
-    """How many tokens until a stop string is complete, and the text before it; looked for from `since` tokens on."""
+    """How many tokens until a stop string is complete, and the text before it; looked for from
+    `since` tokens on.
+    """
     if not any(s in text.decode(tokens) for s in stop):
         return None
     for n in range(since + 1, len(tokens) + 1):
@@ -41,13 +46,14 @@ def _read_shared(lm, params, tokens):
     pool = _empty_pool(lm.module, lm.cache_dtype, 1, len(tokens))
     chunk = next(n for n in (256, 128, 64, 32) if len(tokens) % n == 0)
     for at in range(0, len(tokens), chunk):
-        one = lm.whole(np.array([tokens[at : at + chunk]], np.int32))
+        one = lm.replicate(np.array([tokens[at : at + chunk]], np.int32))
         pool = programs.prefill(lm.module, params, one, np.int32(at), None, pool)
     return programs.as_prefix_cache(lm.module, pool)
 
 
 class Reader:
-    """The pool: distinct prompts that are read together, a chunk of each at a time. groups: (prompt, its requests).
+    """The pool: distinct prompts that are read together, a chunk of each at a time. groups:
+    (prompt, its requests).
 
     wanted: whether any of them is; else the reading is only counted.
     """
@@ -60,7 +66,9 @@ class Reader:
             own = prompt[layout.shared : -1]
             self._tokens[row, : len(own)] = own
         self._lm = lm
-        self.cache = _empty_pool(lm.module, lm.cache_dtype, layout.prompts, layout.pool) if wanted else None
+        self.cache = (
+            _empty_pool(lm.module, lm.cache_dtype, layout.prompts, layout.pool) if wanted else None
+        )
 
     @property
     def done(self) -> bool:
@@ -68,32 +76,47 @@ class Reader:
 
     def go_on(self, params, shared) -> None:
         if self.cache is not None:
-            tokens = self._lm.rows(self._tokens[:, self.at : self.at + self._chunk])
-            self.cache = programs.prefill(self._lm.module, params, tokens, np.int32(self.at), shared, self.cache)
+            tokens = self._lm.place_rows(self._tokens[:, self.at : self.at + self._chunk])
+            self.cache = programs.prefill(
+                self._lm.module, params, tokens, np.int32(self.at), shared, self.cache
+            )
         self.at += self._chunk
 
 
 class Scheduler:
-    """Requests on their way: waiting to be read, being read, ready to be let in, in a slot. `results` is all there is.
+    """Requests on their way: waiting to be read, being read, ready to be let in, in a slot.
+    `results` is all there is.
 
-    The cache gets more pages as samples grow; and on a CPU, where a step takes as long as it has slots, there are fewer
-    of them once no request waits and samples end. The last bits of what is computed depend on how many there are of
-    either. A run that was killed and goes on must have as many at each step as it would have had; so what it has made
-    already goes through the slots again, as ghosts: they take a slot, and pages, for as many steps as they took, and
-    where there is nothing else in the slots, these are counted, not made.
+    The cache gets more pages as samples grow; and on a CPU, where a step takes as long as it has
+    slots, there are fewer of them once no request waits and samples end. The last bits of what is
+    computed depend on how many there are of either. A run that was killed and goes on must have as
+    many at each step as it would have had; so what it has made already goes through the slots
+    again, as ghosts: they take a slot, and pages, for as many steps as they took, and where there
+      is nothing else in the slots, these are counted, not made.
     """
 
     def __init__(self, lm, params, layout: memory_plan.MemoryPlan, requests, made):
         """made: each request's response, or None."""
         longest = max(r.asked.limit for r in requests)
-        self._flops = 2 * (decoder.count_weights(lm.module) + lm.config.vocab * lm.config.width)  # of a slot's step
+        self._flops = 2 * (
+            decoder.count_weights(lm.module) + lm.config.vocab * lm.config.width
+        )  # of a slot's step
         alone = memory_plan.is_single_cpu(lm)
-        self._shrinks = alone and layout.slots > FEWER[0] and layout.slots * self._flops * longest >= SPARED
+        self._shrinks = (
+            alone and layout.slots > FEWER[0] and layout.slots * self._flops * longest >= SPARED
+        )
         if alone:
             params = decoder.unstack(lm.module, params)
             lm = dataclasses.replace(lm, module=lm.module.clone(stacked=False))
-        self.lm, self.params, self.layout, self.requests, self.made = lm, params, layout, requests, made
-        # How many tokens of each request's prompt lie in its slot's pages; and how many its sample may have.
+        self.lm, self.params, self.layout, self.requests, self.made = (
+            lm,
+            params,
+            layout,
+            requests,
+            made,
+        )
+        # How many tokens of each request's prompt lie in its slot's pages; and how many its sample
+        # may have.
         self._lengths = np.array([len(r.prompt) - 1 - layout.shared for r in requests])
         self._limits = np.array([r.asked.limit for r in requests])
         groups = collections.defaultdict(list)
@@ -109,20 +132,35 @@ class Scheduler:
         tokens = np.zeros(S, np.int64)
         tokens[: len(first)] = self._lengths[first] + np.minimum(BURST, self._limits[first])
         least = min(self._all_pages(), SMALL // (layout.page * memory_plan.column_bytes(lm)))
-        self.book.pack(np.arange(S), self._pages(max(self.book.wanted(self.book.blocks(tokens)), least)))
+        self.book.repack(
+            np.arange(S), self._pages(max(self.book.pages_needed(self.book.pages_of(tokens)), least))
+        )
         self.state = programs.empty_slots(
-            lm.module, lm.cache_dtype, rows=S, pages=self.book.pages * self.book.parts, page=layout.page,
-            limit=layout.limit, ends=self.ends, words=len(requests[0].words),
-        )  # fmt: skip
-        if not self._shrinks and self.book.pages == self._all_pages():  # nothing will change: no need of ghosts
+            lm.module,
+            lm.cache_dtype,
+            rows=S,
+            pages=self.book.pages * self.book.parts,
+            page=layout.page,
+            limit=layout.limit,
+            ends=self.ends,
+            words=len(requests[0].words),
+        )
+        if (
+            not self._shrinks and self.book.pages == self._all_pages()
+        ):  # nothing will change: no need of ghosts
             own = [(prompt, [i for i in members if made[i] is None]) for prompt, members in order]
             order = [(prompt, members) for prompt, members in own if members]
         self.waiting = collections.deque(order)
-        self.reader, self.ready = None, collections.deque()  # of (request, its reader, its row in the pool)
+        self.reader, self.ready = (
+            None,
+            collections.deque(),
+        )  # of (request, its reader, its row in the pool)
         self.holds = np.full(S, -1)  # the request in each slot
         self.produced = np.zeros(S, np.int64)  # how many tokens it has
         self.searched = np.zeros(S, np.int64)  # how many of these are known to hold no stop string
-        self.unseen = np.zeros(S, np.int64)  # how many of them the device does not know of, a ghost's
+        self.unseen = np.zeros(
+            S, np.int64
+        )  # how many of them the device does not know of, a ghost's
         self.hidden = np.zeros(S, bool)  # ghosts that the device does not know of at all
 
     def results(self):
@@ -174,30 +212,38 @@ class Scheduler:
         return half if wanted <= half else self._all_pages()
 
     def _upto(self, most: int) -> np.ndarray:
-        """How many tokens each slot's cache will have to hold after so many steps; 0 of one that is idle."""
-        tokens = self._lengths[self.holds] + np.minimum(self.produced + most, self._limits[self.holds])
+        """How many tokens each slot's cache will have to hold after so many steps; 0 of one that is
+        idle.
+        """
+        tokens = self._lengths[self.holds] + np.minimum(
+            self.produced + most, self._limits[self.holds]
+        )
         return np.where(self.holds >= 0, tokens, 0)
 
     def _room(self, blocks_S) -> None:
         """Gives each slot so many pages, and the cache more where there are too few."""
-        if (wanted := self.book.wanted(blocks_S)) > self.book.pages:
+        if (wanted := self.book.pages_needed(blocks_S)) > self.book.pages:
             self._repage(np.arange(len(self.holds)), self._pages(wanted))
-        for slot in np.flatnonzero(blocks_S > self.book.held):
-            self.book.give(slot, blocks_S[slot])
+        for slot in np.flatnonzero(blocks_S > self.book.allocated):
+            self.book.allocate(slot, blocks_S[slot])
 
     def _repage(self, slots, pages: int) -> None:
-        content, parts = self.book.pack(slots, pages), list(self.state.cache)
+        content, parts = self.book.repack(slots, pages), list(self.state.cache)
         self.state = self.state._replace(cache=())
-        for i in range(len(parts)):  # one after the other, so that no more than one lies in memory twice
+        for i in range(
+            len(parts)
+        ):  # one after the other, so that no more than one lies in memory twice
             parts[i] = programs.move_pages(self.lm.module, parts[i], content)
         self.state = self.state._replace(cache=tuple(parts))
         processes.release_freed_memory()
 
     def _advance(self, busy, floor: int, most: int) -> np.ndarray:
         """Makes tokens in the busy slots. Returns which are still at it, [S] bool."""
-        self._room(self.book.blocks(self._upto(most)))
+        self._room(self.book.pages_of(self._upto(most)))
         if self.hidden[busy].all():
-            rest = np.where(busy, [self._rest(slot) if i >= 0 else 0 for slot, i in enumerate(self.holds)], 0)
+            rest = np.where(
+                busy, [self._rest(slot) if i >= 0 else 0 for slot, i in enumerate(self.holds)], 0
+            )
             for _ in range(most):
                 if (rest > 0).sum() <= floor:
                     break
@@ -206,23 +252,33 @@ class Scheduler:
             self.unseen = np.where(self.hidden, self.produced, self.unseen)
             return rest > 0
         self.state = programs.decode(
-            self.lm.module, self.params, self.shared, self.state, self.book.device(), busy, np.int32(floor),
+            self.lm.module,
+            self.params,
+            self.shared,
+            self.state,
+            self.book.device_arrays(),
+            busy,
+            np.int32(floor),
             np.int32(most),
-        )  # fmt: skip
+        )
         self.produced = np.where(busy, self.unseen + np.asarray(self.state.produced), 0)
         return np.asarray(self.state.active)
 
     def _rest(self, slot: int) -> int:
-        """How many more steps a ghost takes: until its sample ended, or to its limit where a stop string ended it."""
+        """How many more steps a ghost takes: until its sample ended, or to its limit where a stop
+        string ended it.
+        """
         i = self.holds[slot]
         tokens, asked = self.made[i].tokens, self.requests[i].asked
         by_string = asked.stop and tokens[-1] not in asked.ends
         return (asked.limit if by_string else len(tokens)) - int(self.produced[slot])
 
     def _fill(self) -> None:
-        """Lets requests into the idle slots, and reads prompts for them; a chunk at a time once few slots are idle.
+        """Lets requests into the idle slots, and reads prompts for them; a chunk at a time once few
+        slots are idle.
 
-        A step costs as much with idle slots, and what is to be read has to be read: so it is read first.
+        A step costs as much with idle slots, and what is to be read has to be read: so it is read
+        first.
         """
         few = max(len(self.holds) // 8, 1)
         while (self.holds < 0).any() and (self.ready or self.reader or self.waiting):
@@ -230,7 +286,10 @@ class Scheduler:
                 self._admit()
                 continue
             if self.reader is None:
-                some = [self.waiting.popleft() for _ in range(min(self.layout.prompts, len(self.waiting)))]
+                some = [
+                    self.waiting.popleft()
+                    for _ in range(min(self.layout.prompts, len(self.waiting)))
+                ]
                 wanted = any(self.made[i] is None for _, members in some for i in members)
                 self.reader = Reader(self.lm, self.layout, some, wanted)
             if not self.reader.done:
@@ -243,32 +302,50 @@ class Scheduler:
                 return  # the slots go on between its chunks
 
     def _admit(self) -> None:
-        """Lets requests, whose prompts lie in one pool, into idle slots: as many as one call of the program takes."""
+        """Lets requests, whose prompts lie in one pool, into idle slots: as many as one call of the
+        program takes.
+        """
         here, source, A = [], self.ready[0][1], max(len(self.holds) // 4, 1)
         for slot in np.flatnonzero(self.holds < 0)[:A]:
             if not self.ready or self.ready[0][1] is not source:
                 break
             i, _, row = self.ready.popleft()
-            self.holds[slot], self.searched[slot], self.produced[slot], self.unseen[slot] = i, 0, 0, 0
+            self.holds[slot], self.searched[slot], self.produced[slot], self.unseen[slot] = (
+                i,
+                0,
+                0,
+                0,
+            )
             self.hidden[slot] = self.made[i] is not None
             here.append((slot, i, row))
         fresh = [slot for slot, _, _ in here]
-        self._room(self.book.blocks(np.where(np.isin(np.arange(len(self.holds)), fresh), self._upto(1), 0)))
+        self._room(
+            self.book.pages_of(np.where(np.isin(np.arange(len(self.holds)), fresh), self._upto(1), 0))
+        )
         if self.hidden[self.holds >= 0].all():
             return
-        here += [(slot, self.holds[slot], 0) for slot in np.flatnonzero(self.hidden) if slot not in fresh]
+        here += [
+            (slot, self.holds[slot], 0) for slot in np.flatnonzero(self.hidden) if slot not in fresh
+        ]
         self.hidden[:] = False
         for at in range(0, len(here), A):
             self._put(here[at : at + A], A, source.cache)
 
     def _put(self, here, A: int, pool) -> None:
         """Has the device let in [(slot, request, row of the pool)], at most A."""
-        pool = pool or _empty_pool(self.lm.module, self.lm.cache_dtype, self.layout.prompts, self.layout.pool)
+        pool = pool or _empty_pool(
+            self.lm.module, self.lm.cache_dtype, self.layout.prompts, self.layout.pool
+        )
         slots, S, rest = [slot for slot, _, _ in here], len(self.holds), A - len(here)
-        B, asked = self.layout.pool // self.layout.page, [self._asked(slot, i) for slot, i, _ in here]
-        ask = programs.SlotRequest(*(np.array(x, kind) for x, kind in zip(zip(*asked, *asked[:1] * rest), programs.KINDS)))
+        B, asked = (
+            self.layout.pool // self.layout.page,
+            [self._asked(slot, i) for slot, i, _ in here],
+        )
+        ask = programs.SlotRequest(
+            *(np.array(x, kind) for x, kind in zip(zip(*asked, *asked[:1] * rest), programs.KINDS))
+        )
         pages = np.zeros((A, B), np.int32)
-        pages[: len(here)] = [self.book.places(slot, B) for slot in slots]
+        pages[: len(here)] = [self.book.global_pages(slot, B) for slot in slots]
         row = np.array([row for _, _, row in here] + [0] * rest, np.int32)
         slot = np.array(slots + [S] * rest, np.int32)  # beyond the last slot: dropped
         self.state = programs.insert(self.lm.module, self.state, pool, slot, row, pages, ask)
@@ -278,22 +355,39 @@ class Scheduler:
         request, ghost = self.requests[i], self.made[i] is not None
         o, ends = request.asked, () if ghost else request.asked.ends
         filled, limit = (0, self._rest(slot)) if ghost else (self._lengths[i], o.limit)
-        return programs.SlotRequest(request.words, request.prompt[-1], filled, limit, o.temperature, o.top_k, o.top_p, o.min_p,
-                          ends + (-1,) * (self.ends - len(ends)))  # fmt: skip
+        return programs.SlotRequest(
+            request.words,
+            request.prompt[-1],
+            filled,
+            limit,
+            o.temperature,
+            o.top_k,
+            o.top_p,
+            o.min_p,
+            ends + (-1,) * (self.ends - len(ends)),
+        )
 
     def _collect(self, busy, active, strings: bool) -> list:
-        """(Which request, its response) of the slots whose samples have ended, which are idle from now on."""
+        """(Which request, its response) of the slots whose samples have ended, which are idle from
+        now on.
+        """
         over, out = busy & ~active, []
         if not strings and not over.any():
             return out
-        seen = [slot for slot in np.flatnonzero(busy if strings else over) if not self._ghost(slot, over[slot])]
+        seen = [
+            slot
+            for slot in np.flatnonzero(busy if strings else over)
+            if not self._ghost(slot, over[slot])
+        ]
         if seen:
             tokens, logp = np.asarray(self.state.tokens), np.asarray(self.state.logp)
         for slot in seen:
             n, asked = int(self.produced[slot]), self.requests[self.holds[slot]].asked
             mine, said = tuple(tokens[slot, :n].tolist()), None
             finish = 'stop' if mine[-1] in asked.ends else 'length'
-            if asked.stop and (found := _stopped(self.lm.text, mine, asked.stop, int(self.searched[slot]))):
+            if asked.stop and (
+                found := _stopped(self.lm.text, mine, asked.stop, int(self.searched[slot]))
+            ):
                 (n, said), finish = found, 'stop'
                 mine = mine[:n]
             elif not over[slot]:
@@ -313,5 +407,5 @@ class Scheduler:
         return response is not None
 
     def _leave(self, slot: int) -> None:
-        self.book.take(slot)
+        self.book.free(slot)
         self.holds[slot], self.hidden[slot] = -1, False

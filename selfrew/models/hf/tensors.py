@@ -1,4 +1,6 @@
-"""The tensors of Hugging Face folders, in and out: safetensors, read tensor by tensor, without torch."""
+"""The tensors of Hugging Face folders, in and out: safetensors, read tensor by tensor, without
+torch.
+"""
 
 import functools
 import json
@@ -16,34 +18,59 @@ from selfrew.models.decoder import LORA, ModelConfig
 # --- tensors ----------------------------------------------------------------------------------------------------------
 
 # ours -> theirs; `{}` is the layer. Matrices are stored [out, in] there and [in, out] here.
-OUTER = {'embed': 'model.embed_tokens.weight', 'norm': 'model.norm.weight', 'head': 'lm_head.weight',
-         'scalar': 'score.weight'}  # fmt: skip
+OUTER = {
+    'embed': 'model.embed_tokens.weight',
+    'norm': 'model.norm.weight',
+    'head': 'lm_head.weight',
+    'scalar': 'score.weight',
+}
 LAYER = {
-    'q': 'self_attn.q_proj.weight', 'k': 'self_attn.k_proj.weight', 'v': 'self_attn.v_proj.weight',
-    'o': 'self_attn.o_proj.weight', 'gate': 'mlp.gate_proj.weight', 'up': 'mlp.up_proj.weight',
-    'down': 'mlp.down_proj.weight', 'q_bias': 'self_attn.q_proj.bias', 'k_bias': 'self_attn.k_proj.bias',
-    'v_bias': 'self_attn.v_proj.bias', 'q_norm': 'self_attn.q_norm.weight', 'k_norm': 'self_attn.k_norm.weight',
-}  # fmt: skip
+    'q': 'self_attn.q_proj.weight',
+    'k': 'self_attn.k_proj.weight',
+    'v': 'self_attn.v_proj.weight',
+    'o': 'self_attn.o_proj.weight',
+    'gate': 'mlp.gate_proj.weight',
+    'up': 'mlp.up_proj.weight',
+    'down': 'mlp.down_proj.weight',
+    'q_bias': 'self_attn.q_proj.bias',
+    'k_bias': 'self_attn.k_proj.bias',
+    'v_bias': 'self_attn.v_proj.bias',
+    'q_norm': 'self_attn.q_norm.weight',
+    'k_norm': 'self_attn.k_norm.weight',
+}
 NORMS = {
     'pre': {'attention_norm': 'input_layernorm', 'mlp_norm': 'post_attention_layernorm'},
-    'post': {'attention_post': 'post_attention_layernorm', 'mlp_post': 'post_feedforward_layernorm'},
-    'both': {'attention_norm': 'input_layernorm', 'attention_post': 'post_attention_layernorm',
-             'mlp_norm': 'pre_feedforward_layernorm', 'mlp_post': 'post_feedforward_layernorm'},
-}  # fmt: skip
+    'post': {
+        'attention_post': 'post_attention_layernorm',
+        'mlp_post': 'post_feedforward_layernorm',
+    },
+    'both': {
+        'attention_norm': 'input_layernorm',
+        'attention_post': 'post_attention_layernorm',
+        'mlp_norm': 'pre_feedforward_layernorm',
+        'mlp_post': 'post_feedforward_layernorm',
+    },
+}
 FUSED = {'self_attn.qkv_proj.weight': ('q', 'k', 'v'), 'mlp.gate_up_proj.weight': ('gate', 'up')}
 SKIPPED = '.self_attn.rotary_emb.inv_freq'  # a constant that old writers stored
 
 
 def layout(config: ModelConfig, fused: bool) -> dict:
-    """The tensors of a block: their name, with the layer as `{}` -> our leaves that lie in it, one after the other."""
+    """The tensors of a block: their name, with the layer as `{}` -> our leaves that lie in it, one
+    after the other.
+    """
     names = LAYER | {ours: f'{theirs}.weight' for ours, theirs in NORMS[config.norms].items()}
     split = [ours for parts in FUSED.values() for ours in parts] if fused else []
-    out = {theirs: (ours,) for ours, theirs in names.items() if ours not in split} | (FUSED if fused else {})
+    out = {theirs: (ours,) for ours, theirs in names.items() if ours not in split} | (
+        FUSED if fused else {}
+    )
     return {f'model.layers.{{}}.{theirs}': ours for theirs, ours in out.items()}
 
 
 def _files(folder: str) -> dict:
-    """Tensor name -> the safetensors file that holds it. ValueError names a file that is cut or not there."""
+    """Tensor name -> the safetensors file that holds it. ValueError names a file that is cut or not
+    there.
+    """
     found = {}
     index, names = os.path.join(folder, 'model.safetensors.index.json'), {'model.safetensors'}
     if os.path.exists(index):
@@ -57,18 +84,24 @@ def _files(folder: str) -> dict:
             with safe_open(path, framework='np') as file:
                 found.update(dict.fromkeys(file.keys(), path))
         except (SafetensorError, FileNotFoundError) as problem:
-            raise ValueError(f'{path} is cut short or not there ({problem}); download or copy it again') from None
+            raise ValueError(
+                f'{path} is cut short or not there ({problem}); download or copy it again'
+            ) from None
     if not found:
-        raise ValueError(f'no .safetensors file in {folder!r}; weights in another format are not supported')
+        raise ValueError(
+            f'no .safetensors file in {folder!r}; weights in another format are not supported'
+        )
     return found
 
 
 def read_params(folder: str, config: ModelConfig, shapes, shardings) -> dict:
-    """The parameters, in the structure of `shapes` (see decoder.abstract_params), each on its devices. Adapters are left out.
+    """The parameters, in the structure of `shapes` (see decoder.abstract_params), each on its
+    devices. Adapters are left out.
 
-    A tensor is read, put where it belongs and let go before the next one: the host holds one at a time, and a process
-    only the parts that its devices want.
-    Raises ValueError that names missing, extra or misshapen tensors, before anything is put on a device.
+    A tensor is read, put where it belongs and let go before the next one: the host holds one at a
+    time, and a process only the parts that its devices want.
+    Raises ValueError that names missing, extra or misshapen tensors, before anything is put on a
+    device.
     """
     files = _files(folder)
     blocks = {n: leaf for n, leaf in shapes['blocks'].items() if not n.endswith(LORA)}
@@ -81,13 +114,15 @@ def read_params(folder: str, config: ModelConfig, shapes, shardings) -> dict:
             where[name] = theirs, at
             at += blocks[name].shape[-1]
     opened = {path: safe_open(path, framework='np') for path in set(files.values())}
-    part = lambda name: opened[files[name]].get_slice(name)  # noqa: E731
+    part = lambda name: opened[files[name]].get_slice(name)
     _check(folder, config, shapes, blocks, files, part, fused)
 
     def put(name, first, shape, sharding):
         """The rows of a tensor from `first` on, of this shape (theirs), sharded."""
-        rows = lambda s: slice(first + (s.start or 0), first + (shape[0] if s.stop is None else s.stop))  # noqa: E731
-        read = lambda index: np.ascontiguousarray(part(name)[(rows(index[0]), *index[1:])])  # noqa: E731
+        rows = lambda s: slice(
+            first + (s.start or 0), first + (shape[0] if s.stop is None else s.stop)
+        )
+        read = lambda index: np.ascontiguousarray(part(name)[(rows(index[0]), *index[1:])])
         return jax.make_array_from_callback(shape, sharding, read)
 
     def turned(sharding, shape):
@@ -102,10 +137,14 @@ def read_params(folder: str, config: ModelConfig, shapes, shardings) -> dict:
         flip = len(leaf.shape) == 2 and name != 'embed'
         shape = leaf.shape[::-1] if flip else leaf.shape
         sharding = turned(shardings[name], shape) if flip else shardings[name]
-        params[name] = _settle(put(OUTER[name], 0, shape, sharding), flip, leaf.dtype, shardings[name])
+        params[name] = _settle(
+            put(OUTER[name], 0, shape, sharding), flip, leaf.dtype, shardings[name]
+        )
     for name, leaf in blocks.items():
         sharding, (theirs, first) = shardings['blocks'][name], where[name]
-        stack = jax.jit(functools.partial(jnp.zeros, leaf.shape, leaf.dtype), out_shardings=sharding)()
+        stack = jax.jit(
+            functools.partial(jnp.zeros, leaf.shape, leaf.dtype), out_shardings=sharding
+        )()
         one = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))
         for i in range(leaf.shape[0]):
             layer = put(theirs.format(i), first, leaf.shape[:0:-1], turned(one, leaf.shape[1:]))
@@ -127,7 +166,9 @@ def _write(stack, layer, i, sharding):
 
 
 def _check(folder, config, shapes, blocks, files, part, fused) -> None:
-    """ValueError that names the tensors that are missing, extra or of another shape than the config says."""
+    """ValueError that names the tensors that are missing, extra or of another shape than the config
+    says.
+    """
     wanted = {}
     for name, leaf in shapes.items():
         if name != 'blocks':
@@ -135,7 +176,10 @@ def _check(folder, config, shapes, blocks, files, part, fused) -> None:
     for theirs, ours in layout(config, fused).items():
         leaves = [blocks[n] for n in ours if n in blocks]
         for i in range(config.layers if leaves else 0):
-            wanted[theirs.format(i)] = (sum(leaf.shape[-1] for leaf in leaves), *leaves[0].shape[1:-1])
+            wanted[theirs.format(i)] = (
+                sum(leaf.shape[-1] for leaf in leaves),
+                *leaves[0].shape[1:-1],
+            )
     wrong = [f'missing: {name}' for name in wanted if name not in files]
     for name, shape in wanted.items():
         if name in files and (found := tuple(part(name).get_shape())) != shape:
@@ -146,12 +190,24 @@ def _check(folder, config, shapes, blocks, files, part, fused) -> None:
     wrong += [f'extra: {name}' for name in sorted(extra) if not name.endswith(SKIPPED)]
     if wrong:
         more = f'; and {len(wrong) - 20} more' if len(wrong) > 20 else ''
-        raise ValueError(f'{folder}: the tensors are not those of its config.json: ' + '; '.join(wrong[:20]) + more)
+        raise ValueError(
+            f'{folder}: the tensors are not those of its config.json: '
+            + '; '.join(wrong[:20])
+            + more
+        )
 
 
-def write(folder: str, fields: dict, config: ModelConfig, params, *, dtype: str = 'float32',
-          shard_bytes: int = 4 << 30) -> None:  # fmt: skip
-    """config.json and safetensors of `params` without adapters (see decoder.merge_adapters). The tokenizer is the caller's.
+def write(
+    folder: str,
+    fields: dict,
+    config: ModelConfig,
+    params,
+    *,
+    dtype: str = 'float32',
+    shard_bytes: int = 4 << 30,
+) -> None:
+    """config.json and safetensors of `params` without adapters (see decoder.merge_adapters). The
+    tokenizer is the caller's.
 
     Args:
       fields: the content of config.json; its dtype is replaced.
@@ -159,7 +215,9 @@ def write(folder: str, fields: dict, config: ModelConfig, params, *, dtype: str 
     Raises ValueError for parameters that such a checkpoint has no tensor for.
     """
     if unknown := set(params) - set(OUTER) - {'blocks'}:
-        raise ValueError(f'a checkpoint of {fields["architectures"][0]} has no tensor for {", ".join(sorted(unknown))}')
+        raise ValueError(
+            f'a checkpoint of {fields["architectures"][0]} has no tensor for {", ".join(sorted(unknown))}'
+        )
     os.makedirs(folder, exist_ok=True)
     blocks, kind = params['blocks'], jnp.dtype(dtype)
     if left := [n for n in blocks if n.endswith(LORA)]:
@@ -168,7 +226,10 @@ def write(folder: str, fields: dict, config: ModelConfig, params, *, dtype: str 
     def tensors():
         for name in [n for n in OUTER if n in params]:
             array = np.asarray(jax.device_get(params[name]))
-            yield OUTER[name], np.ascontiguousarray(array if name == 'embed' else array.T, dtype=kind)
+            yield (
+                OUTER[name],
+                np.ascontiguousarray(array if name == 'embed' else array.T, dtype=kind),
+            )
         fused = fields['architectures'][0].startswith('Phi3')
         for theirs, ours in layout(config, fused).items():
             mine = [blocks[n] for n in ours if n in blocks]
@@ -195,13 +256,25 @@ def write(folder: str, fields: dict, config: ModelConfig, params, *, dtype: str 
             os.remove(os.path.join(folder, old))
     index = {}
     for i, (path, mine) in enumerate(files):
-        name = 'model.safetensors' if len(files) == 1 else f'model-{i + 1:05d}-of-{len(files):05d}.safetensors'
+        name = (
+            'model.safetensors'
+            if len(files) == 1
+            else f'model-{i + 1:05d}-of-{len(files):05d}.safetensors'
+        )
         os.replace(path, os.path.join(folder, name))
         index |= dict.fromkeys(mine, name)
     if len(files) > 1:
         total = sum(sum(mine.values()) for _, mine in files)
-        dump(folder, 'model.safetensors.index.json', {'metadata': {'total_size': total}, 'weight_map': index})
-    dump(folder, 'config.json', {k: v for k, v in fields.items() if k != 'torch_dtype'} | {'dtype': dtype})
+        dump(
+            folder,
+            'model.safetensors.index.json',
+            {'metadata': {'total_size': total}, 'weight_map': index},
+        )
+    dump(
+        folder,
+        'config.json',
+        {k: v for k, v in fields.items() if k != 'torch_dtype'} | {'dtype': dtype},
+    )
 
 
 @jax.jit

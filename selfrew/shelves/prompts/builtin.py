@@ -8,7 +8,9 @@ from selfrew.types import Prompt, ask
 # --- built-in tasks ---------------------------------------------------------------------------------------------------
 
 
-def task(lm, params, key, *, tasks: tuple, n: int, split: str = 'train', answers: bool = False) -> list[Prompt]:
+def task(
+    lm, params, key, *, tasks: tuple, n: int, split: str = 'train', answers: bool = False
+) -> list[Prompt]:
     """`n` new problems of built-in tasks, in turn.
 
     Args:
@@ -18,11 +20,16 @@ def task(lm, params, key, *, tasks: tuple, n: int, split: str = 'train', answers
     """
     del lm, params
     found = builtin_tasks.problems(tasks, n, keys.numpy_rng(key), split)
-    return found if answers else [Prompt(p.id, p.messages, None, {'task': p.meta['task']}) for p in found]
+    return (
+        found
+        if answers
+        else [Prompt(p.id, p.messages, None, {'task': p.meta['task']}) for p in found]
+    )
 
 
 def demonstrations(lm, params, key, *, tasks: tuple, n: int, lazy: bool = True) -> list[Prompt]:
-    """`n` training problems, each with the response of a lazy demonstrator: seed data for following instructions (IFT).
+    """`n` training problems, each with the response of a lazy demonstrator: seed data for following
+    instructions (IFT).
 
     Args:
       lazy: or else a flawless solution, as a data set's gold ones are.
@@ -30,7 +37,9 @@ def demonstrations(lm, params, key, *, tasks: tuple, n: int, lazy: bool = True) 
     """
     del lm, params
     rng = keys.numpy_rng(key)
-    show = lambda p: builtin_tasks.demonstrate(p, rng) if lazy else _module(p).demonstrate(p, rng, 'none')  # noqa: E731
+    show = lambda p: (
+        builtin_tasks.demonstrate(p, rng) if lazy else _module(p).demonstrate(p, rng, 'none')
+    )
     return [
         Prompt(p.id, p.messages, None, {'task': p.meta['task'], 'responses': [show(p)]})
         for p in builtin_tasks.problems(tasks, n, rng)
@@ -38,7 +47,8 @@ def demonstrations(lm, params, key, *, tasks: tuple, n: int, lazy: bool = True) 
 
 
 def verdicts(lm, params, key, *, tasks: tuple, n: int, template: str = 'check') -> list[Prompt]:
-    """`n` judge prompts over responses flawed in all ways, each with a worked verdict: seed data for judging (EFT).
+    """`n` judge prompts over responses flawed in all ways, each with a worked verdict: seed data
+    for judging (EFT).
 
     Args:
       template: of the judge's prompt; the one that scorers.judge is to use.
@@ -49,14 +59,25 @@ def verdicts(lm, params, key, *, tasks: tuple, n: int, template: str = 'check') 
     for p in builtin_tasks.problems(tasks, n, rng):
         response = builtin_tasks.demonstrate(p, rng, evenly=True)
         asked = templates.render(template, prompt=p.text, response=response)
-        out.append(ask(f'verdict/{p.id}', asked, task=p.meta['task'], responses=[_module(p).check(p, response)]))
+        out.append(
+            ask(
+                f'verdict/{p.id}',
+                asked,
+                task=p.meta['task'],
+                responses=[_module(p).worked_verdict(p, response)],
+            )
+        )
     return out
 
 
-def ranked(lm, params, key, *, tasks: tuple, n: int, responses: int = 4, split: str = 'heldout') -> list[Prompt]:
-    """`n` problems with `responses` lazy demonstrators' answers each, not all of the same true grade: to test a judge.
+def ranked(
+    lm, params, key, *, tasks: tuple, n: int, responses: int = 4, split: str = 'heldout'
+) -> list[Prompt]:
+    """`n` problems with `responses` lazy demonstrators' answers each, not all of the same true
+    grade: to test a judge.
 
-    Raises KeyError for a task, ValueError for a split that does not exist or fewer than two responses.
+    Raises KeyError for a task, ValueError for a split that does not exist or fewer than two
+    responses.
     """
     del lm, params
     if responses < 2:
@@ -67,7 +88,9 @@ def ranked(lm, params, key, *, tasks: tuple, n: int, responses: int = 4, split: 
         while len(set(grades)) < 2:
             given = [builtin_tasks.demonstrate(p, rng) for _ in range(responses)]
             grades = [_module(p).grade(p, g) for g in given]
-        out.append(Prompt(p.id, p.messages, p.answer, p.meta | {'responses': given, 'grades': grades}))
+        out.append(
+            Prompt(p.id, p.messages, p.answer, p.meta | {'responses': given, 'grades': grades})
+        )
     return out
 
 
