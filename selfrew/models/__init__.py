@@ -1,7 +1,6 @@
-"""One decoder for all families, its attention and cache, Hugging Face folders in and out, tokenizer
-and chat format.
+"""The decoder with its attention and KV cache, Hugging Face folders, tokenizers and chat formats.
 
-Import from it: decoder, attention, hf, text, language_model (`load`, and `Lm`: module, tokenizer
-and mesh).
+Import from it: decoder, config (`ModelConfig`, `Rope`), lora, attention, paged_attention, hf, text,
+language_model (`load`, and `Lm`: module, tokenizer and mesh).
 It imports: types, mesh.
 """

@@ -1,38 +1,45 @@
-"""Lm: a module, its tokenizer and its mesh, without parameters. Layer 2."""
+"""`Lm`: a module, its tokenizer and its mesh, without parameters; and how it is loaded."""
 
 import dataclasses
 import os
 import re
+from typing import Any
 
+import huggingface_hub
 import jax
 import jax.numpy as jnp
 
 from selfrew.mesh import processes, sharding
-from selfrew.models import attention as attention_backends, decoder, hf, text
+from selfrew.models import (
+    attention as attention_backends,
+    decoder,
+    hf,
+    lora as lora_adapters,
+    text,
+)
+from selfrew.models.config import ModelConfig
 
 TINY = os.path.join(os.path.dirname(__file__), 'tiny_base')
 DTYPES = 'float32', 'bfloat16'
-# Of a hub repository; some keep their weights twice.
-WANTED = '*.json', '*.safetensors', '*.jinja', 'tokenizer.model', 'merges.txt', 'vocab.txt'
-TWICE = 'consolidated*', 'original/*', '*/*'
+# Of a hub repository. Some keep a second copy of their weights, which is not downloaded.
+HUB_FILES = '*.json', '*.safetensors', '*.jinja', 'tokenizer.model', 'merges.txt', 'vocab.txt'
+HUB_COPIES = 'consolidated*', 'original/*', '*/*'
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Lm:
+    """A language model without its parameters."""
+
     module: decoder.Decoder
     text: text.Text
     mesh: jax.sharding.Mesh
-    param_dtype: str = 'float32'  # how parameters are kept, adapters aside
-    folder: str | None = None  # where it came from
-    cache: str | None = (
-        None  # how keys and values are kept while sampling; None: as they are computed
-    )
-    cache_gib: float | None = (
-        None  # what they may take of a device; None: see generate.layout.budget
-    )
+    param_dtype: str = 'float32'  # of the stored parameters; adapters are float32
+    folder: str | None = None  # the folder it was loaded from
+    cache: str | None = None  # dtype of the KV cache; None: that of the compute
+    cache_gib: float | None = None  # of the KV cache per device; None: see generate.memory_plan
 
     @property
-    def config(self) -> decoder.ModelConfig:
+    def config(self) -> ModelConfig:
         return self.module.config
 
     @property
@@ -48,20 +55,20 @@ class Lm:
         return sharding.of_params(self.mesh, *decoder.abstract_params(self.module))
 
     def base_params(self) -> dict:
-        """The parameters as the folder has them, before any training: M_0. Adapters, if any, change
-        nothing yet.
-        """
-        values = hf.read_params(self.folder, self.config, self.abstract_params(), self.param_shardings())
+        """The folder's parameters before any training, M_0. Fresh adapters change nothing yet."""
+        assert self.folder is not None, 'only a model loaded from a folder has base parameters'
+        shardings = self.param_shardings()
+        params = hf.read_params(self.folder, self.config, self.abstract_params(), shardings)
         if self.config.lora:
-            fresh, lie = (
-                decoder.init_adapters(self.module, jax.random.key(0)),
-                self.param_shardings()['blocks'],
-            )
-            values['blocks'] |= {name: processes.place(x, lie[name]) for name, x in fresh.items()}
-        return values
+            adapters = lora_adapters.init_adapters(self.abstract_params(), jax.random.key(0))
+            params['blocks'] |= {
+                name: processes.place(adapter, shardings['blocks'][name])
+                for name, adapter in adapters.items()
+            }
+        return params
 
     def place_rows(self, tree):
-        """Puts host arrays whose first axis is rows onto the mesh."""
+        """Puts host arrays onto the mesh, their first axis sharded as rows."""
         return processes.place(tree, sharding.of(self.mesh, 'rows'))
 
     def replicate(self, tree):
@@ -70,33 +77,35 @@ class Lm:
 
 
 def resolve_folder(folder: str) -> str:
-    """The local folder of a path, of 'tiny' (the base that ships), or of a hub name, which is
-    downloaded.
+    """The local folder of a path, of 'tiny' (the base that ships) or of a hub name, downloading it.
 
     Raises FileNotFoundError where there is none.
     """
-    if folder == 'tiny' or os.path.isdir(folder):
-        return TINY if folder == 'tiny' else folder
+    if folder == 'tiny':
+        return TINY
+    if os.path.isdir(folder):
+        return folder
     if not re.fullmatch(r'[\w.-]+/[\w.-]+', folder):
         raise FileNotFoundError(
             f'no model folder {folder!r}; give a Hugging Face folder, a hub name such as '
             f'"Qwen/Qwen2.5-0.5B-Instruct", or "tiny"'
         )
-    from huggingface_hub import snapshot_download  # slow to import
-
     try:
-        return snapshot_download(folder, allow_patterns=list(WANTED), ignore_patterns=list(TWICE))
+        return huggingface_hub.snapshot_download(
+            folder, allow_patterns=list(HUB_FILES), ignore_patterns=list(HUB_COPIES)
+        )
     except Exception as problem:
-        said = str(problem).strip().split('\n')[0]
+        reason = str(problem).strip().split('\n')[0]
         raise FileNotFoundError(
-            f'{folder!r} is not a folder here, and as a hub name it could not be downloaded '
-            f'({said})'
+            f'{folder!r} is not a local folder, and as a hub name it could not be downloaded '
+            f'({reason})'
         ) from None
 
 
 def context_length(*, folder: str, max_length: int | None = None, **_) -> int:
-    """The longest context of the model that `load` with these fields would give. Raises as `load`
-    does.
+    """The longest context in tokens of the model that `load` gives with these arguments.
+
+    Raises as `resolve_folder` and `hf.read_config` do.
     """
     return hf.read_config(resolve_folder(folder), max_length).max_length
 
@@ -117,75 +126,91 @@ def load(
     chat_template: str | None = None,
     lora: int = 0,
     lora_alpha: float = 16.0,
-    shape: dict | None = None,
-):
-    """(lm, params) of a Hugging Face folder or hub name, or of 'tiny', the base that ships with the
-    package.
+    shape: dict[str, Any] | None = None,
+) -> tuple[Lm, dict]:
+    """(lm, params) of a Hugging Face folder, a hub name or 'tiny', the base that ships.
 
     Args:
-      folder: see models.hf for what is supported.
+      folder: see models.hf for what is supported. shape: its config.json as a preset states it;
+        the folder's must say the same.
       data, fsdp, tensor: the mesh.
-      dtype: of the compute, 'float32' or 'bfloat16'; softmax, norms and log-probabilities are
-        float32 in either.
-      params: how parameters are kept; for 'bfloat16' the optimiser holds a float32 copy while it
-        trains.
-      max_length: the longest context, at most the checkpoint's; None: the checkpoint's (see
-        hf.config_of).
-      attention: 'xla', 'cudnn' (GPU) or 'splash' (TPU). remat: what the backward pass computes
-        again to save memory, 'none', 'full' (whole blocks) or 'dots' (all but matrix products).
-      cache: how keys and values are kept while sampling, 'float32' or 'bfloat16'; None: in dtype.
-      cache_gib: what they may take of each device's memory; None: 0.3 of it, on a CPU 4 GiB.
-      chat_template: a jinja file or 'plain', the chat template where the folder has none, or
-        instead of it.
-      lora: rank of adapters; 0 trains all parameters. lora_alpha: adapters count alpha / rank.
-      shape: config.json's content as a preset states it; the folder's must say the same.
-    Raises FileNotFoundError or ValueError that names what is wrong, before anything is put on a
-    device.
+      dtype: of the compute, 'float32' or 'bfloat16'; softmax, norms and log-probs are float32.
+      params: dtype of the stored parameters; for 'bfloat16' the optimizer holds a float32 copy
+        while it trains.
+      max_length: the longest context, at most the checkpoint's; None: see hf.config_of.
+      attention: 'xla', 'cudnn' (GPU) or 'splash' (TPU).
+      remat: what the backward pass recomputes to save memory: 'none', 'full' (whole blocks) or
+        'dots' (all but matrix products).
+      cache: dtype of the KV cache, 'float32' or 'bfloat16'; None: `dtype`.
+      cache_gib: the cache's share of each device's memory; None: 0.3 of it, on a CPU 4 GiB.
+      chat_template: a jinja file or 'plain', in place of the folder's template.
+      lora: rank of the adapters; 0 trains all parameters. They are scaled by lora_alpha / lora.
+    Raises FileNotFoundError or ValueError before anything is put on a device.
     """
-    choices = {
-        'dtype': (dtype, DTYPES),
-        'params': (params, DTYPES),
-        'remat': (remat, decoder.REMAT),
-        'attention': (attention, attention_backends.BACKENDS),
-        'cache': (cache or dtype, DTYPES),
-    }
-    for name, (value, known) in choices.items():
-        if value not in known:
-            raise ValueError(f'no {name} {value!r}; there are: {", ".join(known)}')
+    _check_choice('dtype', dtype, DTYPES)
+    _check_choice('params', params, DTYPES)
+    _check_choice('remat', remat, decoder.REMAT)
+    _check_choice('attention', attention, attention_backends.BACKENDS)
+    _check_choice('cache', cache or dtype, DTYPES)
     if cache_gib is not None and cache_gib <= 0:
         raise ValueError(f'cache_gib={cache_gib}: want more than 0, or None')
     if lora < 0:
-        raise ValueError(f'lora={lora}: want a rank, or 0')
+        raise ValueError(f'lora={lora}: want a rank of at least 0')
     mesh = sharding.make_mesh(data, fsdp, tensor)
-    needed = {'cudnn': 'gpu', 'splash': 'tpu'}.get(attention)
-    if needed and mesh.devices.flat[0].platform != needed:
-        raise ValueError(
-            f'attention={attention!r} runs on a {needed.upper()} only; here there is '
-            f'{mesh.devices.flat[0].device_kind}: use xla'
-        )
+    _check_platform(attention, mesh)
     folder = resolve_folder(folder)
     config = hf.read_config(folder, max_length)
-    if shape is not None and (stated := hf.config_of(shape, 'model.shape', max_length)) != config:
-        pairs = zip(dataclasses.asdict(stated).items(), dataclasses.asdict(config).values())
+    if shape is not None:
+        _check_shape(hf.config_of(shape, 'model.shape', max_length), config, folder)
+    _check_cudnn(attention, dtype, config)
+    config = dataclasses.replace(config, lora=lora, lora_alpha=lora_alpha)
+    tokenizer = text.load(folder, chat_template)
+    _check_vocabulary(tokenizer, config, folder)
+    module = decoder.make_module(config, dtype, attention=attention, remat=remat, mesh=mesh)
+    lm = Lm(module, tokenizer, mesh, params, folder, cache, cache_gib)
+    return lm, lm.base_params()
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f'no {name} {value!r}; there are: {", ".join(choices)}')
+
+
+def _check_platform(attention: str, mesh: jax.sharding.Mesh) -> None:
+    """ValueError where the attention back end does not run on the mesh's devices."""
+    device = mesh.devices.flat[0]
+    platform = {'cudnn': 'gpu', 'splash': 'tpu'}.get(attention)
+    if platform is not None and device.platform != platform:
         raise ValueError(
-            f'model.shape is not that of {folder}: '
-            + '; '.join(
-                f'{name} {here!r}, there {there!r}'
-                for (name, here), there in pairs
-                if here != there
-            )
+            f'attention={attention!r} runs on a {platform.upper()} only, '
+            f'and this machine has {device.device_kind}: use xla'
         )
+
+
+def _check_shape(preset: ModelConfig, config: ModelConfig, folder: str) -> None:
+    """ValueError naming the fields in which the preset's shape differs from the folder's."""
+    if preset != config:
+        folder_values = dataclasses.asdict(config)
+        differences = '; '.join(
+            f'{name} {value!r}, there {folder_values[name]!r}'
+            for name, value in dataclasses.asdict(preset).items()
+            if value != folder_values[name]
+        )
+        raise ValueError(f'model.shape is not that of {folder}: {differences}')
+
+
+def _check_cudnn(attention: str, dtype: str, config: ModelConfig) -> None:
     if attention == 'cudnn' and (dtype == 'float32' or config.attention_softcap):
         raise ValueError(
-            "attention='cudnn' computes in bfloat16 and without soft-capping: use xla, or dtype bfloat16"
+            "attention='cudnn' computes in bfloat16 and without soft-capping: "
+            'use xla, or dtype bfloat16'
         )
-    config = dataclasses.replace(config, lora=lora, lora_alpha=lora_alpha)
-    words = text.load(folder, chat_template)
-    if len(words) > config.vocab:
+
+
+def _check_vocabulary(tokenizer: text.Text, config: ModelConfig, folder: str) -> None:
+    """ValueError where the embedding has no row for some token."""
+    if len(tokenizer) > config.vocab:
         raise ValueError(
-            f'{folder}: the tokenizer has {len(words)} tokens and the embedding {config.vocab} rows; '
-            'resize the embedding, or take the tokenizer that belongs to it'
+            f'{folder}: the tokenizer has {len(tokenizer)} tokens and the embedding '
+            f'{config.vocab} rows; resize the embedding, or take the tokenizer that belongs to it'
         )
-    module = decoder.make_module(config, dtype, attention=attention, remat=remat, mesh=mesh)
-    lm = Lm(module, words, mesh, params, folder, cache, cache_gib)
-    return lm, lm.base_params()

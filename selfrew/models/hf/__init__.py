@@ -1,15 +1,22 @@
-"""Hugging Face folders, in and out: config.json and safetensors, without torch."""
+"""Reads and writes Hugging Face folders: config.json and safetensors, without torch."""
 
-from selfrew.models.hf.config import FAMILIES, config_of, llama, read_config, read_json
-from selfrew.models.hf.tensors import dump, read_params, write
+from selfrew.models.hf.config import (
+    config_of,
+    llama_fields,
+    read_config,
+    read_fields,
+)
+from selfrew.models.hf.families import FAMILIES
+from selfrew.models.hf.reader import read_params
+from selfrew.models.hf.writer import write, write_json
 
 __all__ = [
     'FAMILIES',
     'config_of',
-    'dump',
-    'llama',
+    'llama_fields',
     'read_config',
-    'read_json',
+    'read_fields',
     'read_params',
     'write',
+    'write_json',
 ]

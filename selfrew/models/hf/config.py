@@ -1,346 +1,300 @@
-"""Hugging Face folders, in and out: config.json and safetensors, read tensor by tensor, without
-torch. Layer 1.
-"""
+"""Reads a config.json into a `ModelConfig`, and refuses by name what the decoder cannot do."""
 
+import dataclasses
 import json
 import os
+from typing import Any
 
 import numpy as np
 
-from selfrew.models.decoder import ModelConfig, Rope
-
-# --- config.json ------------------------------------------------------------------------------------------------------
-
-# family -> the switches that all its members have. An architecture is a family and what it is for.
-FAMILIES = {
-    'Llama': {},
-    'Mistral': {},
-    'Qwen2': {'qkv_bias': True},
-    'Qwen3': {'qk_norm': 'head'},
-    'Gemma2': {'norms': 'both', 'unit_offset': True},
-    'Gemma3': {'norms': 'both', 'unit_offset': True, 'qk_norm': 'head'},
-    'Phi3': {},
-    'Olmo2': {'norms': 'post', 'qk_norm': 'width'},
-}
-HEADS = {'ForCausalLM': False, 'ForSequenceClassification': True}
-ACTIVATIONS = {'silu': 'silu', 'gelu_pytorch_tanh': 'gelu_tanh'}
-ROPES = 'default', 'linear', 'llama3', 'longrope'
-# What a family's own class takes for a field that its config.json leaves out, where that differs
-# from Llama's.
-DEFAULTS = {
-    'Mistral': {
-        'num_key_value_heads': 8,
-        'sliding_window': 4096,
-        'max_position_embeddings': 131072,
-    },
-    'Qwen2': {'num_key_value_heads': 32, 'sliding_window': 4096, 'max_position_embeddings': 32768},
-    'Qwen3': {
-        'num_key_value_heads': 32,
-        'head_dim': 128,
-        'sliding_window': 4096,
-        'max_position_embeddings': 32768,
-    },
-    'Gemma2': {
-        'head_dim': 256,
-        'num_key_value_heads': 4,
-        'query_pre_attn_scalar': 256,
-        'sliding_window': 4096,
-        'attn_logit_softcapping': 50.0,
-        'final_logit_softcapping': 30.0,
-        'tie_word_embeddings': True,
-        'max_position_embeddings': 8192,
-    },
-    'Gemma3': {
-        'head_dim': 256,
-        'num_key_value_heads': 4,
-        'query_pre_attn_scalar': 256,
-        'sliding_window': 4096,
-        'tie_word_embeddings': True,
-        'rope_theta': 1e6,
-        'rope_local_base_freq': 1e4,
-        'sliding_window_pattern': 6,
-        'max_position_embeddings': 131072,
-        'vocab_size': 262208,
-    },
-    'Phi3': {
-        'rms_norm_eps': 1e-5,
-        'max_position_embeddings': 4096,
-        'original_max_position_embeddings': 4096,
-    },
-    'Olmo2': {'rms_norm_eps': 1e-5},
-}
-# Switches that this decoder does not have, and the values of each at which they do nothing.
-FIXED = {
-    'attention_bias': (False,),
-    'mlp_bias': (False,),
-    'pretraining_tp': (1,),
-    'attention_dropout': (0, None),
-    'resid_pdrop': (0,),
-    'embd_pdrop': (0,),
-    'use_bidirectional_attention': (False, None),
-    'is_decoder': (True, False),
-    'add_cross_attention': (False,),
-    'tie_encoder_decoder': (False,),
-    'cross_attention_hidden_size': (None,),
-    'clip_qkv': (None,),
-    'num_labels': (1,),
-    'full_attn_mod': (1,),
-    'interpolate_factor': (1,),
-}
-# Fields that say nothing about the arithmetic of a forward pass, or are read elsewhere.
-HARMLESS = {
-    'architectures',
-    'model_type',
-    'torch_dtype',
-    'dtype',
-    'transformers_version',
-    'use_cache',
-    'initializer_range',
-    'bos_token_id',
-    'eos_token_id',
-    'pad_token_id',
-    'sep_token_id',
-    '_name_or_path',
-    'auto_map',
-    'id2label',
-    'label2id',
-    'problem_type',
-    'cache_implementation',
-    'chunk_size_feed_forward',
-    'output_attentions',
-    'output_hidden_states',
-    'return_dict',
-    'classifier_dropout',
-    'initializer_std',
-    'unsloth_version',
-    '_attn_implementation',
-    '_attn_implementation_autoset',
-    'finetuning_task',
-    'task_specific_params',
-    'prefix',
-    '_commit_hash',
-    'is_llama_config',
-    'transformers.js_config',
-    'sliding_window_size',  # Gemma 2's first files say sliding_window twice
-    # how to sample, where a generation_config.json has it now
-    'max_length',
-    'max_new_tokens',
-    'min_length',
-    'do_sample',
-    'temperature',
-    'top_p',
-    'top_k',
-    'num_beams',
-    'repetition_penalty',
-}
+from selfrew.models.config import ModelConfig, Rope
+from selfrew.models.hf.families import (
+    ACTIVATIONS,
+    DEFAULTS,
+    FAMILIES,
+    HEADS,
+    IGNORED,
+    NO_EFFECT,
+    ROPE_TYPES,
+)
 
 
 class _Fields:
-    """A config.json that remembers which of its fields were read."""
+    """The fields of a config.json, which remembers those that were read."""
 
-    def __init__(self, fields: dict, defaults: dict):
-        self._fields, self._defaults, self.read = fields, defaults, set()
+    def __init__(self, values: dict, defaults: dict, source: str):
+        self.values, self.source = values, source
+        self._defaults = defaults
+        self._read: set[str] = set()
 
-    def __call__(self, name, default=None):
-        self.read.add(name)
-        value = self._fields.get(name)
-        return (
-            self._defaults.get(name, default)
-            if value is None and name not in self._fields
-            else value
-        )
+    def get(self, name: str, default=None) -> Any:
+        """The value of a field, else the family's default, else `default`."""
+        self._read.add(name)
+        return self.values.get(name, self._defaults.get(name, default))
 
-
-def config_of(fields: dict, where: str, max_length: int | None = None) -> ModelConfig:
-    """The decoder's shape from the content of a config.json, in the hub's or in transformers 5's
-    form.
-
-    Args:
-      where: the file, for messages.
-      max_length: the longest context of the run, at most the checkpoint's; None: the checkpoint's
-        (of LongRoPE, the context before it was extended: its factors for longer ones are taken only
-        where a longer one is asked for).
-    Raises ValueError for an architecture or a switch that is not supported, by name, or a missing
-    field.
-    """
-    named = (fields.get('architectures') or ['none'])[0]
-    head = next((h for h in HEADS if named.endswith(h)), '')
-    family = named.removesuffix(head)
-    family = 'Gemma3' if named == 'Gemma3TextForSequenceClassification' else family
-    if not head or family not in FAMILIES:
-        raise ValueError(
-            f'{where}: architecture {named!r} is not supported; supported: '
-            f'{", ".join(FAMILIES)}, each with {" or ".join(HEADS)}'
-        )
-    get = _Fields(fields, DEFAULTS.get(family, {}))
-
-    def need(name):
-        if (value := get(name)) is None:
-            raise ValueError(f'{where}: {name} is missing')
+    def require(self, name: str) -> Any:
+        """The value of a field. ValueError where it is missing or null."""
+        value = self.get(name)
+        if value is None:
+            raise ValueError(f'{self.source}: {name} is missing')
         return value
 
-    for switch, values in FIXED.items():
-        if get(switch, values[0]) not in values:
+    def refuse_unread(self, family: str) -> None:
+        """ValueError naming the fields that are set and that nothing has read."""
+        unread = [
+            f'{name}={value!r}'[:80]
+            for name, value in self.values.items()
+            if name not in self._read | IGNORED and value not in (None, False)
+        ]
+        if unread:
             raise ValueError(
-                f'{where}: {switch}={fields[switch]!r} is not supported; supported: {values[0]!r}'
+                f'{self.source}: nothing reads {", ".join(unread)}; '
+                f'the fields supported for {family} are: {", ".join(sorted(self._read))}'
             )
-    # Without a word on labels there are two, as transformers' classes have it.
-    if HEADS[head] and 'num_labels' not in fields and (labels := len(get('id2label') or 'ab')) != 1:
-        raise ValueError(
-            f'{where}: {labels} labels (id2label) are not supported; supported: 1, a reward'
-        )
-    act = (
-        get('hidden_activation')
-        or get('hidden_act')
-        or ('gelu_pytorch_tanh' if 'Gemma' in family else 'silu')
-    )
-    if 'Gemma' in family:
-        get('hidden_act')  # stands there for old readers, whatever it says
-    if act not in ACTIVATIONS:
-        raise ValueError(
-            f'{where}: activation {act!r} is not supported; supported: {", ".join(ACTIVATIONS)}'
-        )
 
-    width, heads, layers = (
-        need('hidden_size'),
-        need('num_attention_heads'),
-        need('num_hidden_layers'),
-    )
-    positions = get('max_position_embeddings', 2048)
-    window, local = _locals(get, family, layers, where)
-    rope, local_rope = _ropes(get, family, positions, where)
-    limit = positions
-    if rope.kind == 'longrope' and max_length is None:
-        limit = min(positions, rope.original)
-    if max_length is not None and not 1 <= max_length <= positions:
-        raise ValueError(
-            f'{where}: max_length={max_length}, and the model has positions for 1 to {positions}'
-        )
-    scale = get('query_pre_attn_scalar') if 'Gemma' in family else None
+
+def config_of(fields: dict, source: str, max_length: int | None = None) -> ModelConfig:
+    """The decoder's shape from the content of a config.json, of transformers 5 or an older form.
+
+    Args:
+      source: the path of the file, for error messages.
+      max_length: the longest context of the run, at most the checkpoint's. None: the checkpoint's;
+        for LongRoPE the context before it was extended, since the factors for longer contexts are
+        used only where a longer context is asked for.
+    Raises ValueError for an unsupported architecture, switch or field, by name, and for a missing
+    field.
+    """
+    family, is_scalar = _architecture(fields, source)
+    reader = _Fields(fields, DEFAULTS.get(family, {}), source)
+    _check_switches(reader)
+    if is_scalar:
+        _check_single_label(reader)
+    is_gemma = 'Gemma' in family
+    activation = _activation(reader, is_gemma)
+    width, heads = reader.require('hidden_size'), reader.require('num_attention_heads')
+    layers: int = reader.require('num_hidden_layers')
+    window, local = _attention_pattern(reader, family, layers)
+    rope, local_rope = _ropes(reader, family)
+    context_length = _context_length(reader, rope, max_length)
+    query_scale = reader.get('query_pre_attn_scalar') if is_gemma else None
     config = ModelConfig(
-        vocab=need('vocab_size'),
+        vocab=reader.require('vocab_size'),
         width=width,
         layers=layers,
         heads=heads,
-        max_length=max_length or limit,
-        kv_heads=get('num_key_value_heads') or heads,
-        head_dim=get('head_dim') or width // heads,
-        mlp=need('intermediate_size'),
+        max_length=context_length,
+        kv_heads=reader.get('num_key_value_heads') or heads,
+        head_dim=reader.get('head_dim') or width // heads,
+        mlp=reader.require('intermediate_size'),
         rope=rope,
         local_rope=local_rope,
-        norm_eps=get('rms_norm_eps', 1e-6),
-        tied=bool(get('tie_word_embeddings', False)) or HEADS[head],
-        scalar_head=HEADS[head],
-        activation=ACTIVATIONS[act],
-        embed_scale=width**0.5 if 'Gemma' in family else 1.0,
+        norm_eps=reader.get('rms_norm_eps', 1e-6),
+        tied=bool(reader.get('tie_word_embeddings', False)) or is_scalar,
+        scalar_head=is_scalar,
+        activation=activation,
+        embed_scale=width**0.5 if is_gemma else 1.0,
         window=window,
         local=local,
-        attention_scale=scale**-0.5 if scale else None,
-        attention_softcap=get('attn_logit_softcapping') if 'Gemma' in family else None,
-        final_softcap=get('final_logit_softcapping') if 'Gemma' in family else None,
+        attention_scale=query_scale**-0.5 if query_scale else None,
+        attention_softcap=reader.get('attn_logit_softcapping') if is_gemma else None,
+        final_softcap=reader.get('final_logit_softcapping') if is_gemma else None,
         **FAMILIES[family],
     )
-    half = int(config.head_dim * rope.partial) // 2
-    if rope.kind == 'longrope' and (len(rope.short), len(rope.long)) != (half, half):
-        raise ValueError(
-            f'{where}: longrope wants {half} factors, got {len(rope.short)} short, {len(rope.long)} long'
-        )
-    unread = {
-        k: v for k, v in fields.items() if k not in get.read | HARMLESS and v not in (None, False)
-    }
-    if unread:
-        shown = ', '.join(f'{k}={v!r}'[:80] for k, v in unread.items())
-        raise ValueError(
-            f'{where}: nothing here reads {shown}; a {family} is supported with: '
-            f'{", ".join(sorted(get.read))}'
-        )
+    _check_longrope(config, source)
+    reader.refuse_unread(family)
     return config
 
 
-def _locals(get, family: str, layers: int, where: str):
-    """(window, which layers are local)."""
-    window, kinds = get('sliding_window'), get('layer_types')
-    used, first, pattern = (
-        get('use_sliding_window', False),
-        get('max_window_layers', 28),
-        get('sliding_window_pattern'),
-    )
-    get('_sliding_window_pattern')
-    if not window or (family in ('Qwen2', 'Qwen3') and not used):
-        window = None
-    if kinds is not None:
-        unknown = set(kinds) - {'full_attention', 'sliding_attention'}
-        if unknown or len(kinds) != layers:
+def _architecture(fields: dict, source: str) -> tuple[str, bool]:
+    """(family, has a scalar head) of the first architecture named."""
+    architecture = (fields.get('architectures') or ['none'])[0]
+    head = next((name for name in HEADS if architecture.endswith(name)), '')
+    family = architecture.removesuffix(head)
+    if architecture == 'Gemma3TextForSequenceClassification':
+        family = 'Gemma3'
+    if not head or family not in FAMILIES:
+        raise ValueError(
+            f'{source}: architecture {architecture!r} is not supported; supported: '
+            f'{", ".join(FAMILIES)}, each with {" or ".join(HEADS)}'
+        )
+    return family, HEADS[head]
+
+
+def _check_switches(reader: _Fields) -> None:
+    """ValueError for a switch that this decoder does not have and whose value has an effect."""
+    for switch, values in NO_EFFECT.items():
+        value = reader.get(switch, values[0])
+        if value not in values:
             raise ValueError(
-                f'{where}: layer_types {unknown or kinds} is not supported; supported: one of full_attention, '
-                f'sliding_attention for each of {layers} layers'
+                f'{reader.source}: {switch}={value!r} is not supported; supported: {values[0]!r}'
             )
-        local = tuple(kind == 'sliding_attention' for kind in kinds)
-    elif family in ('Qwen2', 'Qwen3'):
-        local = tuple(i >= first for i in range(layers))
-    elif family in ('Gemma2', 'Gemma3'):
-        every = 2 if family == 'Gemma2' else pattern
-        local = tuple((i + 1) % every != 0 for i in range(layers))
-    else:
-        local = (True,) * layers
+
+
+def _check_single_label(reader: _Fields) -> None:
+    """ValueError for a classifier with more than one label. The default of transformers is two."""
+    if 'num_labels' in reader.values:  # _check_switches has checked it
+        return
+    id2label = reader.get('id2label')
+    labels = len(id2label) if id2label else 2
+    if labels != 1:
+        raise ValueError(
+            f'{reader.source}: {labels} labels (id2label) are not supported; supported: 1, a reward'
+        )
+
+
+def _activation(reader: _Fields, is_gemma: bool) -> str:
+    """The activation of the MLP, as `ModelConfig` names it."""
+    name = reader.get('hidden_activation') or reader.get('hidden_act')
+    if is_gemma:
+        reader.get('hidden_act')  # for old readers; hidden_activation overrides it
+    name = name or ('gelu_pytorch_tanh' if is_gemma else 'silu')
+    if name not in ACTIVATIONS:
+        raise ValueError(
+            f'{reader.source}: activation {name!r} is not supported; '
+            f'supported: {", ".join(ACTIVATIONS)}'
+        )
+    return ACTIVATIONS[name]
+
+
+def _context_length(reader: _Fields, rope: Rope, max_length: int | None) -> int:
+    """The longest context in tokens: see `config_of`."""
+    positions: int = _positions(reader)
+    if max_length is None:
+        return min(positions, rope.original) if rope.kind == 'longrope' else positions
+    if not 1 <= max_length <= positions:
+        raise ValueError(
+            f'{reader.source}: max_length={max_length}, '
+            f'and the model has positions for 1 to {positions}'
+        )
+    return max_length
+
+
+def _positions(reader: _Fields) -> int:
+    return reader.get('max_position_embeddings', 2048)
+
+
+def _attention_pattern(
+    reader: _Fields, family: str, layers: int
+) -> tuple[int | None, tuple[bool, ...]]:
+    """(window in tokens, is each layer local?); (None, ()) where no layer is local."""
+    window: int | None = reader.get('sliding_window')
+    is_windowed = reader.get('use_sliding_window', False)
+    if not window or (family in ('Qwen2', 'Qwen3') and not is_windowed):
+        window = None
+    local = _local_layers(reader, family, layers)
     if window is None and family != 'Gemma3':
         local = ()
     return (window, local) if any(local) else (None, ())
 
 
-def _ropes(get, family: str, positions: int, where: str):
-    """(rope, rope of the local layers or None)."""
-    new, old = get('rope_parameters'), get('rope_scaling') or {}
-    theta, local_theta = get('rope_theta', 10000.0), get('rope_local_base_freq')
-    partial, original = get('partial_rotary_factor', 1.0), get('original_max_position_embeddings')
-
-    def rope(d, theta):
-        kind = d.get('rope_type', d.get('type', 'default'))
-        kind = 'longrope' if family == 'Phi3' and kind in ('su', 'yarn') else kind
-        if kind not in ROPES:
+def _local_layers(reader: _Fields, family: str, layers: int) -> tuple[bool, ...]:
+    """Is each layer local? Taken from layer_types, else from the family's older fields."""
+    layer_types = reader.get('layer_types')
+    first_local = reader.get('max_window_layers', 28)
+    period = reader.get('sliding_window_pattern')
+    reader.get('_sliding_window_pattern')  # transformers 5 writes it beside layer_types
+    if layer_types is not None:
+        unknown = set(layer_types) - {'full_attention', 'sliding_attention'}
+        if unknown or len(layer_types) != layers:
             raise ValueError(
-                f'{where}: rope type {kind!r} is not supported; supported: {", ".join(ROPES)}'
+                f'{reader.source}: layer_types {unknown or layer_types} is not supported; '
+                f'supported: full_attention or sliding_attention for each of {layers} layers'
             )
-        fields = {
-            'theta': float(d.get('rope_theta', theta)),
-            'partial': float(d.get('partial_rotary_factor', partial)),
-        }
-        try:
-            if kind in ('linear', 'llama3'):
-                fields['factor'] = float(d['factor'])
-            if kind == 'llama3':
-                fields |= {
-                    'low': float(d['low_freq_factor']),
-                    'high': float(d['high_freq_factor']),
-                    'original': int(d['original_max_position_embeddings']),
-                }
-            if kind == 'longrope':
-                before = int(original or d['original_max_position_embeddings'])
-                factor = d.get('factor') or positions / before
-                grown = float(np.sqrt(1 + np.log(factor) / np.log(before))) if factor > 1 else 1.0
-                fields |= {
-                    'short': tuple(map(float, d['short_factor'])),
-                    'long': tuple(map(float, d['long_factor'])),
-                    'original': before,
-                    'attention_factor': float(d.get('attention_factor') or grown),
-                }
-        except KeyError as missing:
-            raise ValueError(f'{where}: rope type {kind!r} wants {missing}') from None
-        return Rope(kind=kind, **fields)
+        return tuple(layer_type == 'sliding_attention' for layer_type in layer_types)
+    if family in ('Qwen2', 'Qwen3'):
+        return tuple(i >= first_local for i in range(layers))
+    if family in ('Gemma2', 'Gemma3'):
+        period = 2 if family == 'Gemma2' else period
+        return tuple((i + 1) % period != 0 for i in range(layers))
+    return (True,) * layers
 
-    if family == 'Gemma3':
-        both = new or {}
-        if new is not None and not {'full_attention', 'sliding_attention'} & set(new):
-            both = {'full_attention': new}
-        return (
-            rope(both.get('full_attention') or old, theta),
-            rope(both.get('sliding_attention') or {}, local_theta),
+
+def _ropes(reader: _Fields, family: str) -> tuple[Rope, Rope | None]:
+    """(rope, rope of the local layers, or None where it is the same).
+
+    transformers 5 writes rope_parameters; older files have rope_scaling beside rope_theta.
+    """
+    parameters: dict | None = reader.get('rope_parameters')
+    scaling: dict = reader.get('rope_scaling') or {}
+    theta, local_theta = reader.get('rope_theta', 10000.0), reader.get('rope_local_base_freq')
+    if family != 'Gemma3':
+        return _rope(reader, family, scaling if parameters is None else parameters, theta), None
+    by_layer_type = parameters or {}
+    if parameters is not None and not {'full_attention', 'sliding_attention'} & set(parameters):
+        by_layer_type = {'full_attention': parameters}
+    full_parameters = by_layer_type.get('full_attention') or scaling
+    local_parameters = by_layer_type.get('sliding_attention') or {}
+    return (
+        _rope(reader, family, full_parameters, theta),
+        _rope(reader, family, local_parameters, local_theta),
+    )
+
+
+def _rope(reader: _Fields, family: str, parameters: dict, theta) -> Rope:
+    """The rotary positions of rope_parameters or rope_scaling; `theta` where these have none."""
+    kind = parameters.get('rope_type', parameters.get('type', 'default'))
+    if family == 'Phi3' and kind in ('su', 'yarn'):  # older names
+        kind = 'longrope'
+    if kind not in ROPE_TYPES:
+        raise ValueError(
+            f'{reader.source}: rope type {kind!r} is not supported; '
+            f'supported: {", ".join(ROPE_TYPES)}'
         )
-    return rope(new if new is not None else old, theta), None
+    rope = Rope(
+        kind=kind,
+        theta=float(parameters.get('rope_theta', theta)),
+        partial=float(
+            parameters.get('partial_rotary_factor', reader.get('partial_rotary_factor', 1.0))
+        ),
+    )
+    original = reader.get('original_max_position_embeddings')
+    try:
+        if kind in ('linear', 'llama3'):
+            rope = dataclasses.replace(rope, factor=float(parameters['factor']))
+        if kind == 'llama3':
+            rope = dataclasses.replace(
+                rope,
+                low=float(parameters['low_freq_factor']),
+                high=float(parameters['high_freq_factor']),
+                original=int(parameters['original_max_position_embeddings']),
+            )
+        if kind == 'longrope':
+            original = int(original or parameters['original_max_position_embeddings'])
+            rope = _longrope(rope, parameters, original, _positions(reader))
+    except KeyError as missing:
+        raise ValueError(f'{reader.source}: rope type {kind!r} needs {missing}') from None
+    return rope
 
 
-def read_json(folder: str) -> dict:
-    """The content of a folder's config.json. ValueError where there is none, or it is none."""
+def _longrope(rope: Rope, parameters: dict, original: int, positions: int) -> Rope:
+    """`rope` with LongRoPE's factors; `original` is the context before it was extended.
+
+    The attention factor, where the file has none, is √(1 + ln(factor) / ln(original)).
+    """
+    factor = parameters.get('factor') or positions / original
+    default = float(np.sqrt(1 + np.log(factor) / np.log(original))) if factor > 1 else 1.0
+    return dataclasses.replace(
+        rope,
+        short=tuple(map(float, parameters['short_factor'])),
+        long=tuple(map(float, parameters['long_factor'])),
+        original=original,
+        attention_factor=float(parameters.get('attention_factor') or default),
+    )
+
+
+def _check_longrope(config: ModelConfig, source: str) -> None:
+    """ValueError unless LongRoPE has a short and a long factor for each rotated pair."""
+    rope = config.rope
+    pairs = int(config.head_dim * rope.partial) // 2
+    if rope.kind == 'longrope' and (len(rope.short), len(rope.long)) != (pairs, pairs):
+        raise ValueError(
+            f'{source}: longrope needs {pairs} factors, '
+            f'got {len(rope.short)} short and {len(rope.long)} long'
+        )
+
+
+def read_fields(folder: str) -> dict:
+    """The content of a folder's config.json. ValueError where it is missing or not JSON."""
     path = os.path.join(folder, 'config.json')
     try:
         with open(path) as file:
@@ -354,12 +308,12 @@ def read_json(folder: str) -> dict:
 
 
 def read_config(folder: str, max_length: int | None = None) -> ModelConfig:
-    """The decoder's shape from a folder's config.json. Raises as `config_of` and `read_json` do."""
-    return config_of(read_json(folder), os.path.join(folder, 'config.json'), max_length)
+    """The decoder's shape from a folder's config.json; raises as `read_fields` and `config_of`."""
+    return config_of(read_fields(folder), os.path.join(folder, 'config.json'), max_length)
 
 
-def llama(config: ModelConfig, *, bos: int, eos: int, pad: int) -> dict:
-    """The config.json of a decoder that has no switch set."""
+def llama_fields(config: ModelConfig, *, bos: int, eos: int, pad: int) -> dict:
+    """The content of config.json for a decoder with no family's switches, which is a Llama."""
     return {
         'architectures': ['LlamaForCausalLM'],
         'model_type': 'llama',

@@ -1,0 +1,47 @@
+"""LoRA adapters of the blocks' matrices: their names, fresh ones, and merging them.
+
+An adapter is a pair of factors beside its matrix [in out]: `NAME_lora_a` [in rank] and
+`NAME_lora_b` [rank out], each stacked over layers. Their product counts lora_alpha / rank.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from selfrew.models.config import ModelConfig
+
+SUFFIXES = '_lora_a', '_lora_b'  # of the two factors, behind the name of their matrix
+
+
+def is_adapter(name: str) -> bool:
+    """Whether the parameter of a block with this name is a factor of an adapter."""
+    return name.endswith(SUFFIXES)
+
+
+def init_adapters(shapes, key) -> dict:
+    """Fresh adapters of the blocks, name -> float32 array.
+
+    The first factor is random and the second 0, so that they change nothing yet.
+
+    shapes: of all parameters, adapters included (see decoder.abstract_params).
+    """
+    adapters = {}
+    for i, (name, leaf) in enumerate(sorted(shapes['blocks'].items())):
+        if name.endswith(SUFFIXES[0]):
+            normal = jax.random.normal(jax.random.fold_in(key, i), leaf.shape)
+            adapters[name] = normal * leaf.shape[1] ** -0.5
+        elif name.endswith(SUFFIXES[1]):
+            adapters[name] = jnp.zeros(leaf.shape)
+    return adapters
+
+
+def merge_adapters(config: ModelConfig, params) -> dict:
+    """The parameters without adapters: each matrix with its adapter's product added."""
+    blocks = params['blocks']
+    merged = {name: x for name, x in blocks.items() if not is_adapter(name)}
+    for name, matrix in merged.items():
+        if name + SUFFIXES[0] in blocks:
+            down, up = blocks[name + SUFFIXES[0]], blocks[name + SUFFIXES[1]]
+            scale = config.lora_alpha / config.lora
+            delta = jnp.matmul(down, up, precision='highest') * scale
+            merged[name] = (matrix.astype(jnp.float32) + delta).astype(matrix.dtype)
+    return params | {'blocks': merged}

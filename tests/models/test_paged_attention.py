@@ -1,0 +1,97 @@
+"""Attention over pages gives what it gives over one contiguous cache, on any mesh."""
+
+import jax
+import numpy as np
+import pytest
+from attention_cases import SCALE, assert_near
+
+from selfrew.mesh import sharding
+from selfrew.models import attention, paged_attention
+
+S, B, W = 8, 3, 4  # samples, pages that each may have, tokens of a page
+N, K, H = 4, 2, 8
+P = 20  # pages of each part of the mesh
+LAYERS, LAYER = 2, 1
+
+
+def _random_pages(parts):
+    """Samples of 0 to 11 tokens in pages of random places."""
+    rng = np.random.default_rng(1)
+    filled = rng.integers(0, B * W, S).astype(np.int32)
+    table, samples = np.zeros((S, B), np.int32), S // parts
+    owner, place = np.zeros((2, P * parts), np.int32)
+    for part in range(parts):
+        free = iter(rng.permutation(np.arange(1, P)))
+        for sample in range(part * samples, (part + 1) * samples):
+            for block in range(filled[sample] // W + 1):
+                table[sample, block] = next(free)
+                page = part * P + table[sample, block]
+                owner[page], place[page] = sample % samples, block
+    return paged_attention.Pages(table, owner, place, filled)
+
+
+def _contiguous(cache, new, pages, parts):
+    """(k [S K H B·W], v [S K B·W H]) of each sample's tokens, the new one included."""
+    k, v = np.zeros((S, K, H, B * W), np.float32), np.zeros((S, K, B * W, H), np.float32)
+    for sample, filled in enumerate(pages.filled):
+        for block in range(filled // W + 1):
+            page = _global_page(pages, sample, block, parts)
+            columns = slice(block * W, (block + 1) * W)
+            k[sample, :, :, columns] = cache['k'][LAYER, page]
+            v[sample, :, columns] = cache['v'][LAYER, page]
+        k[sample, :, :, filled] = new['k'][sample, :, :, 0]
+        v[sample, :, filled] = new['v'][sample, :, 0]
+    return k, v
+
+
+def _global_page(pages, sample, block, parts):
+    return sample // (S // parts) * P + pages.table[sample, block]
+
+
+def _assert_written(after, cache, new, pages, parts):
+    """The new tokens are in this layer's cache, in their places; the other layer is untouched."""
+    for sample, filled in enumerate(pages.filled):
+        page, column = _global_page(pages, sample, filled // W, parts), filled % W
+        np.testing.assert_array_equal(
+            after['k'][LAYER, page, :, :, column], new['k'][sample, :, :, 0]
+        )
+        np.testing.assert_array_equal(after['v'][LAYER, page, :, column], new['v'][sample, :, 0])
+    for name in 'kv':
+        np.testing.assert_array_equal(after[name][0], cache[name][0])
+
+
+@pytest.mark.parametrize(
+    'axes, softcap, shared, window',
+    [
+        ({}, None, 0, 99),
+        ({}, 2.0, 5, 99),
+        ({'tensor': 2, 'fsdp': 4}, None, 5, 99),
+        ({'data': 2}, 1.0, 0, 6),
+    ],
+    ids=str,
+)
+def test_pages_give_what_a_contiguous_cache_gives(axes, softcap, shared, window):
+    """A token of each of 8 samples, in the second of 2 layers; free pages are never seen."""
+    parts = axes.get('fsdp', 1) * axes.get('data', 1)
+    devices = jax.devices()[: int(np.prod(list(axes.values())))]
+    mesh = sharding.make_mesh(**axes, devices=devices) if axes else None
+    pages, rng = _random_pages(parts), np.random.default_rng(2)
+
+    def draw(*shape):
+        return rng.normal(size=shape).astype(np.float32)
+
+    q, new = draw(S, 1, N, H), {'k': draw(S, K, H, 1), 'v': draw(S, K, 1, H)}
+    cache = {'k': draw(LAYERS, P * parts, K, H, W), 'v': draw(LAYERS, P * parts, K, W, H)}
+    prefix = {'k': draw(K, H, shared), 'v': draw(K, shared, H)} if shared else None
+    column, last = np.arange(shared + B * W), shared + pages.filled[:, None]
+    mask = ((column <= last) & (column > last - window))[:, None]
+
+    @jax.jit
+    def attend(*args):
+        return paged_attention.attend(*args, scale=SCALE, softcap=softcap, mesh=mesh)
+
+    out, after = attend(q, new, cache, LAYER, pages, mask, prefix)
+    _assert_written(jax.tree.map(np.asarray, after), cache, new, pages, parts)
+    k, v = _contiguous(cache, new, pages, parts)
+    expected = attention.attend(q, k, v, mask, prefix, scale=SCALE, softcap=softcap, is_cached=True)
+    assert_near(out, expected, 5e-6)
