@@ -1,6 +1,4 @@
-"""A random model of a thousandth of the tiny base, its tokenizer of numbers, and documents to train
-it on.
-"""
+"""A small random model, a tokenizer whose words are token numbers, and random documents."""
 
 import functools
 
@@ -9,11 +7,11 @@ import numpy as np
 
 from selfrew.engine import packing
 from selfrew.mesh import sharding
-from selfrew.models import decoder
+from selfrew.models import config, decoder
 from selfrew.models.language_model import Lm
 from selfrew.types import ask
 
-SMALL = decoder.ModelConfig(
+SMALL = config.ModelConfig(
     vocab=64,
     width=32,
     layers=2,
@@ -30,7 +28,7 @@ BOS, EOS, PAD = 1, 2, 0
 class Numbers:
     """A tokenizer whose words are token numbers: '5 7 9'."""
 
-    bos, eos, pad, ends = BOS, EOS, PAD, (EOS,)
+    bos, eos, pad, stop_tokens = BOS, EOS, PAD, (EOS,)
 
     def prompt_tokens(self, prompt):
         return [BOS, *self.encode(prompt.text)]
@@ -42,36 +40,59 @@ class Numbers:
         return self.encode(text) + [EOS] * (finish == 'stop')
 
     def decode(self, tokens):
-        return ' '.join(str(t) for t in tokens if t not in (BOS, EOS, PAD))
+        return ' '.join(str(token) for token in tokens if token not in (BOS, EOS, PAD))
 
 
 @functools.cache
-def _host(config, seed):
-    return jax.tree.map(
-        np.asarray, decoder.init_params(decoder.make_module(config), jax.random.key(seed))
-    )
+def _host_params(config, seed):
+    params = decoder.init_params(decoder.make_module(config), jax.random.key(seed))
+    return jax.tree.map(np.asarray, params)
 
 
 @functools.cache
 def toy(config=SMALL, seed=0, **mesh):
-    """(lm, params) of a random model, the same for the same seed on any mesh; made once, so that
-    steps compile once.
+    """(lm, params) of a random model: the same parameters for the same seed on any mesh.
+
+    Each is made once, so that its steps are compiled once.
     """
-    where = sharding.make_mesh(**mesh)
-    lm = Lm(decoder.make_module(config, mesh=where), Numbers(), where)
-    return lm, jax.tree.map(jax.device_put, _host(config, seed), lm.param_shardings())
+    toy_mesh = sharding.make_mesh(**mesh)
+    lm = Lm(decoder.make_module(config, mesh=toy_mesh), Numbers(), toy_mesh)
+    return lm, jax.tree.map(jax.device_put, _host_params(config, seed), lm.param_shardings())
 
 
 def prompt(tokens, name='p'):
-    """A prompt of those tokens (BOS comes before them)."""
+    """A prompt of these tokens (the tokenizer puts BOS before them)."""
     return ask(name, ' '.join(map(str, tokens)))
 
 
-def docs(count, n=2, seed=0, low=3, high=9):
-    """Documents of random tokens and lengths, with `n` responses each and weights that differ."""
+def docs(count, responses=2, seed=0, low=3, high=9):
+    """Documents of random tokens, lengths (low to high - 1) and weights, with `responses` each."""
     rng = np.random.default_rng(seed)
-    some = lambda: tuple(int(t) for t in rng.integers(3, SMALL.vocab, rng.integers(low, high)))
-    return [
-        packing.Doc(i, some(), tuple(some() for _ in range(n)), float(rng.uniform(0.5, 2.0)))
-        for i in range(count)
-    ]
+
+    def tokens():
+        return tuple(int(token) for token in rng.integers(3, SMALL.vocab, rng.integers(low, high)))
+
+    documents = []
+    for index in range(count):
+        prompt_tokens = tokens()
+        branches = tuple(tokens() for _ in range(responses))
+        weight = float(rng.uniform(0.5, 2.0))
+        documents.append(packing.Doc(index, prompt_tokens, branches, weight))
+    return documents
+
+
+def _scale(expected) -> float:
+    return max(float(np.abs(np.asarray(leaf)).max()) for leaf in jax.tree.leaves(expected))
+
+
+def assert_close(actual, expected, rel=1e-5):
+    """Trees of arrays agree, each element up to `rel` times the largest of all expected values.
+
+    Sums of float32 in another order differ by some 1e-6 of their largest terms.
+    """
+    atol = rel * _scale(expected)
+
+    def assert_leaf_close(leaf, expected_leaf):
+        np.testing.assert_allclose(np.asarray(leaf), np.asarray(expected_leaf), rtol=0, atol=atol)
+
+    jax.tree.map(assert_leaf_close, actual, expected)

@@ -1,7 +1,7 @@
 """The device side: packed rows, selected-token log-probs, the reference column, training, and
 sampling (`generate`).
 
-Import from it: packing, logprobs, reference, trainer, train_state, schedules, loss_contract,
-generate.
+Import from it: packing, logprobs, reference, trainer, train_step, train_state, schedules,
+loss_contract, generate.
 It imports: types, mesh, models, tasks.
 """

@@ -1,9 +1,8 @@
-"""What a model says of the response tokens of a batch: the selected-token primitive, and its sums.
-Layer 2.
-"""
+"""Log-probs of response tokens: the selected-token primitive, and its sums over responses."""
 
 import functools
 import math
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -13,233 +12,244 @@ from selfrew.mesh import sharding
 from selfrew.models import decoder
 from selfrew.types import Batch, Forward
 
-CHUNK = 128 * 2**20  # bytes of logits, in float32, that exist on a device at a time
+CHUNK_BYTES = 128 * 2**20  # float32 logits that exist on a device at a time
 
 
 def attention_mask(batch: Batch):
     """[R L L] bool: a token sees its own document's prompt and its own branch, causally."""
     doc, branch = batch.doc, batch.branch
     index = jnp.arange(doc.shape[1])
-    same = doc[:, :, None] == doc[:, None, :]
-    trunk = (branch[:, None, :] == 0) | (branch[:, :, None] == branch[:, None, :])
-    return same & trunk & (index[None, :, None] >= index[None, None, :])
+    is_same_doc = doc[:, :, None] == doc[:, None, :]
+    is_visible = (branch[:, None, :] == 0) | (branch[:, :, None] == branch[:, None, :])
+    return is_same_doc & is_visible & (index[None, :, None] >= index[None, None, :])
 
 
 @jax.custom_vjp
 def token_logp(logits_MV, target_M):
-    """Log-probability [M] of each target, in nats. Its gradient is one pass over the logits,
-    without a scatter.
+    """Log-prob [M] of each target, in nats. Its gradient is one pass over the logits, without a
+    scatter.
     """
-    return _pick(logits_MV, target_M)[0]
+    return _token_logp_fwd(logits_MV, target_M)[0]
 
 
-def _pick(logits_MV, target_M):
-    top_M = jnp.max(logits_MV, axis=-1)
-    whole_M = top_M + jnp.log(jnp.sum(jnp.exp(logits_MV - top_M[:, None]), axis=-1))
-    return take(logits_MV, target_M) - whole_M, (logits_MV, target_M, whole_M)
+def _token_logp_fwd(logits_MV, target_M):
+    max_M = jnp.max(logits_MV, axis=-1)
+    logsumexp_M = max_M + jnp.log(jnp.sum(jnp.exp(logits_MV - max_M[:, None]), axis=-1))
+    return take(logits_MV, target_M) - logsumexp_M, (logits_MV, target_M, logsumexp_M)
 
 
-def _pick_back(kept, slope_M):
-    logits_MV, target_M, whole_M = kept
-    softmax_MV = jnp.exp(logits_MV - whole_M[:, None])
+def _token_logp_bwd(residuals, slope_M):
+    logits_MV, target_M, logsumexp_M = residuals
+    softmax_MV = jnp.exp(logits_MV - logsumexp_M[:, None])
     return slope_M[:, None] * (one_hot(logits_MV, target_M) - softmax_MV), None
 
 
-token_logp.defvjp(_pick, _pick_back)
+token_logp.defvjp(_token_logp_fwd, _token_logp_bwd)
 
 
 def one_hot(x_MV, index_M):
+    """[M V] bool: whether a column is the row's index. Takes only its shape from x_MV."""
     return jax.lax.broadcasted_iota(jnp.int32, x_MV.shape, 1) == index_M[:, None]
 
 
 def take(x_MV, index_M):
-    """The element [M] of each row at an index. Not a gather: V may be split over devices; no
-    scatter back.
+    """The element [M] at each row's index.
+
+    It is not a gather: V may be split over devices, and the gradient needs no scatter.
     """
     return jnp.sum(jnp.where(one_hot(x_MV, index_M), x_MV, 0.0), axis=-1)
 
 
 def entropy(logits_MV):
-    """Of the distribution at each token [M], in nats."""
+    """Entropy [M] of each token's distribution, in nats."""
     logp_MV = jax.nn.log_softmax(logits_MV, axis=-1)
     return -jnp.sum(jnp.exp(logp_MV) * logp_MV, axis=-1)
 
 
-def contrast(logits_MV, target_M, key_M, k: int):
-    """CRINGE's −log σ(s* − s) [M] (arXiv 2211.05826), in nats: s the target's logit, s* that of a
-    token drawn from the softmax over the k largest logits, the target's left out. Its gradient goes
-    into both logits."""
+def contrast(logits_MV, target_M, key_M, candidates: int):
+    """CRINGE's −log σ(s* − s) [M] (arXiv 2211.05826), in nats.
+
+    s is the target's logit. s* is the logit of a token drawn from the softmax over the largest
+    `candidates` logits, without the target. Gradients flow into both logits.
+    """
     others_MV = jnp.where(one_hot(logits_MV, target_M), -jnp.inf, jax.lax.stop_gradient(logits_MV))
-    top_MK, token_MK = jax.lax.top_k(others_MV, k)
-    noise_MK = jax.vmap(lambda key: jax.random.gumbel(key, (k,)))(key_M)
-    drawn_M = jnp.take_along_axis(
-        token_MK, jnp.argmax(top_MK + noise_MK, axis=-1)[:, None], axis=-1
-    )[:, 0]
+    top_MK, token_MK = jax.lax.top_k(others_MV, candidates)
+    noise_MK = jax.vmap(lambda key: jax.random.gumbel(key, (candidates,)))(key_M)
+    choice_M = jnp.argmax(top_MK + noise_MK, axis=-1)
+    drawn_M = jnp.take_along_axis(token_MK, choice_M[:, None], axis=-1)[:, 0]
     return jax.nn.softplus(take(logits_MV, target_M) - take(logits_MV, drawn_M))
 
 
-def _measures(module, wants, heads, hidden_MD, target_M, key_M) -> dict:
-    """What is wanted of M tokens, name -> [M], from their logits [M V], which exist once."""
+def _measure_tokens(module, wants, heads, hidden_MD, target_M, key_M) -> dict:
+    """The measures of M tokens, name -> [M], from their logits [M V], which are computed once."""
     logits_MV = decoder.logits(module, heads, hidden_MD)
-    out = {'logp': token_logp(logits_MV, target_M)}
+    measures = {'logp': token_logp(logits_MV, target_M)}
     if 'entropy' in wants:
-        out['entropy'] = entropy(logits_MV)
+        measures['entropy'] = entropy(logits_MV)
     if 'contrast' in wants:
-        out['contrast'] = contrast(logits_MV, target_M, key_M, wants['contrast'])
+        measures['contrast'] = contrast(logits_MV, target_M, key_M, wants['contrast'])
     if 'expect' in wants:
-        own = heads['value'].astype(hidden_MD.dtype)
-        value_MV = jnp.matmul(hidden_MD, own, preferred_element_type=jnp.float32)
-        out['value'] = take(value_MV, target_M)
-        out['expect'] = jnp.sum(jax.nn.softmax(logits_MV, axis=-1) * value_MV, axis=-1)
-    return out
+        value_head = heads['value'].astype(hidden_MD.dtype)
+        value_MV = jnp.matmul(hidden_MD, value_head, preferred_element_type=jnp.float32)
+        measures['value'] = take(value_MV, target_M)
+        measures['expect'] = jnp.sum(jax.nn.softmax(logits_MV, axis=-1) * value_MV, axis=-1)
+    return measures
 
 
 def measure(module, params, hidden_PSD, target_PS, *, key_PS=None, **wants) -> dict:
-    """What is known of each selected token, name -> [P S] float32. The one place where training
+    """The measures of each selected token, name -> [P S] float32. The one place where training
     applies the head.
 
-    'logp', the target's log-probability in nats, and what else is asked for:
+    'logp', the target's log-prob in nats, and what else `wants` asks for:
       entropy=True: 'entropy' of the distribution, in nats.
-      contrast=k: 'contrast', see there, with a key for each token.
-      expect=True: 'value', the target's under the head params['value'] [D V] of a value for each
-        next token, and 'expect', the mean of these values over the distribution (CD-Q, arXiv
+      contrast=k: 'contrast' with k candidates (see `contrast`); needs a key for each token.
+      expect=True: 'value' and 'expect'. The head params['value'] [D V] gives each next token a
+        value; 'value' is the target's, 'expect' the mean over the distribution (CD-Q, arXiv
         2310.17022, Eq. 6).
-    Logits beyond CHUNK are computed a chunk of tokens at a time, and again in the backward pass.
+    Logits beyond CHUNK_BYTES are computed one chunk of tokens at a time, and again in the backward
+    pass.
     """
-    P, S, D = hidden_PSD.shape
+    P, S, _ = hidden_PSD.shape
     mesh, vocab = module.mesh, module.config.vocab
     shards = mesh.shape['tensor'] if mesh is not None and vocab % mesh.shape['tensor'] == 0 else 1
-    chunks = math.ceil(S / max(CHUNK * shards // (4 * vocab), 1))
-    names = ('head' if 'head' in params else 'embed'), *(('value',) if 'expect' in wants else ())
-    heads = {name: params[name] for name in names}
-    flat = functools.partial(_flat, functools.partial(_measures, module, wants))
+    chunks = math.ceil(S / max(CHUNK_BYTES * shards // (4 * vocab), 1))
+    head_names = ['head' if 'head' in params else 'embed'] + ['value'] * ('expect' in wants)
+    heads = {name: params[name] for name in head_names}
+    measure_parts = functools.partial(_flat, functools.partial(_measure_tokens, module, wants))
     if chunks == 1:
-        return flat(heads, hidden_PSD, target_PS, key_PS)
+        return measure_parts(heads, hidden_PSD, target_PS, key_PS)
     width = math.ceil(S / chunks)
 
-    def cut(x_PS):  # to [chunks P W …]
-        x_PS = jnp.concatenate(
-            [x_PS, jnp.broadcast_to(x_PS[:, :1], (P, chunks * width - S, *x_PS.shape[2:]))], axis=1
-        )
-        return x_PS.reshape(P, chunks, width, *x_PS.shape[2:]).swapaxes(0, 1)
+    def cut(x_PS):  # to [C P W …]: C chunks of W tokens
+        rest = x_PS.shape[2:]
+        padding = jnp.broadcast_to(x_PS[:, :1], (P, chunks * width - S, *rest))
+        padded = jnp.concatenate([x_PS, padding], axis=1)
+        return padded.reshape(P, chunks, width, *rest).swapaxes(0, 1)
 
-    out = _by_chunk(flat, mesh, heads, *jax.tree.map(cut, (hidden_PSD, target_PS, key_PS)))
-    return {name: x.swapaxes(0, 1).reshape(P, -1)[:, :S] for name, x in out.items()}
+    inputs = jax.tree.map(cut, (hidden_PSD, target_PS, key_PS))
+    # The stubs of custom_vjp lose what it returns.
+    by_chunk = cast(dict[str, jax.Array], _map_chunks(measure_parts, mesh, heads, *inputs))
+    return {name: x_CPW.swapaxes(0, 1).reshape(P, -1)[:, :S] for name, x_CPW in by_chunk.items()}
 
 
 def _flat(function, heads, hidden_PWD, target_PW, key_PW) -> dict:
-    """The function of tokens laid end to end: a product of matrices is faster than one of many
-    small ones.
+    """`function` of all parts' tokens laid end to end.
+
+    One large matrix product is faster than many small ones.
     """
-    end_to_end = jax.tree.map(
-        lambda x: x.reshape(-1, *x.shape[2:]), (hidden_PWD, target_PW, key_PW)
-    )
-    return {name: x.reshape(target_PW.shape) for name, x in function(heads, *end_to_end).items()}
+    inputs = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (hidden_PWD, target_PW, key_PW))
+    return {name: x_M.reshape(target_PW.shape) for name, x_M in function(heads, *inputs).items()}
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _by_chunk(function, mesh, heads, hidden_CPWD, target_CPW, key_CPW):
-    return jax.lax.map(lambda xs: function(heads, *xs), (hidden_CPWD, target_CPW, key_CPW))
+def _map_chunks(function, mesh, heads, hidden_CPWD, target_CPW, key_CPW) -> dict:
+    """`function` of each chunk in turn, name -> [C P W]."""
+    return jax.lax.map(lambda chunk: function(heads, *chunk), (hidden_CPWD, target_CPW, key_CPW))
 
 
-def _kept(function, mesh, *given):
-    values = jax.tree.map(lambda x: x.value, given, is_leaf=lambda x: hasattr(x, 'perturbed'))
-    return _by_chunk(function, mesh, *values), values
+def _map_chunks_fwd(function, mesh, *operands):
+    values = jax.custom_derivatives.custom_vjp_primal_tree_values(operands)
+    return _map_chunks(function, mesh, *values), values
 
 
-def _back(function, mesh, kept, slopes):
-    """Each part of the rows adds up a gradient of the head of its own, so that devices sum them
-    once, not per chunk.
+def _map_chunks_bwd(function, mesh, operands, slopes):
+    """Recomputes each chunk. Each part sums a head gradient of its own, so that devices add theirs
+    up once, not once per chunk.
     """
-    heads, *xs = kept
+    heads, *inputs = operands
     slopes = {
-        name: x
-        for name, x in slopes.items()
-        if not isinstance(x, jax.custom_derivatives.SymbolicZero)
+        name: slope
+        for name, slope in slopes.items()
+        if not isinstance(slope, jax.custom_derivatives.SymbolicZero)
     }
-    P = xs[0].shape[1]
+    P = inputs[0].shape[1]
 
-    def one(hidden, target, key, slope):
-        part = jax.tree.map(lambda x: x[None], (target, key))
-        used = lambda heads, hidden: {n: function(heads, hidden[None], *part)[n][0] for n in slope}
-        return jax.vjp(used, heads, hidden)[1](slope)
+    def part_vjp(hidden_WD, target_W, key_W, slopes):
+        rest = jax.tree.map(lambda x: x[None], (target_W, key_W))
 
-    def add(sums, x):
+        def measures(heads, hidden_WD):
+            return {name: function(heads, hidden_WD[None], *rest)[name][0] for name in slopes}
+
+        return jax.vjp(measures, heads, hidden_WD)[1](slopes)
+
+    def add_chunk(sums, chunk):
         if P == 1:
-            more, hidden = jax.tree.map(lambda x: x[None], one(*jax.tree.map(lambda x: x[0], x)))
+            grads = part_vjp(*jax.tree.map(lambda x: x[0], chunk))
+            head_grads, hidden_grad = jax.tree.map(lambda x: x[None], grads)
         else:
-            more, hidden = jax.vmap(one)(*x)
-        return jax.tree.map(lambda a, g: a + g.astype(jnp.float32), sums, more), hidden
+            head_grads, hidden_grad = jax.vmap(part_vjp)(*chunk)
+        sums = jax.tree.map(lambda total, x: total + x.astype(jnp.float32), sums, head_grads)
+        return sums, hidden_grad
 
-    lie = lambda x: sharding.constrain(mesh, x, 'rows', *[None] * (x.ndim - 1))
-    sums = jax.tree.map(lambda x: lie(jnp.zeros((P, *x.shape), jnp.float32)), heads)
-    sums, hidden = jax.lax.scan(add, sums, (*xs, slopes))
-    return (
-        jax.tree.map(lambda a, x: jnp.sum(a, axis=0).astype(x.dtype), sums, heads),
-        hidden,
-        None,
-        None,
-    )
+    def zeros(head):  # [P …], one sum per part
+        array = jnp.zeros((P, *head.shape), jnp.float32)
+        return sharding.constrain(mesh, array, 'rows', *[None] * head.ndim)
 
-
-_by_chunk.defvjp(_kept, _back, symbolic_zeros=True)
+    sums, hidden_CPWD = jax.lax.scan(add_chunk, jax.tree.map(zeros, heads), (*inputs, slopes))
+    head_grads = jax.tree.map(lambda x, head: jnp.sum(x, axis=0).astype(head.dtype), sums, heads)
+    return head_grads, hidden_CPWD, None, None
 
 
-def _take(x_RL, index_PS):
-    """Of [R L …], each part's rows laid end to end, what stands at the indices [P S]."""
+_map_chunks.defvjp(_map_chunks_fwd, _map_chunks_bwd, symbolic_zeros=True)
+
+
+def _gather(x_RL, index_PS):
+    """The elements [P S …] of x_RL [R L …] at indices into each part's rows laid end to end."""
     P, S = index_PS.shape
-    x = x_RL.reshape(P, -1, *x_RL.shape[2:])
-    return jnp.take_along_axis(x, index_PS.reshape(P, S, *[1] * (x.ndim - 2)), axis=1)
+    x_PM = x_RL.reshape(P, -1, *x_RL.shape[2:])
+    return jnp.take_along_axis(x_PM, index_PS.reshape(P, S, *[1] * (x_PM.ndim - 2)), axis=1)
+
+
+def _token_keys(key, batch: Batch):
+    """A key [P S] for each selected token, from its example, branch and position alone."""
+
+    def token_key(example, branch, position):
+        example_key = jax.random.fold_in(key, example)
+        return jax.random.fold_in(jax.random.fold_in(example_key, branch), position)
+
+    doc_PS = _gather(batch.doc, batch.target)
+    branch_PS = _gather(batch.branch, batch.target)
+    position_PS = _gather(batch.position, batch.target)
+    example_PS = batch.index[jnp.maximum(doc_PS - 1, 0)]
+    return jax.vmap(jax.vmap(token_key))(example_PS, branch_PS, position_PS)
 
 
 def token_measures(module, params, batch: Batch, key=None, **wants) -> dict:
-    """What is known of each response token of the batch, name -> [P S]; 0 where a place is unused.
+    """The measures of each response token of the batch, name -> [P S]; 0 where a place is unused.
     See `measure`.
 
-    key: of what is drawn, which is each token's own whatever lies beside it.
+    key: for random draws. A token's draw is its own, whatever shares its batch or row.
     """
     hidden_RLD, _ = module.apply(
         {'params': params}, batch.tokens, batch.position, attention_mask(batch)
     )
-    key_PS = None
-    if 'contrast' in wants:
-        each = jax.vmap(
-            jax.vmap(
-                lambda i, n, t: jax.random.fold_in(
-                    jax.random.fold_in(jax.random.fold_in(key, i), n), t
-                )
-            )
-        )
-        doc, branch, position = (
-            _take(x, batch.target) for x in (batch.doc, batch.branch, batch.position)
-        )
-        key_PS = each(batch.index[jnp.maximum(doc - 1, 0)], branch, position)
-    hidden_PSD, target_PS = _take(hidden_RLD, batch.source), _take(batch.tokens, batch.target)
-    found = measure(module, params, hidden_PSD, target_PS, key_PS=key_PS, **wants)
-    return {name: x_PS * batch.mask for name, x_PS in found.items()}
+    key_PS = _token_keys(key, batch) if 'contrast' in wants else None
+    hidden_PSD, target_PS = _gather(hidden_RLD, batch.source), _gather(batch.tokens, batch.target)
+    measures = measure(module, params, hidden_PSD, target_PS, key_PS=key_PS, **wants)
+    return {name: x_PS * batch.mask for name, x_PS in measures.items()}
 
 
 def selected_logp(module, params, batch: Batch):
-    """Log-probability [P S] of each response token of the batch, in nats; 0 where a place is
-    unused.
-    """
+    """Log-prob [P S] of each response token of the batch, in nats; 0 where a place is unused."""
     return token_measures(module, params, batch)['logp']
 
 
 def forward(module, params, batch: Batch, key=None, **wants) -> Forward:
-    """Summed log-probabilities and lengths [B N] of the batch's responses, and what else a loss
-    wants: loss_contract.requested_fields.
+    """Summed log-probs and lengths [B N] of the batch's responses, and the optional fields in
+    `wants` (see loss_contract.requested_fields).
     """
-    found = token_measures(module, params, batch, key, **wants)
+    measures = token_measures(module, params, batch, key, **wants)
     B, N = batch.ref_logp.shape
-    doc_PS, branch_PS = _take(batch.doc, batch.target), _take(batch.branch, batch.target)
-    segment_PS = (doc_PS - 1) * N + branch_PS - 1
-    mine = (
-        segment_PS.reshape(-1, 1) == jnp.arange(B * N)[None]
-    )  # not a segment_sum: a loop over tokens on a CPU
+    doc_PS, branch_PS = _gather(batch.doc, batch.target), _gather(batch.branch, batch.target)
+    response_PS = (doc_PS - 1) * N + branch_PS - 1
+    # Not a segment_sum, which is a loop over tokens on a CPU.
+    is_of_response = response_PS.reshape(-1, 1) == jnp.arange(B * N)[None]
 
     def total(x_PS):
-        return jnp.sum(jnp.where(mine, x_PS.reshape(-1, 1), 0.0), axis=0).reshape(B, N)
+        return jnp.sum(jnp.where(is_of_response, x_PS.reshape(-1, 1), 0.0), axis=0).reshape(B, N)
 
-    whole = {name: x if name in loss_contract.BY_TOKEN else total(x) for name, x in found.items()}
-    return Forward(length=total(batch.mask), **whole)
+    fields = {
+        name: x_PS if name in loss_contract.PER_TOKEN_FIELDS else total(x_PS)
+        for name, x_PS in measures.items()
+    }
+    return Forward(length=total(batch.mask), **fields)

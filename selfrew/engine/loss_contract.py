@@ -4,20 +4,22 @@ import inspect
 
 from selfrew.types import Forward
 
-OPTIONAL = Forward._fields[2:]
-BY_TOKEN = 'value', 'expect'  # fields of `out` that are not summed over a response
+OPTIONAL_FIELDS = Forward._fields[2:]
+PER_TOKEN_FIELDS = 'value', 'expect'  # not summed over a response
 
 
 def requested_fields(loss) -> dict:
-    """The optional fields of `out` that a bound loss asks for, with what each is asked."""
-    given = {
-        p.name: p.default for p in inspect.signature(loss).parameters.values() if p.name in OPTIONAL
-    }
-    return {name: value for name, value in given.items() if value}
+    """The optional fields of Forward that a bound loss asks for, name -> argument.
+
+    A loss asks with a parameter of the field's name; its bound or default value is the argument,
+    and a false one asks for nothing.
+    """
+    parameters = inspect.signature(loss).parameters.values()
+    return {p.name: p.default for p in parameters if p.name in OPTIONAL_FIELDS and p.default}
 
 
 def reference_free(loss):
-    """Marks a loss that never looks at batch.ref_logp: no reference pass is made for it."""
+    """Marks a loss that never reads batch.ref_logp: no reference pass is made for it."""
     loss.is_reference_free = True
     return loss
 

@@ -1,5 +1,6 @@
-"""Examples to packed batches: the only bridge from text to arrays. Layer 3."""
+"""Packs examples into batches of rows: the only bridge from text to arrays."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -7,15 +8,8 @@ import numpy as np
 from selfrew.mesh import buckets, processes, sharding
 from selfrew.types import Batch, Example
 
-ROWS = (
-    'tokens',
-    'position',
-    'doc',
-    'branch',
-    'target',
-    'source',
-    'mask',
-)  # what of a batch the mesh splits
+# The fields of Batch that the mesh shards.
+ROW_FIELDS = 'tokens', 'position', 'doc', 'branch', 'target', 'source', 'mask'
 
 
 class Doc(NamedTuple):
@@ -26,18 +20,27 @@ class Doc(NamedTuple):
     responses: tuple  # (N,) of tuples of tokens
     weight: float
 
+    @property
+    def response_length(self) -> int:
+        """Tokens of all responses."""
+        return sum(map(len, self.responses))
+
+    @property
+    def length(self) -> int:
+        """Tokens of the prompt and all responses."""
+        return len(self.prompt) + self.response_length
+
 
 def tokenise(
     text, examples: list[Example], *, row_length: int, positions: int | None = None
 ) -> tuple[list[Doc], int]:
-    """The examples that fit, and how many did not fit or had an empty response.
+    """(docs, dropped): the examples that fit, and the number of those that do not.
 
-    One fits whose prompt with all its responses fits into a row, and with each of them into the
-    model's positions (None: any).
+    An example fits if its prompt and all its responses fit into a row, its prompt and any one
+    response fit into the model's positions (None: no limit), and no response is empty.
 
-    A sampled response keeps the tokens that were sampled; one given as text is tokenised, with the
-    end token only where it ended by itself. Nothing is cut: half a response would teach a wrong
-    end.
+    A sampled response keeps its sampled tokens. One given as text is tokenised, with the end token
+    only if its finish is 'stop'. Nothing is truncated: half a response would teach a wrong end.
     """
     docs = []
     for index, example in enumerate(examples):
@@ -46,104 +49,101 @@ def tokenise(
         )
         doc = Doc(index, tuple(text.prompt_tokens(example.prompt)), responses, example.weight)
         longest = len(doc.prompt) + max(map(len, responses))
-        if all(responses) and _length(doc) <= row_length and longest <= (positions or longest):
+        if all(responses) and doc.length <= row_length and longest <= (positions or longest):
             docs.append(doc)
     return docs, len(examples) - len(docs)
 
 
-def _length(doc: Doc) -> int:
-    return len(doc.prompt) + _chosen(doc)
+def best_fit_rows(docs: list[Doc], row_length: int) -> list[list[int]]:
+    """The rows, each as the indices of its docs: each doc, longest first, goes into the fullest row
+    that has room.
 
-
-def _best_fit(docs: list[Doc], row_length: int) -> list[list[int]]:
-    """Which docs share a row: each, longest first, goes into the fullest row that has room.
-
-    Never more than 11/9 of the fewest possible rows and a few (Johnson 1974).
+    This takes at most about 11/9 of the fewest possible rows (Johnson 1974).
     """
     rows, room = [], []
-    for i in sorted(range(len(docs)), key=lambda i: -_length(docs[i])):
-        need = _length(docs[i])
-        row = min(
-            (r for r, left in enumerate(room) if left >= need),
-            key=room.__getitem__,
-            default=len(rows),
-        )
+    for index in sorted(range(len(docs)), key=lambda i: -docs[i].length):
+        length = docs[index].length
+        fitting = (row for row, left in enumerate(room) if left >= length)
+        row = min(fitting, key=room.__getitem__, default=len(rows))
         if row == len(rows):
             rows.append([])
             room.append(row_length)
-        rows[row].append(i)
-        room[row] -= need
+        rows[row].append(index)
+        room[row] -= length
     return rows
 
 
 def _shuffled(docs: list[Doc], batch: int, rng) -> np.ndarray:
-    """A random order of the docs in which every whole batch of them has as many short and long
-    ones.
+    """A random order of the docs in which every complete batch has the same mix of short and long
+    docs.
 
-    Of so many docs of like length as there are batches, each batch gets one. So batches need about
-    the same number of rows, and none is computed for padding only because another has the long
-    documents.
+    The docs are sorted by length and cut into groups of as many docs as there are batches; each
+    batch gets one doc of each group. So batches need about the same number of rows, and little is
+    computed for padding to the largest batch.
     """
     order = rng.permutation(len(docs))
     whole = len(docs) // batch
-    ranked = sorted(order[: whole * batch].tolist(), key=lambda i: _length(docs[i]))
+    ranked = sorted(order[: whole * batch].tolist(), key=lambda i: docs[i].length)
     dealt = rng.permuted(np.array(ranked, int).reshape(batch, whole), axis=1)
     return np.concatenate([dealt.T.ravel(), order[whole * batch :]])
 
 
-def _spread(docs, plan, parts: int) -> list[list[list[int]]]:
-    """The rows of each part, so that all have about as many response tokens to predict."""
-    plan = sorted(plan, key=lambda row: -sum(_chosen(docs[i]) for i in row))
-    return [plan[p::parts] for p in range(parts)]
+class _Layout(NamedTuple):
+    """The docs of one update, and the row that each lies in."""
+
+    docs: list[Doc]
+    parts: list[list[list[int]]]  # each part's rows, each row the indices of its docs
+
+    @property
+    def most_rows(self) -> int:
+        """Rows of the largest part."""
+        return max(map(len, self.parts))
+
+    @property
+    def most_selected(self) -> int:
+        """Response tokens of the part that has most."""
+        return max(sum(_selected(self.docs, row) for row in rows) for rows in self.parts)
 
 
-def _chosen(doc: Doc) -> int:
-    return sum(map(len, doc.responses))
+def _selected(docs: list[Doc], row: list[int]) -> int:
+    return sum(docs[i].response_length for i in row)
+
+
+def _layout(docs: list[Doc], row_length: int, parts: int) -> _Layout:
+    """Packs docs into rows, and deals these to parts with about as many response tokens each."""
+    rows = sorted(best_fit_rows(docs, row_length), key=lambda row: -_selected(docs, row))
+    return _Layout(docs, [rows[part::parts] for part in range(parts)])
 
 
 def epochs(
     docs: list[Doc], count: int, *, batch: int, row_length: int, parts: int = 1, rng=None
 ) -> list[list[Batch]]:
-    """`count` passes over the docs, each as batches of `batch` examples; all batches of all passes
-    have one shape.
+    """`count` passes over the docs, each a list of batches of `batch` examples. All batches of all
+    passes have one shape.
 
-    Of the numbers that could be, a shape takes one of a few (see `buckets.bucket`), so that another
-    round of about as many tokens has the same. A last, incomplete batch is filled with examples
-    that are not real.
+    The shape is bucketed (see `buckets.bucket`), so another round of about as many tokens has the
+    same one. A last, incomplete batch is filled with examples that are not real.
 
     Args:
       docs: all with the same number of responses N.
-      parts: of the rows, P: one for each device group between which the mesh splits them, times the
+      parts: P, the number of parts that the rows are split into: row shards of the mesh times
         micro-batches.
       rng: shuffles the docs of each pass; None keeps their order.
-    Returns batches of numpy arrays whose ref_logp is nan: not annotated. ValueError for docs of
-    unequal N.
+    Returns batches of numpy arrays; their ref_logp is nan. Raises ValueError if the docs differ
+    in N.
     """
-    if len({len(doc.responses) for doc in docs}) > 1:
-        raise ValueError(
-            f'examples of one update differ in responses: {sorted({len(d.responses) for d in docs})}'
-        )
-    orders = [
-        range(len(docs)) if rng is None else _shuffled(docs, batch, rng) for _ in range(count)
-    ]
-    starts = range(0, len(docs), batch)
-    updates = [[[docs[i] for i in order[at : at + batch]] for at in starts] for order in orders]
-    plans = [[_spread(some, _best_fit(some, row_length), parts) for some in one] for one in updates]
-    flat = [
-        (some, part)
-        for one, of in zip(updates, plans)
-        for some, plan in zip(one, of)
-        for part in plan
-    ]
-    rows = buckets.bucket(parts * max((len(part) for _, part in flat), default=0), parts)
-    chosen = buckets.bucket(
-        max((sum(_chosen(some[i]) for row in part for i in row) for some, part in flat), default=0)
-    )
-    shape = batch, rows // parts, row_length, chosen
-    return [
-        [_pack(some, plan, *shape) for some, plan in zip(one, of)]
-        for one, of in zip(updates, plans)
-    ]
+    if len(response_counts := {len(doc.responses) for doc in docs}) > 1:
+        raise ValueError(f'examples of one update differ in responses: {sorted(response_counts)}')
+    starts, passes = range(0, len(docs), batch), []
+    for _ in range(count):
+        order = range(len(docs)) if rng is None else _shuffled(docs, batch, rng)
+        updates = [[docs[i] for i in order[start : start + batch]] for start in starts]
+        passes.append([_layout(update, row_length, parts) for update in updates])
+    layouts = [layout for updates in passes for layout in updates]
+    rows = buckets.bucket(parts * max((x.most_rows for x in layouts), default=0), parts)
+    selected = buckets.bucket(max((x.most_selected for x in layouts), default=0))
+    shape = {'batch': batch, 'rows': rows // parts, 'row_length': row_length, 'selected': selected}
+    return [[pack_rows(*layout, **shape) for layout in updates] for updates in passes]
 
 
 def batches(docs: list[Doc], **options) -> list[Batch]:
@@ -151,79 +151,118 @@ def batches(docs: list[Doc], **options) -> list[Batch]:
     return epochs(docs, 1, **options)[0]
 
 
-def _pack(docs, plan, batch: int, rows: int, row_length: int, columns: int) -> Batch:
-    """The docs in parts of `rows` rows each."""
-    parts = len(plan)
-    tokens, position, doc_of, branch = np.zeros((4, parts * rows, row_length), np.int32)
-    target, source = np.zeros((2, parts, columns), np.int32)
-    mask = np.zeros((parts, columns), np.float32)
-    weight, real = np.zeros((2, batch), np.float32)
-    index = np.zeros(batch, np.int32)
-    for p, its in enumerate(plan):
-        chosen = 0
-        for r, members in enumerate(its):
-            row, first, at = p * rows + r, r * row_length, 0
-            for i in members:
-                doc, opening = docs[i], at + len(docs[i].prompt)
-                weight[i], real[i], index[i] = doc.weight, 1.0, doc.index
-                for b, words in enumerate((doc.prompt, *doc.responses)):
-                    here = slice(at, at + len(words))
-                    tokens[row, here], doc_of[row, here], branch[row, here] = words, i + 1, b
-                    begin = 0 if b == 0 else len(doc.prompt)
-                    position[row, here] = np.arange(begin, begin + len(words))
-                    if b:  # the prompt's last token predicts a branch's first, each token of it the next
-                        there = slice(chosen, chosen + len(words))
-                        target[p, there] = first + np.arange(at, at + len(words))
-                        source[p, there] = first + np.arange(at - 1, at + len(words) - 1)
-                        source[p, chosen] = first + opening - 1
-                        mask[p, there] = 1.0
-                        chosen += len(words)
-                    at += len(words)
-    lengths = np.sum([[len(r) for r in doc.responses] for doc in docs], axis=0, dtype=np.float32)
-    ref_logp = np.full((batch, len(lengths)), np.nan, np.float32)
-    count = np.float32(len(docs))
+class _Segment(NamedTuple):
+    """A prompt or a response, and its place in a row."""
+
+    doc: int  # index of its doc
+    branch: int  # 0 the prompt, 1 + n the n-th response
+    row: int  # within the part
+    start: int  # index of its first token in the row
+    prompt_stop: int  # index after the prompt's last token
+    position: int  # of its first token in the document
+    tokens: tuple
+
+
+def _segments(docs: list[Doc], rows: list[list[int]]) -> Iterator[_Segment]:
+    for row, members in enumerate(rows):
+        start = 0
+        for index in members:
+            prompt, responses = docs[index].prompt, docs[index].responses
+            prompt_stop = start + len(prompt)
+            for branch, tokens in enumerate((prompt, *responses)):
+                position = len(prompt) if branch else 0
+                yield _Segment(index, branch, row, start, prompt_stop, position, tokens)
+                start += len(tokens)
+
+
+def pack_rows(
+    docs: list[Doc],
+    parts: list[list[list[int]]],
+    *,
+    batch: int,
+    rows: int,
+    row_length: int,
+    selected: int,
+) -> Batch:
+    """The batch of these docs.
+
+    Args:
+      parts: for each part its rows, each row the indices of its docs. Each doc lies in one row.
+      batch, rows, row_length, selected: B, the rows of a part, L and S.
+    """
+    shape_RL = len(parts) * rows, row_length
+    tokens_RL, position_RL, doc_RL, branch_RL = np.zeros((4, *shape_RL), np.int32)
+    target_PS, source_PS = np.zeros((2, len(parts), selected), np.int32)
+    mask_PS = np.zeros((len(parts), selected), np.float32)
+    for part, part_rows in enumerate(parts):
+        filled = 0  # selected tokens of the part so far
+        for segment in _segments(docs, part_rows):
+            count = len(segment.tokens)
+            place = part * rows + segment.row, slice(segment.start, segment.start + count)
+            tokens_RL[place] = segment.tokens
+            position_RL[place] = np.arange(segment.position, segment.position + count)
+            doc_RL[place] = 1 + segment.doc
+            branch_RL[place] = segment.branch
+            if segment.branch > 0:
+                row_start = segment.row * row_length
+                columns = slice(filled, filled + count)
+                target_PS[part, columns] = row_start + segment.start + np.arange(count)
+                # Each token is predicted by the one before it, the first by the prompt's last.
+                source_PS[part, columns] = target_PS[part, columns] - 1
+                source_PS[part, filled] = row_start + segment.prompt_stop - 1
+                mask_PS[part, columns] = 1.0
+                filled += count
+    weight_B, real_B = np.zeros((2, batch), np.float32)
+    index_B = np.zeros(batch, np.int32)
+    weight_B[: len(docs)] = [doc.weight for doc in docs]
+    real_B[: len(docs)] = 1.0
+    index_B[: len(docs)] = [doc.index for doc in docs]
+    response_lengths = np.array([[len(response) for response in doc.responses] for doc in docs])
+    lengths_N = response_lengths.sum(axis=0, dtype=np.float32)
+    ref_logp_BN = np.full((batch, len(lengths_N)), np.nan, np.float32)
     return Batch(
-        tokens,
-        position,
-        doc_of,
-        branch,
-        target,
-        source,
-        mask,
-        weight,
-        real,
-        index,
-        count,
-        lengths,
-        ref_logp,
+        tokens_RL,
+        position_RL,
+        doc_RL,
+        branch_RL,
+        target_PS,
+        source_PS,
+        mask_PS,
+        weight_B,
+        real_B,
+        index_B,
+        np.float32(len(docs)),
+        lengths_N,
+        ref_logp_BN,
     )
 
 
 def micro_batches(batch: Batch, count: int) -> list[Batch]:
-    """The batch as so many micro-batches, a share of its rows each; an example is real in the one
-    that has its rows.
+    """The batch as `count` micro-batches with an equal share of its rows each.
 
-    The totals `count` and `lengths` stay those of the whole, so that sums over the micro-batches
-    are those over all.
+    An example is real in the one that has its rows. The totals `count` and `lengths` stay those of
+    the whole batch, so that sums over the micro-batches are the sums over all of it.
     """
     if count == 1:
         return [batch]
-    by_row = {name: np.split(getattr(batch, name), count) for name in ROWS}
-    out = [
-        batch._replace(**{name: found[i] for name, found in by_row.items()}) for i in range(count)
+    shares = {name: np.split(getattr(batch, name), count) for name in ROW_FIELDS}
+    micros = [
+        batch._replace(**{name: arrays[i] for name, arrays in shares.items()}) for i in range(count)
     ]
-    here = [np.isin(1 + np.arange(len(batch.real)), one.doc) for one in out]
-    return [one._replace(real=one.real * mine) for one, mine in zip(out, here)]
+    doc_ids = 1 + np.arange(len(batch.real))
+    return [micro._replace(real=micro.real * np.isin(doc_ids, micro.doc)) for micro in micros]
 
 
 def place(lm, batch: Batch) -> Batch:
-    """The batch on the mesh, or micro-batches stacked: rows split, what is per example whole."""
-    rows = sharding.of(
-        lm.mesh, *[None] * (np.ndim(batch.tokens) - 2), 'rows'
-    )  # before them, micro-batches
+    """The batch, or stacked micro-batches, on the mesh.
+
+    Rows are sharded, fields per example are replicated.
+    """
+    stacked_axes = np.ndim(batch.tokens) - 2
+    by_row = sharding.of(lm.mesh, *[None] * stacked_axes, 'rows')
     return Batch(
-        *(
-            processes.place(x, rows) if name in ROWS else lm.replicate(x)
-            for name, x in batch._asdict().items()
-        )
+        **{
+            name: processes.place(array, by_row) if name in ROW_FIELDS else lm.replicate(array)
+            for name, array in batch._asdict().items()
+        }
     )

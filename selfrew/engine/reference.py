@@ -1,6 +1,4 @@
-"""The reference column: each response's log-probability under the parameters at the start of the
-round.
-"""
+"""The reference column: each response's log-prob under the parameters at the start of the round."""
 
 import functools
 import math
@@ -13,103 +11,115 @@ from selfrew.engine import logprobs, loss_contract, packing
 from selfrew.mesh import processes
 from selfrew.types import Batch
 
-
-@functools.partial(jax.jit, static_argnums=0)
-def response_logp(module, params, batch):
-    return logprobs.forward(module, params, batch).logp
-
-
-def reference_logp(lm, params, batches: list[Batch]) -> np.ndarray:
-    """The reference column of a round: [examples N] log-probabilities under `params`, indexed by
-    Batch.index.
-    """
-    table, bar = (
-        {},
-        tqdm(
-            batches,
-            desc='reference',
-            unit='batch',
-            mininterval=1.0,
-            disable=not processes.is_main(),
-        ),
-    )
-    columns = processes.merge(
-        [
-            processes.local_part(response_logp(lm.module, params, packing.place(lm, batch)))
-            for batch in bar
-        ]
-    )
-    for batch, logp in zip(batches, columns):
-        table.update({int(i): row for i, row, real in zip(batch.index, logp, batch.real) if real})
-    out = np.full((max(table) + 1, batches[0].ref_logp.shape[1]), np.nan, np.float32)
-    out[list(table)] = list(table.values())
-    return out
-
-
-def with_reference(batch: Batch, table: np.ndarray) -> Batch:
-    """The batch with its reference column; 0 where an example is only filling."""
-    return batch._replace(
-        ref_logp=np.where(batch.real[:, None] > 0, table[batch.index], np.float32(0))
-    )
-
-
 REFERENCES = 'exact', 'sampler', 'base'
 
 
 def check_reference(reference: str) -> None:
-    """ValueError where there is no such reference."""
+    """Raises ValueError if there is no such reference."""
     if reference not in REFERENCES:
         raise ValueError(f'no reference {reference!r}; there are: {", ".join(REFERENCES)}')
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def response_logp(module, params, batch):
+    """Log-prob [B N] of each response of the batch, in nats."""
+    return logprobs.forward(module, params, batch).logp
+
+
+def reference_logp(lm, params, batches: list[Batch]) -> np.ndarray:
+    """The reference column of a round: [examples N] log-probs in nats under `params`, indexed by
+    Batch.index.
+    """
+    is_quiet = not processes.is_main()
+    bar = tqdm(batches, desc='reference', unit='batch', mininterval=1.0, disable=is_quiet)
+    local_parts = []
+    for batch in bar:
+        logp_BN = response_logp(lm.module, params, packing.place(lm, batch))
+        local_parts.append(processes.local_part(logp_BN))
+    rows = {}
+    for batch, logp_BN in zip(batches, processes.merge(local_parts)):
+        for index, logp_N, real in zip(batch.index, logp_BN, batch.real):
+            if real:
+                rows[int(index)] = logp_N
+    column = np.full((max(rows) + 1, batches[0].ref_logp.shape[1]), np.nan, np.float32)
+    column[list(rows)] = list(rows.values())
+    return column
+
+
+def with_reference(batch: Batch, column: np.ndarray) -> Batch:
+    """The batch with its reference log-probs; 0 where an example is not real."""
+    is_real = batch.real[:, None] > 0
+    return batch._replace(ref_logp=np.where(is_real, column[batch.index], np.float32(0)))
+
+
 def reference_column(
     lm, params, docs, examples, loss, first, batches, *, kind: str, max_gap: float
-):
-    """(reference column [examples N] or None, |trainer − sampler| of each sampled response in nats
-    a token).
+) -> tuple[np.ndarray | None, list[float]]:
+    """(reference column [examples N] in nats, gaps: |trainer − sampler| of each sampled response in
+    nats per token).
 
-    Args: first, batches: the first update's and all of the round's; kind and max_gap: see `train`.
+    The column is None if the loss is reference-free and no response was sampled.
+
+    Args:
+      params: the parameters at the start of the round.
+      first, batches: the batches of the first update, and of one pass over all examples.
+      kind: 'exact', a pass with `params` over all examples. 'sampler', the log-probs that the
+        responses were sampled with, checked by a pass over the first update's examples. 'base', a
+        pass with M_0, the model as in its folder; it is read again in every round and lies in
+        memory beside `params` for the pass. A reference-free loss takes 'exact' for its gaps.
+      max_gap: the largest mean gap of trainer and sampler that 'sampler' accepts.
+    Raises ValueError if the sampler's log-probs are missing or too far off.
     """
-    said, wanted = _sampled(docs, examples), not loss_contract.is_reference_free(loss)
-    if kind == 'sampler' and wanted:
-        if lacking := sorted({doc.index for doc in docs if np.isnan(said[doc.index]).any()}):
-            raise ValueError(
-                f"train.reference='sampler': responses of examples {lacking[:5]} have no log-probability "
-                f'(were not sampled), {len(lacking)} examples in all; use exact'
-            )
-        gaps = _gaps(docs, said, reference_logp(lm, params, first))
-        if not np.mean(gaps) <= max_gap:
-            found = f'{np.mean(gaps):.3g} nats a token in the mean, {max(gaps):.3g} at most'
-            raise ValueError(
-                f"train.reference='sampler': trainer and sampler differ by {found}, and "
-                f'max_gap={max_gap}; use exact'
-            )
-        return said, gaps
-    if kind == 'base' and wanted:
-        return reference_logp(lm, lm.base_params(), batches), _gaps(
-            docs, said, reference_logp(lm, params, first)
-        )
-    if not wanted and np.isnan(said).all():
+    sampled, is_needed = _sampled_logp(docs, examples), not loss_contract.is_reference_free(loss)
+    if kind == 'sampler' and is_needed:
+        _check_all_sampled(docs, sampled)
+        gaps = _gaps(docs, sampled, reference_logp(lm, params, first))
+        _check_gaps(gaps, max_gap)
+        return sampled, gaps
+    if kind == 'base' and is_needed:
+        column = reference_logp(lm, lm.base_params(), batches)
+        return column, _gaps(docs, sampled, reference_logp(lm, params, first))
+    if not is_needed and np.isnan(sampled).all():
         return None, []
-    table = reference_logp(lm, params, batches)
-    return table, _gaps(docs, said, table)
+    column = reference_logp(lm, params, batches)
+    return column, _gaps(docs, sampled, column)
 
 
-def _sampled(docs, examples) -> np.ndarray:
-    """The log-probabilities [examples N] that responses were sampled with, nan where they were not."""
-    nan = lambda x: math.nan if x is None else x
-    out = np.full((1 + docs[-1].index, max(len(d.responses) for d in docs)), np.nan, np.float32)
+def _sampled_logp(docs, examples) -> np.ndarray:
+    """The log-probs [examples N] that responses were sampled with; nan if they were not sampled."""
+    most_responses = max(len(doc.responses) for doc in docs)
+    sampled = np.full((1 + docs[-1].index, most_responses), np.nan, np.float32)
     for doc in docs:
-        out[doc.index, : len(doc.responses)] = [nan(r.logp) for r in examples[doc.index].responses]
-    return out
+        logps = [response.logp for response in examples[doc.index].responses]
+        row = [math.nan if logp is None else logp for logp in logps]
+        sampled[doc.index, : len(doc.responses)] = row
+    return sampled
 
 
-def _gaps(docs, said, table) -> list[float]:
-    """|trainer − sampler| mean log-probability per token of each sampled response. 0 up to
-    rounding, or a bug.
+def _check_all_sampled(docs, sampled) -> None:
+    missing = sorted({doc.index for doc in docs if np.isnan(sampled[doc.index]).any()})
+    if missing:
+        raise ValueError(
+            f"train.reference='sampler': responses of examples {missing[:5]} have no "
+            f'log-probability (were not sampled), {len(missing)} examples in all; use exact'
+        )
+
+
+def _check_gaps(gaps: list[float], max_gap: float) -> None:
+    if not np.mean(gaps) <= max_gap:  # a nan fails too
+        raise ValueError(
+            f"train.reference='sampler': trainer and sampler differ by {np.mean(gaps):.3g} nats a "
+            f'token in the mean, {max(gaps):.3g} at most, and max_gap={max_gap}; use exact'
+        )
+
+
+def _gaps(docs, sampled, column) -> list[float]:
+    """|trainer − sampler| of each sampled response's mean log-prob per token, in nats.
+
+    0 up to rounding, or there is a bug.
     """
-    lengths = np.ones_like(said)
+    lengths = np.ones_like(sampled)
     for doc in docs:
-        lengths[doc.index] = [len(r) for r in doc.responses]
-    gaps = np.abs(table - said[: len(table)]) / lengths[: len(table)]
+        lengths[doc.index] = [len(response) for response in doc.responses]
+    gaps = np.abs(column - sampled[: len(column)]) / lengths[: len(column)]
     return gaps[~np.isnan(gaps)].tolist()

@@ -1,14 +1,12 @@
-"""Learning rates over the steps of a round."""
+"""Learning-rate schedules over the steps of a round."""
 
 import math
-
-# --- learning rates ---------------------------------------------------------------------------------------------------
 
 SCHEDULES = 'constant', 'linear', 'cosine', 'wsd'
 
 
 def check_schedule(schedule: str) -> None:
-    """ValueError where there is no such schedule."""
+    """Raises ValueError if there is no such schedule."""
     if schedule not in SCHEDULES:
         raise ValueError(f'no schedule {schedule!r}; there are: {", ".join(SCHEDULES)}')
 
@@ -23,23 +21,20 @@ def learning_rate(
     final: float = 0.0,
 ) -> float:
     """The rate at `step` (from 0) of `steps`: a linear rise over the fraction `warmup`, then
-    `schedule` to final·lr.
+    `schedule` down to final·lr.
 
-    'wsd' (arXiv 2404.06395) stays at lr, and falls linearly over the last fifth of what follows the
-    rise.
+    'wsd' (arXiv 2404.06395) stays at lr and falls linearly over the last fifth of the steps after
+    the warmup. 'constant' stays at lr.
     """
-    rise = warmup * steps
-    if step < rise:
-        return lr * (step + 1) / (rise + 1)
-    done = (step - rise) / max(steps - rise, 1)
+    warmup_steps = warmup * steps
+    if step < warmup_steps:
+        return lr * (step + 1) / (warmup_steps + 1)
+    if schedule == 'constant':
+        return float(lr)
+    progress = (step - warmup_steps) / max(steps - warmup_steps, 1)
     shapes = {
-        'constant': 1.0,
-        'linear': 1 - done,
-        'cosine': 0.5 * (1 + math.cos(math.pi * done)),
-        'wsd': min(1.0, 5 * (1 - done)),
+        'linear': 1 - progress,
+        'cosine': 0.5 * (1 + math.cos(math.pi * progress)),
+        'wsd': min(1.0, 5 * (1 - progress)),
     }
-    return (
-        lr * shapes[schedule]
-        if schedule == 'constant'
-        else lr * (final + (1 - final) * shapes[schedule])
-    )
+    return lr * (final + (1 - final) * shapes[schedule])

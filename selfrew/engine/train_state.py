@@ -1,4 +1,4 @@
-"""The state of training: trainable parameters, optimiser state, and how they lie on the mesh."""
+"""The state of training: trainable parameters, optimiser state, and their shardings."""
 
 import functools
 
@@ -7,39 +7,29 @@ import jax.numpy as jnp
 import optax
 
 from selfrew.mesh import sharding
-from selfrew.models import decoder
+from selfrew.models import lora
 from selfrew.types import State
-
-# --- one step, and a round of them ------------------------------------------------------------------------------------
 
 
 def trainable(lm, params) -> dict:
-    """The part of the parameters that updates change: all of them, or the adapters where there are
-    any.
-    """
+    """The parameters that updates change: the adapters if the model has any, otherwise all."""
     if not lm.config.lora:
         return params
-    return {
-        'blocks': {name: x for name, x in params['blocks'].items() if name.endswith(decoder.LORA)}
-    }
+    return {'blocks': {name: x for name, x in params['blocks'].items() if lora.is_adapter(name)}}
 
 
 def merge(params, part) -> dict:
-    """The parameters with that part of them replaced."""
+    """The parameters with the trainable ones replaced by those of `part`."""
     return params | part | {'blocks': params['blocks'] | part['blocks']}
 
 
 def has_master(lm) -> bool:
-    """Whether updates go to a float32 copy that the optimiser's state holds, because the parameters
-    are narrower.
-    """
+    """Whether the optimiser state holds a float32 copy for updates, as parameters are narrower."""
     return lm.param_dtype != 'float32' and not lm.config.lora
 
 
-def _begin(lm, optimizer, part):
-    """The optimiser's state before the first update: moments, and the float32 copy where there is
-    one.
-    """
+def _initial_opt(lm, optimizer, part):
+    """The optimiser state before the first update: moments, and any float32 copy."""
     if not has_master(lm):
         return optimizer.init(part)
     master = jax.tree.map(lambda x: x.astype(jnp.float32), part)
@@ -47,51 +37,59 @@ def _begin(lm, optimizer, part):
 
 
 @functools.cache
-def _beginner(lm, optimizer):
-    where = jax.tree.map(lambda x: x.sharding, abstract_state(lm, optimizer).opt)
-    return jax.jit(functools.partial(_begin, lm, optimizer), out_shardings=where)
+def _compiled_initial_opt(lm, optimizer):
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(lm, optimizer).opt)
+    return jax.jit(functools.partial(_initial_opt, lm, optimizer), out_shardings=shardings)
 
 
 def abstract_state(lm, optimizer) -> State:
-    """What a state looks like, as ShapeDtypeStructs with shardings; moments lie like the parameters
-    they belong to.
-    """
-    params, lie, replicated = lm.abstract_params(), lm.param_shardings(), sharding.of(lm.mesh)
-    opt = jax.eval_shape(functools.partial(_begin, lm, optimizer), trainable(lm, params))
-    moments = opt['moments'] if has_master(lm) else opt
-    like = lambda x, p, where: (
-        where if x.shape == p.shape else replicated
-    )  # Adafactor's rows and columns
-    where = optax.tree_map_params(
+    """The state as ShapeDtypeStructs with shardings; moments are sharded like their parameters."""
+    params, replicated = lm.abstract_params(), sharding.of(lm.mesh)
+    opt = jax.eval_shape(functools.partial(_initial_opt, lm, optimizer), trainable(lm, params))
+    count = jax.ShapeDtypeStruct((), jnp.int32)
+    shardings = State(
+        lm.param_shardings(), _opt_shardings(lm, optimizer, opt), replicated, replicated
+    )
+    return jax.tree.map(
+        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+        State(params, opt, count, count),
+        shardings,
+    )
+
+
+def _opt_shardings(lm, optimizer, opt):
+    """The sharding of each leaf of the optimiser state."""
+    params, replicated = lm.param_shardings(), sharding.of(lm.mesh)
+
+    def moment_sharding(moment, param, param_sharding):
+        # Adafactor's factored moments are a row and a column, not of the parameter's shape.
+        return param_sharding if moment.shape == param.shape else replicated
+
+    moments = optax.tree_map_params(
         optimizer,
-        like,
-        moments,
+        moment_sharding,
+        opt['moments'] if has_master(lm) else opt,
+        trainable(lm, lm.abstract_params()),
         trainable(lm, params),
-        trainable(lm, lie),
         transform_non_params=lambda _: replicated,
     )
-    where = {'master': lie, 'moments': where} if has_master(lm) else where
-    count = jax.ShapeDtypeStruct((), jnp.int32)
-    return jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-        State(params, opt, count, count),
-        State(lie, where, replicated, replicated),
-    )
+    return {'master': params, 'moments': moments} if has_master(lm) else moments
 
 
 def begin_round(lm, state: State, optimizer) -> State:
-    """The state before a round's first update, with fresh moments. Updates will write over
-    `state.params`.
+    """The state before a round's first update, with fresh moments.
+
+    Updates will overwrite the arrays of `state.params`.
     """
-    opt = _beginner(lm, optimizer)(trainable(lm, state.params))
-    return State(
-        state.params, opt, lm.replicate(jnp.int32(state.step)), lm.replicate(jnp.int32(state.round))
-    )
+    opt = _compiled_initial_opt(lm, optimizer)(trainable(lm, state.params))
+    step, round = lm.replicate(jnp.int32(state.step)), lm.replicate(jnp.int32(state.round))
+    return State(state.params, opt, step, round)
 
 
 @functools.cache
 def cached_optimizer(optimizer):
-    """The transformation of a bound optimiser: one object for one binding, so that no step is
-    compiled twice.
+    """The optax transformation that a bound optimiser makes.
+
+    It is one object per binding, so that no step is compiled twice.
     """
     return optimizer()

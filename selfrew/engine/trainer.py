@@ -1,82 +1,13 @@
-"""The device side of learning: the reference pass, one optimiser step, a round of them. Layer 4."""
+"""A round of updates: packing, the reference pass, and the optimiser steps."""
 
-import functools
 import math
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 from tqdm import tqdm
 
-from selfrew.engine import logprobs, loss_contract, packing, schedules, train_state
-from selfrew.engine.reference import check_reference, reference_column, with_reference
+from selfrew.engine import packing, reference as references, schedules, train_state, train_step
 from selfrew.mesh import keys, processes, sharding
-from selfrew.types import Batch, State
-
-
-@functools.cache
-def compiled_step(lm, loss, optimizer):
-    """The compiled update (state, batch, lr, key) -> (state, metrics); the same one for the same
-    loss and optimiser.
-
-    A batch of stacked micro-batches [A R L] adds their gradients up, in float32, before the one
-    step.
-    """
-
-    wants = loss_contract.requested_fields(loss)
-
-    def objective(part, params, batch, key):
-        out = logprobs.forward(
-            lm.module, train_state.merge(params, part), batch, jax.random.fold_in(key, 1), **wants
-        )
-        loss_B, metrics = loss(out, batch, key)
-        count = jnp.maximum(batch.count, 1.0)
-        metrics = {name: jnp.sum(value_B * batch.real) / count for name, value_B in metrics.items()}
-        return jnp.sum(loss_B * batch.weight * batch.real) / count, metrics
-
-    def gradient(part, rest, batch, key):
-        found = jax.value_and_grad(objective, has_aux=True)(part, rest, batch, key)
-        return jax.tree.map(lambda x: x.astype(jnp.float32), found)
-
-    def summed(part, rest, batches, key):
-        one = lambda batch: gradient(part, rest, batch, key)
-        like = jax.eval_shape(one, jax.tree.map(lambda x: x[0], batches))
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
-        add = lambda sums, batch: (jax.tree.map(jnp.add, sums, one(batch)), None)
-        return jax.lax.scan(add, zeros, batches)[0]
-
-    def step(state, rest, batch, lr, key):
-        part, mastered = state.params, train_state.has_master(lm)
-        (value, metrics), grads = (gradient if batch.tokens.ndim == 2 else summed)(
-            part, rest, batch, key
-        )
-        exact, moments = (
-            (state.opt['master'], state.opt['moments']) if mastered else (part, state.opt)
-        )
-        updates, moments = optimizer.update(grads, moments, exact)
-        exact = jax.tree.map(lambda p, u: p - lr * u, exact, updates)
-        opt = {'master': exact, 'moments': moments} if mastered else moments
-        metrics |= {'loss': value, 'grad_norm': optax.tree.norm(grads)}
-        part = jax.tree.map(lambda p, x: x.astype(p.dtype), part, exact)
-        return State(part, opt, state.step + 1, state.round), metrics
-
-    # Pinned: left to itself the compiler moves small arrays, and the next step would be another
-    # program.
-    where = jax.tree.map(lambda x: x.sharding, train_state.abstract_state(lm, optimizer))
-    where = where._replace(params=train_state.trainable(lm, where.params))
-    compiled = jax.jit(step, donate_argnums=0, out_shardings=(where, sharding.of(lm.mesh)))
-
-    def update(state, batch, lr, key):
-        part, rest = (
-            train_state.trainable(lm, state.params),
-            state.params if lm.config.lora else {'blocks': {}},
-        )
-        changed, metrics = compiled(state._replace(params=part), rest, batch, lr, key)
-        return changed._replace(params=train_state.merge(state.params, changed.params)), metrics
-
-    update.compiled = compiled
-    return update
 
 
 def train(
@@ -100,103 +31,96 @@ def train(
     schedule: str = 'constant',
     final: float = 0.0,
 ):
-    """A round's updates on its examples; the reference is `state.params` as they come in, or M_0.
-    Returns (State, totals).
+    """Trains for a round on its examples. Returns (State, totals).
 
-    The state that comes in is spent: its arrays become those of the one that is returned, so that a
-    model need not lie in memory twice.
+    The arrays of the incoming state are reused for the returned one, so that a model need not lie
+    in memory twice.
 
     Args:
-      loss: from the shelf `losses`, bound. report(step, metrics): called after each update, with
-        floats.
-      optimizer: a function that makes an optax transformation, see `optimizers`.
-      batch: examples an update. accumulate: micro-batches into which its rows are split, to take
+      loss: a bound loss of the shelf `losses`. report(step, metrics): called after each update,
+        with floats.
+      optimizer: makes an optax transformation, see `optimizers`.
+      batch: examples per update. accumulate: micro-batches that its rows are split into, to take
         less memory; their gradients add up to the same. epochs: passes over the examples.
-        max_steps: stops earlier, or None.
+        max_steps: stops after so many updates; None: no limit.
       row_length: tokens of a packed row; an example that does not fit is dropped and counted.
-      reference: 'exact', a pass over all examples with the parameters as they come in; 'sampler',
-        the log-probabilities that the responses were sampled with, checked by such a pass over the
-        first update's examples alone: where trainer and sampler differ by more than max_gap nats a
-        token in the mean, nothing is trained; 'base', a pass with the model as its folder has it,
-        in every round, which is read again and lies in memory beside it until then.
+      reference, max_gap: see `reference.reference_column`; max_gap is in nats per token.
       lr, warmup, schedule, final: see `schedules.learning_rate`.
     Totals are numbers: steps, examples, dropped, tokens (of responses, trained on), gap (mean
-    |trainer − sampler| log-probability per token, nan where nothing was sampled) and gap_max (the
-    largest such mean of one response).
-    Raises ValueError for an option out of range, a schedule or reference that does not exist, where
-    no example is left, or where the sampler's log-probabilities are missing or too far off.
+    |trainer − sampler| log-prob per token, nan if nothing was sampled) and gap_max (the largest
+    mean of one response).
+    Raises ValueError for an option out of range, an unknown schedule or reference, if no example is
+    left, or if the sampler's log-probs are missing or too far off.
     """
     counts = {'batch': batch, 'accumulate': accumulate, 'epochs': epochs, 'row_length': row_length}
-    for name, value in (counts | {'max_steps': max_steps}).items():
-        if value is not None and value < 1:
-            raise ValueError(f'train.{name}={value}: want at least 1')
-    schedules.check_schedule(schedule)
-    check_reference(reference)
-    docs, dropped = packing.tokenise(
-        lm.text, examples, row_length=row_length, positions=lm.config.max_length
+    _check_options(counts | {'max_steps': max_steps}, schedule, reference)
+    docs, dropped = _tokenise(lm, examples, row_length)
+    parts, rng = accumulate * sharding.row_shards(lm.mesh), keys.numpy_rng(key)
+    sizes = {'batch': batch, 'row_length': row_length, 'parts': parts}
+    passes = packing.epochs(docs, epochs, rng=rng, **sizes)
+    first, whole = _split(passes[0][:1], accumulate), _split(passes[0], accumulate)
+    column, gaps = references.reference_column(
+        lm, state.params, docs, examples, loss, first, whole, kind=reference, max_gap=max_gap
     )
-    if not docs:
-        raise ValueError(
-            f'no example to train on: {len(examples)} came, {dropped} of them empty or longer than '
-            f'row_length={row_length} or {lm.config.max_length} positions'
-        )
-    passes = packing.epochs(
-        docs,
-        epochs,
-        batch=batch,
-        row_length=row_length,
-        parts=accumulate * sharding.row_shards(lm.mesh),
-        rng=keys.numpy_rng(key),
-    )
-    todo = [b for one in passes for b in one][:max_steps]
-    micros = [
-        [m for b in some for m in packing.micro_batches(b, accumulate)]
-        for some in (passes[0][:1], passes[0])
-    ]
-    table, gaps = reference_column(
-        lm, state.params, docs, examples, loss, *micros, kind=reference, max_gap=max_gap
-    )
-    todo = todo if table is None else [with_reference(b, table) for b in todo]
-    optimizer = train_state.cached_optimizer(optimizer)
-    state, step = train_state.begin_round(lm, state, optimizer), compiled_step(lm, loss, optimizer)
-    metrics = None
-    with tqdm(
-        total=len(todo),
-        desc='update',
-        unit='step',
-        mininterval=1.0,
-        disable=not processes.is_main(),
-    ) as bar:
-        for i, one in enumerate(todo):
-            rate = schedules.learning_rate(
-                i, len(todo), lr=lr, warmup=warmup, schedule=schedule, final=final
-            )
-            state, latest = step(
-                state,
-                packing.place(lm, stack_micro_batches(one, accumulate)),
-                rate,
-                jax.random.fold_in(key, i),
-            )
-            if metrics is not None:  # the step before: fetched while this one runs
-                report(i - 1, {k: float(v) for k, v in metrics.items()})
-            metrics = latest | {'lr': rate}
-            bar.update()
-        report(len(todo) - 1, {k: float(v) for k, v in metrics.items()})
-    tokens = sum(float(b.mask.sum()) for b in todo)
+    batches = [update for updates in passes for update in updates][:max_steps]
+    if column is not None:
+        batches = [references.with_reference(update, column) for update in batches]
+    rate = {'lr': lr, 'warmup': warmup, 'schedule': schedule, 'final': final}
+    rates = [schedules.learning_rate(i, len(batches), **rate) for i in range(len(batches))]
+    state = _run_steps(lm, state, batches, rates, key, loss, report, optimizer, accumulate)
     return state, {
-        'steps': len(todo),
+        'steps': len(batches),
         'examples': len(docs),
         'dropped': dropped,
-        'tokens': tokens,
+        'tokens': sum(float(update.mask.sum()) for update in batches),
         'gap': float(np.mean(gaps)) if gaps else math.nan,
         'gap_max': max(gaps, default=math.nan),
     }
 
 
-def stack_micro_batches(batch: Batch, accumulate: int) -> Batch:
-    """What the step wants: the batch, or its micro-batches along a first axis."""
-    return (
-        batch
-        if accumulate == 1
-        else jax.tree.map(lambda *x: np.stack(x), *packing.micro_batches(batch, accumulate))
-    )
+def _check_options(counts: dict, schedule: str, reference: str) -> None:
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise ValueError(f'train.{name}={value}: want at least 1')
+    schedules.check_schedule(schedule)
+    references.check_reference(reference)
+
+
+def _tokenise(lm, examples, row_length: int) -> tuple[list[packing.Doc], int]:
+    """(docs, dropped), see `packing.tokenise`. Raises ValueError if no doc is left."""
+    positions = lm.config.max_length
+    docs, dropped = packing.tokenise(lm.text, examples, row_length=row_length, positions=positions)
+    if not docs:
+        raise ValueError(
+            f'no example to train on: {len(examples)} came, {dropped} of them empty or longer than '
+            f'row_length={row_length} or {positions} positions'
+        )
+    return docs, dropped
+
+
+def _split(batches, accumulate: int) -> list:
+    """All micro-batches of the batches."""
+    return [micro for batch in batches for micro in packing.micro_batches(batch, accumulate)]
+
+
+def _run_steps(lm, state, batches, rates, key, loss, report, optimizer, accumulate: int):
+    """The state after one update per batch, with the learning rate at its place in `rates`."""
+    optimizer = train_state.cached_optimizer(optimizer)
+    state = train_state.begin_round(lm, state, optimizer)
+    update = train_step.compiled_step(lm, loss, optimizer)
+
+    def report_step(i, metrics):
+        report(i, {name: float(value) for name, value in metrics.items()})
+
+    pending = {}  # metrics of the step before: fetched while the next one runs
+    is_quiet, total = not processes.is_main(), len(batches)
+    with tqdm(total=total, desc='update', unit='step', mininterval=1.0, disable=is_quiet) as bar:
+        for i, (batch, rate) in enumerate(zip(batches, rates)):
+            placed = packing.place(lm, train_step.stack_micro_batches(batch, accumulate))
+            state, metrics = update(state, placed, rate, jax.random.fold_in(key, i))
+            if pending:
+                report_step(i - 1, pending)
+            pending = metrics | {'lr': rate}
+            bar.update()
+        report_step(total - 1, pending)
+    return state

@@ -1,5 +1,5 @@
-"""Devices and processes: the mesh and where each axis lies, several processes as one, few sizes of
-arrays, keys.
+"""Devices and processes: the mesh and the sharding of each axis, several processes as one, bucketed
+sizes, random keys.
 
 Import from it: sharding, processes, buckets, keys, each imported whole.
 It imports: nothing of selfrew.

@@ -1,23 +1,23 @@
-"""Sizes of arrays: few of them, so that what differs a little shares a compiled program. Layer 0."""
+"""Bucketed array sizes: similar sizes round up to one size and share a compiled program."""
 
 import math
 
 
-def round_up(n: float, multiple: int) -> int:
-    """The least multiple of `multiple` that is at least n."""
-    return math.ceil(n / multiple) * multiple
+def round_up(size: float, multiple: int) -> int:
+    """The smallest multiple of `multiple` that is at least `size`."""
+    return math.ceil(size / multiple) * multiple
 
 
-def next_power_of_two(n: int) -> int:
-    """The least power of 2 that is at least n, for n >= 1."""
-    return 1 << (n - 1).bit_length()
+def next_power_of_two(size: int) -> int:
+    """The smallest power of 2 that is at least `size`, for size >= 1."""
+    return 1 << (size - 1).bit_length()
 
 
-def bucket(n: int, multiple: int = 1) -> int:
-    """The least number >= n of the form k·2^j with 4 <= k < 8 (up to 4: n itself), then up to a
-    multiple.
+def bucket(size: int, multiple: int = 1) -> int:
+    """The smallest bucket that is at least `size`, rounded up to a multiple of `multiple`.
 
-    Four steps an octave, 4 5 6 7 8 10 12 14 16 20 …: at most a quarter more than was asked for.
+    Buckets have the form k·2^j with 4 <= k < 8; a size below 4 is its own bucket. These are four
+    per octave, 4 5 6 7 8 10 12 14 16 20 …, so a bucket is at most a quarter larger than the size.
     """
-    step = 1 << max((n - 1).bit_length() - 3, 0)
-    return round_up(round_up(n, step), multiple)
+    step = 1 << max((size - 1).bit_length() - 3, 0)
+    return round_up(round_up(size, step), multiple)

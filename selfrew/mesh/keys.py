@@ -1,4 +1,4 @@
-"""JAX keys: one for each purpose, and what the host draws from them."""
+"""JAX random keys: one key per purpose, and numpy generators for draws on the host."""
 
 import zlib
 
@@ -7,10 +7,10 @@ import numpy as np
 
 
 def fold_name(key, name: str):
-    """The key of a named purpose: `key` folded with the name's CRC-32."""
+    """The key for a named purpose: `key` folded with the name's CRC-32."""
     return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
 def numpy_rng(key) -> np.random.Generator:
-    """A generator for what the host draws; the same key gives the same draws."""
+    """A numpy generator for draws on the host. The same key gives the same draws."""
     return np.random.default_rng(np.asarray(jax.random.key_data(key)))

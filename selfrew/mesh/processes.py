@@ -1,7 +1,7 @@
-"""Several processes as one: who they are, and what passes between them. Layer 0.
+"""Several processes as one: how they join, and how data passes between them.
 
-Every process runs the whole host side, which is deterministic, and holds its own part of each
-device array. With one process nothing here costs anything.
+Every process runs all of the host side, which is deterministic, and holds its own shards of each
+device array. With a single process these functions cost nothing.
 """
 
 import contextlib
@@ -11,54 +11,51 @@ import os
 import pickle
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-SHUTDOWN_SECONDS = (
-    30  # seconds that a process which ends waits for the others; then all of them are ended
-)
+SHUTDOWN_SECONDS = 30  # a process that exits waits this long for the others, then all are ended
 
 
 def is_multi_process_launch() -> bool:
     """Whether a TPU pod, Slurm or Open MPI started this process as one of several (see
     jax.distributed).
     """
-    count = lambda name: int(os.environ.get(name) or 1)
-    workers = os.environ.get('TPU_PROCESS_ADDRESSES') or os.environ.get('TPU_WORKER_HOSTNAMES', '')
-    slurm = (
-        count('SLURM_NTASKS') > 1 and 'SLURM_STEP_NODELIST' in os.environ
-    )  # in a step, not in its batch script
-    tpu = ',' in workers or 'MEGASCALE_COORDINATOR_ADDRESS' in os.environ
-    return tpu or slurm or count('OMPI_COMM_WORLD_SIZE') > 1
+    tpu_workers = os.environ.get('TPU_PROCESS_ADDRESSES') or os.environ.get(
+        'TPU_WORKER_HOSTNAMES', ''
+    )
+    is_tpu_pod = ',' in tpu_workers or 'MEGASCALE_COORDINATOR_ADDRESS' in os.environ
+    is_slurm_step = 'SLURM_STEP_NODELIST' in os.environ  # a batch script sets SLURM_NTASKS too
+    is_slurm = is_slurm_step and _count_in_environment('SLURM_NTASKS') > 1
+    return is_tpu_pod or is_slurm or _count_in_environment('OMPI_COMM_WORLD_SIZE') > 1
+
+
+def _count_in_environment(name: str) -> int:
+    return int(os.environ.get(name) or 1)
 
 
 def initialize(
     coordinator: str | None = None, processes: int | None = None, process: int | None = None
 ) -> None:
-    """Joins the other processes, if there are any; before the first use of a device.
+    """Joins the other processes, if there are any. Call it before the first use of a device.
 
-    Args: the coordinator's host:port, how many, and which; all None where the environment says it
-      (see `detected`).
-    Raises ValueError where some are missing or out of range, or the environment names no
+    Args: the coordinator's host:port, the number of processes, and the index of this one. If all
+      are None, the environment decides (see `is_multi_process_launch`).
+    Raises ValueError if only some are set, if one is out of range, or if the environment names no
     coordinator.
     """
-    given = coordinator, processes, process
-    if all(value is None for value in given):
+    if coordinator is None and processes is None and process is None:
         if is_multi_process_launch():
-            try:
-                jax.distributed.initialize(shutdown_timeout_seconds=SHUTDOWN_SECONDS)
-            except ValueError as problem:
-                raise ValueError(
-                    'the environment speaks of several processes, but jax cannot find their coordinator '
-                    f'({problem}); give --coordinator, --processes, --process'
-                ) from problem
+            _initialize_from_environment()
         return
-    if any(value is None for value in given):
+    if coordinator is None or processes is None or process is None:
         raise ValueError(
             f'want all of --coordinator, --processes and --process, or none; got {coordinator=}, '
             f'{processes=}, {process=}'
         )
-    if not coordinator.rpartition(':')[0] or not coordinator.rpartition(':')[2].isdecimal():
+    host, _, port = coordinator.rpartition(':')
+    if not host or not port.isdecimal():
         raise ValueError(f'--coordinator={coordinator}: want host:port of process 0')
     if not 0 <= process < processes:
         raise ValueError(
@@ -73,80 +70,95 @@ def initialize(
     )
 
 
+def _initialize_from_environment() -> None:
+    try:
+        jax.distributed.initialize(shutdown_timeout_seconds=SHUTDOWN_SECONDS)
+    except ValueError as problem:
+        raise ValueError(
+            'the environment names several processes, but jax cannot find their coordinator '
+            f'({problem}); set --coordinator, --processes and --process'
+        ) from problem
+
+
 def is_alone() -> bool:
     """Whether this is the only process."""
     return jax.process_count() == 1
 
 
 def is_main() -> bool:
-    """Whether this is process 0: the one that writes and speaks."""
+    """Whether this is process 0, the only one that writes files and prints."""
     return jax.process_index() == 0
 
 
 def place(tree, sharding):
-    """Host arrays, which every process has in full, as device arrays; each process places its own
-    parts.
+    """Host arrays, complete in every process, as device arrays.
+
+    Each process places its own shards.
     """
     if sharding.is_fully_addressable:
         return jax.device_put(tree, sharding)
 
-    def one(x):
-        x = x if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else np.asarray(x)
-        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+    def place_leaf(leaf):
+        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        array = leaf if is_key else np.asarray(leaf)
+        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
-    return jax.tree.map(one, tree)
+    return jax.tree.map(place_leaf, tree)
 
 
 def local_part(tree):
-    """Device arrays as host arrays of the same shape, 0 where another process has the element: see
-    `merge`.
+    """Device arrays as host arrays of the same shape; elements that another process holds are 0.
+
+    `merge` completes them.
     """
     if is_alone():
         return jax.device_get(tree)
 
-    def one(x):
-        out = np.zeros(x.shape, x.dtype)
-        for shard in x.addressable_shards:
-            if shard.replica_id == 0:  # of all copies in all processes, this one
-                out[shard.index] = shard.data
-        return out
+    def local_leaf(array):
+        local = np.zeros(array.shape, array.dtype)
+        for shard in array.addressable_shards:
+            if shard.replica_id == 0:  # each element counts once, whatever the number of replicas
+                local[shard.index] = shard.data
+        return local
 
-    return jax.tree.map(one, tree)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _sum(whole, words_PW):
-    return jax.lax.with_sharding_constraint(words_PW.sum(0), whole)
+    return jax.tree.map(local_leaf, tree)
 
 
 def merge(tree):
-    """Host arrays, of the same shapes everywhere, an element being 0 in all but one -> the complete
-    ones.
+    """Complete host arrays, in every process, from the local parts of all processes.
+
+    The arrays have the same shapes everywhere, and each element is 0 in all processes but one.
     """
     if is_alone():
         return tree
     leaves, structure = jax.tree.flatten(jax.tree.map(np.asarray, tree))
-    data = b''.join(x.tobytes() for x in leaves)
-    words = np.zeros(
-        1 << (len(data) // 4).bit_length(), np.int32
-    )  # few sizes, so that few programs are compiled
+    merged = _sum_over_processes(b''.join(leaf.tobytes() for leaf in leaves))
+    complete, start = [], 0
+    for leaf in leaves:
+        stop = start + leaf.nbytes
+        complete.append(merged[start:stop].view(leaf.dtype).reshape(leaf.shape))
+        start = stop
+    return structure.unflatten(complete)
+
+
+def _sum_over_processes(data: bytes) -> np.ndarray:
+    """uint8 array, at least as long as `data`: the sum of every process's bytes as int32 words."""
+    # A power of two of words: few sizes, so few programs are compiled.
+    words = np.zeros(1 << (len(data) // 4).bit_length(), np.int32)
     words.view(np.uint8)[: len(data)] = np.frombuffer(data, np.uint8)
-    firsts = {d.process_index: d for d in reversed(jax.devices())}
-    mesh = Mesh([firsts[i] for i in range(jax.process_count())], 'process')
+    first_device = {device.process_index: device for device in reversed(jax.devices())}
+    mesh = Mesh([first_device[process] for process in range(jax.process_count())], 'process')
     words_PW = jax.make_array_from_callback(
-        (len(firsts), len(words)),
+        (len(first_device), len(words)),
         NamedSharding(mesh, PartitionSpec('process')),
         lambda _: words[None],
     )
-    data, at, out = (
-        np.asarray(_sum(NamedSharding(mesh, PartitionSpec()), words_PW)).view(np.uint8),
-        0,
-        [],
-    )
-    for x in leaves:
-        out.append(data[at : at + x.nbytes].view(x.dtype).reshape(x.shape))
-        at += x.nbytes
-    return structure.unflatten(out)
+    return np.asarray(_sum(NamedSharding(mesh, PartitionSpec()), words_PW)).view(np.uint8)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _sum(replicated, words_PW):
+    return jax.lax.with_sharding_constraint(words_PW.sum(0), replicated)
 
 
 def broadcast(data: bytes) -> bytes:
@@ -159,7 +171,7 @@ def broadcast(data: bytes) -> bytes:
 
 
 def on_main(make):
-    """What process 0's make() returns, or raises, in every process; the others do not call it."""
+    """What make() returns or raises in process 0, in every process. The others do not call it."""
     if is_alone():
         return make()
     value = problem = None
@@ -175,8 +187,9 @@ def on_main(make):
 
 
 def release_freed_memory() -> None:
-    """Gives memory that was freed back to the system: glibc keeps it after arrays of many sizes,
-    200 MB and more.
+    """Returns freed memory to the system.
+
+    After arrays of many sizes, glibc keeps 200 MB and more.
     """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)

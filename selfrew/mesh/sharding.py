@@ -1,4 +1,6 @@
-"""The mesh, and the one table from logical axis to mesh axis. Layer 0."""
+"""The mesh, and the one table from logical axis to mesh axis."""
+
+import math
 
 import jax
 import numpy as np
@@ -19,34 +21,32 @@ RULES = {
 
 
 def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, devices=None) -> Mesh:
-    """A mesh of data × fsdp × tensor of the devices (None: this machine's), the first so many of
-    them.
+    """A mesh of the first data × fsdp × tensor of the devices (None: this machine's).
 
-    fsdp may be -1: as many as the other axes leave. Raises ValueError where that number does not
-    divide the number of devices, or some process would have none.
+    fsdp=-1 takes all devices that the other axes leave. Raises ValueError if the product does not
+    divide the number of devices, or if a process would have no device in the mesh.
     """
     devices = jax.devices() if devices is None else list(devices)
     fsdp = max(len(devices) // max(data * tensor, 1), 1) if fsdp == -1 else fsdp
     shape = (data, fsdp, tensor)
-    want = int(np.prod(shape))
-    if min(shape) < 1 or len(devices) % want:
+    needed = math.prod(shape)
+    name = f'a mesh of data={data}, fsdp={fsdp}, tensor={tensor}'
+    if min(shape) < 1 or len(devices) % needed:
         raise ValueError(
-            f'a mesh of data={data}, fsdp={fsdp}, tensor={tensor} needs {want} devices (each at least 1), and there '
-            f'are {len(devices)}; choose a mesh whose product divides {len(devices)}'
+            f'{name} needs {needed} devices (each at least 1), and there are {len(devices)}; '
+            f'choose a mesh whose product divides {len(devices)}'
         )
-    if jax.process_count() > 1 and want < len(devices):
+    if jax.process_count() > 1 and needed < len(devices):
         raise ValueError(
-            f'a mesh of data={data}, fsdp={fsdp}, tensor={tensor} leaves out devices; '
-            f'{jax.process_count()} processes want one of all {len(devices)}'
+            f'{name} leaves out devices; {jax.process_count()} processes want one of all '
+            f'{len(devices)}'
         )
     # Auto, not the default Explicit: linen does not know explicit axes.
     try:
-        return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[:want])
-    except NotImplementedError as problem:  # a TPU's torus, whose sides the axes must be made of
-        said = str(problem).split('. E.g.')[0]
-        raise ValueError(
-            f'a mesh of data={data}, fsdp={fsdp}, tensor={tensor} cannot be laid out: {said}'
-        ) from None
+        return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[:needed])
+    except NotImplementedError as problem:  # the axes do not fit the sides of the TPU's torus
+        reason = str(problem).split('. E.g.')[0]
+        raise ValueError(f'{name} cannot be laid out: {reason}') from None
 
 
 def of(mesh: Mesh, *names) -> NamedSharding:
@@ -55,16 +55,15 @@ def of(mesh: Mesh, *names) -> NamedSharding:
 
 
 def of_shape(mesh: Mesh, shape, names) -> NamedSharding:
-    """The sharding of an array of this shape; an axis that its mesh axes do not divide stays whole."""
+    """The sharding of an array of this shape; an axis that cannot be split evenly is replicated."""
 
-    def size(name):
-        return (
-            int(np.prod([mesh.shape[a] for a in np.atleast_1d(RULES[name])])) if RULES[name] else 1
-        )
+    pairs = zip(names, shape, strict=True)
+    return of(mesh, *(name if size % _shards(mesh, name) == 0 else None for name, size in pairs))
 
-    return of(
-        mesh, *(n if dim % size(n) == 0 else None for n, dim in zip(names, shape, strict=True))
-    )
+
+def _shards(mesh: Mesh, name) -> int:
+    """The number of shards that the rules ask for along a logical axis."""
+    return math.prod(mesh.shape[axis] for axis in np.atleast_1d(RULES[name])) if RULES[name] else 1
 
 
 def of_params(mesh: Mesh, shapes, names):
@@ -72,13 +71,13 @@ def of_params(mesh: Mesh, shapes, names):
     return jax.tree.map(lambda leaf, axes: of_shape(mesh, leaf.shape, axes), shapes, names)
 
 
-def constrain(mesh: Mesh | None, x, *names):
-    """`x` inside a compiled function, laid out as its axes' names say. Without a mesh, as it is."""
-    return (
-        x if mesh is None else jax.lax.with_sharding_constraint(x, of_shape(mesh, x.shape, names))
-    )
+def constrain(mesh: Mesh | None, array, *names):
+    """`array` inside a compiled function, sharded by its axis names; unchanged without a mesh."""
+    if mesh is None:
+        return array
+    return jax.lax.with_sharding_constraint(array, of_shape(mesh, array.shape, names))
 
 
 def row_shards(mesh: Mesh) -> int:
-    """Into how many parts the rows of a batch are split."""
+    """The number of shards that the rows of a batch are split into."""
     return mesh.shape['data'] * mesh.shape['fsdp']
