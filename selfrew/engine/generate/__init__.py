@@ -1,6 +1,10 @@
-"""The sampling engine: slots that are filled again as samples end. Layer 2.
+"""The sampling engine: a scheduler puts requests into slots and refills them as samples end.
 
-A request's tokens depend on its prompt, its key and the parameters alone, never on its batch mates.
+Import from it: generate, request_keys, values; journal (imported whole); for the planner also
+memory_plan, programs, scheduler.
+It imports: types, mesh, models.
+
+A request's tokens depend on its prompt, its key and the parameters only, never on other requests.
 """
 
 from selfrew.engine.generate.requests import generate, request_keys

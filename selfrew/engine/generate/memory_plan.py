@@ -1,4 +1,4 @@
-"""The sizes of a call's arrays, planned before it begins."""
+"""Plans the sizes of a call's arrays before it begins: slots, pages, the prefill pool."""
 
 import dataclasses
 
@@ -6,16 +6,12 @@ import jax.numpy as jnp
 
 from selfrew.mesh import buckets, sharding
 
-SLOTS, SLOTS_OF_A_CPU = 256, 128
-PAGE, PAGE_OF_A_CPU = (
-    128,
-    64,
-)  # tokens that lie together in the cache: a tile of a TPU; what a CPU's products want
+SLOTS, CPU_SLOTS = 256, 128
+PAGE_SIZE = 128  # tokens of a page: a tile of a TPU
+CPU_PAGE_SIZE = 64  # what suits a CPU's matrix products
 CACHE_SHARE = 0.3  # of a device's memory, for caches
-MIN_SHARED_PREFIX = (
-    64  # tokens with which all prompts begin, from which on they are read once for all
-)
-PREFILL_TOKENS = 1024  # tokens read together when prompts are
+MIN_SHARED_PREFIX = 64  # tokens; a shorter common prefix of all prompts gets no prefix cache
+PREFILL_TOKENS = 1024  # tokens of all prompts that are prefilled together
 
 
 def is_on_cpu(lm) -> bool:
@@ -23,115 +19,112 @@ def is_on_cpu(lm) -> bool:
 
 
 def is_single_cpu(lm) -> bool:
-    """Whether there is one device, a CPU: each layer's arrays lie by themselves, and slots get
-    fewer in the end.
+    """Whether the mesh is one CPU device. Then each layer has its own arrays, and the number of
+    slots shrinks as the last samples end.
     """
     return is_on_cpu(lm) and lm.mesh.size == 1
 
 
 def default_slots(lm, requests: int) -> int:
-    """How many slots there are, at most, for so many requests where nobody says: 256; on a CPU 128."""
-    return min(SLOTS_OF_A_CPU if is_on_cpu(lm) else SLOTS, buckets.next_power_of_two(requests))
+    """The most slots for this many requests, unless a caller sets it: 256, on a CPU 128."""
+    return min(CPU_SLOTS if is_on_cpu(lm) else SLOTS, buckets.next_power_of_two(requests))
 
 
 @dataclasses.dataclass(frozen=True)
 class MemoryPlan:
-    """The sizes of a call's arrays: they depend on all of its requests, not on how far it has come."""
+    """The sizes of a call's arrays. They depend on all of its requests, not on its progress."""
 
     slots: int
-    page: int  # tokens
+    page: int  # tokens of a page
     blocks: int  # pages that a slot may have
     limit: int  # tokens that a sample may have
-    shared: int  # tokens with which all prompts begin, in no slot's cache
-    prompts: int  # read together, rows of the pool
-    chunk: int  # tokens of them that are read at a time
-    pool: int  # columns of the pool
+    shared: int  # tokens of the prefix that all prompts share; they are in the prefix cache only
+    prompts: int  # rows of the prefill pool: prompts that are prefilled together
+    chunk: int  # tokens of each of them that one call of prefill reads
+    pool: int  # columns of the prefill pool
     bytes: int  # of all caches, on one device
 
 
 def column_bytes(lm) -> int:
-    """What one column of one row of the cache takes on a device, which holds its share of the
-    heads.
-    """
+    """Bytes of one cache column of one row on a device, which holds its share of the heads."""
     c, parts = lm.config, lm.mesh.shape['tensor']
     heads = c.kv_heads // parts if c.kv_heads % parts == 0 else c.kv_heads
     return 2 * c.layers * heads * c.head_dim * jnp.dtype(lm.cache_dtype).itemsize
 
 
 def cache_budget(lm) -> float:
-    """Bytes that caches may take on a device: what the config says; else CACHE_SHARE of its memory,
-    or 4 GiB of a host's.
+    """Bytes that caches may take on a device: lm.cache_gib if it is set, else CACHE_SHARE of the
+    device's memory, or 4 GiB where the device does not report its memory.
     """
     if lm.cache_gib is not None:
         return lm.cache_gib * 2**30
-    limit = (
-        (lm.mesh.local_devices[0].memory_stats() or {}).get('bytes_limit')
-        if lm.mesh.local_devices
-        else None
-    )
-    return CACHE_SHARE * limit if limit else 4 * 2**30
+    devices = lm.mesh.local_devices
+    memory = (devices[0].memory_stats() or {}).get('bytes_limit') if devices else None
+    return CACHE_SHARE * memory if memory else 4 * 2**30
 
 
 def plan(
     lm, lengths, limits, distinct: int, *, slots: int, shared: int = 0, memory: float
 ) -> MemoryPlan:
-    """The layout for requests whose prompts have these lengths and whose samples may have so many
-    tokens.
+    """The sizes for requests with these prompts and limits.
 
     Args:
-      lengths, limits: ints, of each request. distinct: how many of the prompts differ.
-      slots: at most so many. shared: tokens with which all prompts begin.
+      lengths: tokens of each request's prompt.
+      limits: tokens that each request's sample may have.
+      distinct: number of different prompts.
+      slots: at most this many.
+      shared: tokens of the prefix that all prompts share.
       memory: bytes that the caches may take on a device.
-    Raises ValueError, with the numbers, where not even one slot for each part of the mesh fits.
+    Raises ValueError, with the numbers, where not even one slot per row shard of the mesh fits.
     """
-    split, a_column = sharding.row_shards(lm.mesh), column_bytes(lm)
-    longest = max(a - 1 - shared + b for a, b in zip(lengths, limits))
-    page = PAGE
-    if is_on_cpu(
-        lm
-    ):  # of little, one page each: there, what pages cost is more than what they spare
-        page = buckets.round_up(longest, 32) if longest <= 2 * PAGE_OF_A_CPU else PAGE_OF_A_CPU
-    context = max(lengths) - 1 - shared  # a prompt's last token is read in its slot
+    shards, per_column = sharding.row_shards(lm.mesh), column_bytes(lm)
+    longest = max(length - 1 - shared + limit for length, limit in zip(lengths, limits))
+    page = _page_size(lm, longest)
+    blocks = buckets.bucket(-(-longest // page))
+    context = max(lengths) - 1 - shared  # the slot itself reads a prompt's last token
     chunk = max(min(buckets.round_up(context, 16), 64 if context <= 256 else 256), 1)
     pool = buckets.round_up(buckets.round_up(max(context, 1), chunk), page)
-    prompts = buckets.round_up(
-        min(buckets.next_power_of_two(distinct), max(PREFILL_TOKENS // chunk, 1)), split
-    )
-    blocks = buckets.bucket(-(-longest // page))
-    wanted = buckets.round_up(min(slots, buckets.next_power_of_two(len(lengths))), split)
-    fixed = (2 * prompts // split * pool + shared + page) * a_column
-    a_slot = (
-        blocks * page * a_column * (1 if is_single_cpu(lm) else 1.5)
-    )  # while it grows, both caches
-    fit = int((memory - fixed) // a_slot) * split
-    if fit < split:
-        gib = lambda n: f'{n / 2**30:.3g} GiB'
+    most_prompts = max(PREFILL_TOKENS // chunk, 1)
+    prompts = buckets.round_up(min(buckets.next_power_of_two(distinct), most_prompts), shards)
+    wanted = buckets.round_up(min(slots, buckets.next_power_of_two(len(lengths))), shards)
+    # Two pools, the prefix cache and the page that belongs to no slot.
+    fixed_bytes = (2 * prompts // shards * pool + shared + page) * per_column
+    copies = 1 if is_single_cpu(lm) else 1.5  # the old and the new cache, while it grows
+    slot_bytes = blocks * page * per_column * copies
+    fitting = int((memory - fixed_bytes) // slot_bytes) * shards
+    if fitting < shards:
         raise ValueError(
-            f'a slot of {blocks * page} tokens takes {gib(a_slot)} of a device, prompts that are being read '
-            f'{gib(fixed)}, and the cache may take {gib(memory)}: raise model.cache_gib, lower max_tokens '
-            f'({max(limits)}; prompts have up to {max(lengths)}), take model.cache=bfloat16 or a larger mesh'
+            f'a slot of {blocks * page} tokens takes {_gib(slot_bytes)} of a device, prefilling '
+            f'prompts takes {_gib(fixed_bytes)}, and the cache may take {_gib(memory)}: '
+            f'raise model.cache_gib, lower max_tokens ({max(limits)}; prompts have up to '
+            f'{max(lengths)}), set model.cache=bfloat16 or use a larger mesh'
         )
-    rows = min(wanted, fit)
-    return MemoryPlan(
-        rows,
-        page,
-        blocks,
-        buckets.bucket(max(limits), 16),
-        shared,
-        prompts,
-        chunk,
-        pool,
-        int(fixed + rows // split * a_slot),
-    )
+    rows = min(wanted, fitting)
+    limit = buckets.bucket(max(limits), 16)
+    size = int(fixed_bytes + rows // shards * slot_bytes)
+    return MemoryPlan(rows, page, blocks, limit, shared, prompts, chunk, pool, size)
+
+
+def _page_size(lm, longest: int) -> int:
+    """Tokens of a page. On a CPU short samples have one page each: there, paging costs more time
+    than it saves memory.
+    """
+    if not is_on_cpu(lm):
+        return PAGE_SIZE
+    return buckets.round_up(longest, 32) if longest <= 2 * CPU_PAGE_SIZE else CPU_PAGE_SIZE
+
+
+def _gib(size: float) -> str:
+    return f'{size / 2**30:.3g} GiB'
 
 
 def shared_prefix_length(prompts) -> int:
-    """With how many tokens all prompts begin, of those before the last, in steps of 32; 0 where it
-    does not pay.
+    """Tokens of the prefix that all prompts share, without any prompt's last token, in steps of 32.
+
+    0 where it is shorter than MIN_SHARED_PREFIX and a prefix cache does not pay.
     """
-    first, last = min(prompts), max(prompts)  # what these two share, all between them share
-    same = next(
-        (i for i, (a, b) in enumerate(zip(first, last)) if a != b), min(len(first), len(last))
-    )
-    same = min(same, min(map(len, prompts)) - 1) // 32 * 32
-    return same if same >= MIN_SHARED_PREFIX else 0
+    first, last = min(prompts), max(prompts)  # all prompts share what these two share
+    pairs = enumerate(zip(first, last))
+    common = next((i for i, (a, b) in pairs if a != b), min(len(first), len(last)))
+    common = min(common, min(map(len, prompts)) - 1) // 32 * 32
+    return common if common >= MIN_SHARED_PREFIX else 0

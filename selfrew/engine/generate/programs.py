@@ -1,9 +1,9 @@
-"""The device's side: slots that samples are made in, and the three programs that work on them.
+"""The device's side of sampling: the slots, and the programs that work on them.
 
-A slot holds one sample. The cache of its tokens, from its prompt's first on, lies in pages, of
-which it gets more as it grows; which they are is the host's to know. With so many slots, what is
-computed in one depends on nothing that happens in another, to the last bit, so a sample may be made
-in any slot, next to any other, in any pages, at any time.
+A slot holds one sample. Its tokens' cache, from the first one of its prompt on, lies in pages, and
+it gets more of them as the sample grows; the host's page table knows which. With a given number of
+slots, what is computed in one depends on nothing in the others, to the last bit. So a sample may be
+made in any slot, beside any others, in any pages, at any time.
 """
 
 import functools
@@ -18,45 +18,38 @@ from selfrew.models import attention, decoder
 
 
 class SlotRequest(NamedTuple):
-    """What is asked of each slot's sample; [A] of it come to as many slots when samples are let in."""
+    """The request in each of S slots; `insert` takes those of A slots."""
 
     key: Any  # [S _] uint32, the data of its key
-    token: Any  # [S] int32, its prompt's last token
-    filled: Any  # [S] int32, its prompt's other tokens, but for those that all prompts share
-    limit: Any  # [S] int32, tokens that it may have
+    token: Any  # [S] int32, the last token: the prompt's, later the last one sampled
+    filled: Any  # [S] int32, tokens in the slot's pages: at first the prompt's without prefix, last
+    limit: Any  # [S] int32, tokens that the sample may have
     temperature: Any  # [S] float32; this and the next three: see token_sampling.sample_tokens
     top_k: Any  # [S] int32
     top_p: Any  # [S] float32
     min_p: Any  # [S] float32
-    ends: Any  # [S E] int32, tokens that end it; -1 where there are fewer
+    ends: Any  # [S E] int32, tokens that end the sample, padded with -1
 
 
-KINDS = (
-    'uint32',
-    'int32',
-    'int32',
-    'int32',
-    'float32',
-    'int32',
-    'float32',
-    'float32',
-    'int32',
-)  # of Ask's fields
+# The dtypes of its fields.
+REQUEST_DTYPES = SlotRequest(
+    *('uint32', 'int32', 'int32', 'int32', 'float32', 'int32', 'float32', 'float32', 'int32')
+)
 
 
 class Slots(NamedTuple):
-    cache: tuple  # of dicts, see `empty_cache`: its rows are pages
-    ask: SlotRequest  # its token is the last one drawn, filled how many columns are in use
-    produced: Any  # [S] int32
+    cache: tuple  # of dicts, see `empty_cache`; its rows are pages
+    request: SlotRequest
+    token_count: Any  # [S] int32, tokens sampled so far
     active: Any  # [S] bool
-    tokens: Any  # [S T] int32, what has been produced
+    tokens: Any  # [S T] int32, those sampled so far
     logp: Any  # [S T] float32, of each under the raw distribution, in nats
 
 
 def empty_cache(module, dtype, rows: int, columns: int) -> tuple:
-    """An empty one: dicts of 'k' [X rows K H columns] and 'v' [X rows K columns H], X the layers.
+    """Zeros: dicts of 'k' [X rows K H columns] and 'v' [X rows K columns H].
 
-    One of all layers, or of an unstacked module one of each layer, X = 1.
+    One dict with all layers, X = layers; of an unstacked module one for each layer, X = 1.
     """
     c = module.config
     stacks, layers = (1, c.layers) if module.stacked else (c.layers, 1)
@@ -67,40 +60,41 @@ def empty_cache(module, dtype, rows: int, columns: int) -> tuple:
     )
 
 
-def _pinned(module, slots: Slots) -> Slots:
-    """The slots as they lie: caches split, and what is small on every device, for each process
-    reads it.
+def _constrain_slots(module, slots: Slots) -> Slots:
+    """The slots with their shardings: the cache split, everything else replicated, since each
+    process reads it.
     """
-    kept, *rest = slots
-    whole = jax.tree.map(lambda x: sharding.constrain(module.mesh, x, *[None] * x.ndim), rest)
-    return Slots(tuple(attention.constrain_cache(stack, module.mesh) for stack in kept), *whole)
+    cache, *rest = slots
+    replicated = jax.tree.map(lambda x: sharding.constrain(module.mesh, x, *[None] * x.ndim), rest)
+    return Slots(tuple(attention.constrain_cache(part, module.mesh) for part in cache), *replicated)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=5)
-def prefill(module, params, tokens_RL, start, shared, cache):
-    """The cache with the next L tokens of each prompt, in the columns from `start` on.
+def prefill(module, params, tokens_RL, start, prefix, cache):
+    """The prefill pool's cache with the next L tokens of each prompt, from column `start` on.
 
-    Rows whose prompt is shorter hold anything behind it. A prompt read in pieces does not stall the
-    slots.
+    prefix: the prefix cache, or None. Rows whose prompt is shorter hold arbitrary values after it.
     """
     R, L = tokens_RL.shape
-    P = shared[0]['k'].shape[3] if shared else 0
+    P = prefix[0]['k'].shape[3] if prefix else 0
     position_RL = jnp.broadcast_to(P + start + jnp.arange(L)[None, :], (R, L))
-    mask_RLC = _upto(P + cache[0]['k'].shape[4], position_RL)
-    return module.apply({'params': params}, tokens_RL, position_RL, mask_RLC, cache, start, shared)[
-        1
-    ]
+    mask_RLC = _causal_mask(P + cache[0]['k'].shape[4], position_RL)
+    variables = {'params': params}
+    return module.apply(variables, tokens_RL, position_RL, mask_RLC, cache, start, prefix)[1]
 
 
-def _upto(columns: int, position_RL):
+def _causal_mask(columns: int, position_RL):
     return jnp.arange(columns)[None, None, :] <= position_RL[:, :, None]
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def as_prefix_cache(module, cache) -> tuple:
-    """What was read in one row, as what all rows begin with."""
-    lay = lambda x: sharding.constrain(module.mesh, x[:, 0], None, 'kv', None, None)
-    return tuple({name: lay(x) for name, x in one.items()} for one in cache)
+    """The prefix cache, 'k' [X K H P] and 'v' [X K P H], from a cache of one row that holds it."""
+
+    def first_row(x):
+        return sharding.constrain(module.mesh, x[:, 0], None, 'kv', None, None)
+
+    return tuple({name: first_row(x) for name, x in part.items()} for part in cache)
 
 
 @functools.partial(
@@ -111,127 +105,153 @@ def as_prefix_cache(module, cache) -> tuple:
 def empty_slots(module, dtype, *, rows, pages, page, limit, ends, words) -> Slots:
     """Slots without samples.
 
-    pages: how many there are, of `page` tokens each. limit: the longest sample. ends: how many
-      tokens may end one.
-    words: of a key's data.
+    Args:
+      rows: number of slots.
+      pages: number of pages, of `page` tokens each.
+      limit: tokens of the longest sample.
+      ends: the most end tokens of a request.
+      words: uint32 words of a key's data.
     """
-    i32, f32 = (
-        functools.partial(_zeros, rows, jnp.int32),
-        functools.partial(_zeros, rows, jnp.float32),
-    )
-    ask = SlotRequest(
-        _zeros(rows, jnp.uint32, words), i32(), i32(), i32(), f32(), i32(), f32(), f32(), i32(ends)
-    )
-    return _pinned(
-        module,
-        Slots(
-            empty_cache(module, dtype, pages, page), ask, i32(), i32() > 0, i32(limit), f32(limit)
-        ),
-    )
 
+    def zeros(dtype, *shape):
+        return jnp.zeros((rows, *shape), dtype)
 
-def _zeros(rows, kind, *shape):
-    return jnp.zeros((rows, *shape), kind)
+    i32, f32 = jnp.int32, jnp.float32
+    request = SlotRequest(
+        key=zeros(jnp.uint32, words),
+        token=zeros(i32),
+        filled=zeros(i32),
+        limit=zeros(i32),
+        temperature=zeros(f32),
+        top_k=zeros(i32),
+        top_p=zeros(f32),
+        min_p=zeros(f32),
+        ends=zeros(i32, ends),
+    )
+    cache, count = empty_cache(module, dtype, pages, page), zeros(i32)
+    tokens, logp = zeros(i32, limit), zeros(f32, limit)
+    return _constrain_slots(module, Slots(cache, request, count, count > 0, tokens, logp))
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
-def insert(module, slots: Slots, pool, slot_A, row_A, page_AB, ask_A: SlotRequest) -> Slots:
-    """The slots with new samples in `slot`, their prompts from rows of the pool; what is beyond the
-    last is dropped.
+def insert(module, slots: Slots, pool, slot_A, row_A, page_AB, request_A: SlotRequest) -> Slots:
+    """The slots with new requests in `slot`, their prompts copied from rows of the prefill pool.
 
-    page: of each stretch of the row, counted over the whole cache; 0: nowhere.
+    slot: one beyond the last slot is dropped. page: where each page-sized stretch of the row goes,
+    numbered over the whole cache; 0: nowhere.
     """
-    put = lambda x, new: x.at[slot_A].set(new, mode='drop')
-    copied = functools.partial(_copied, module.mesh, row_A=row_A, page_AB=page_AB)
-    fresh = jax.tree.map(put, slots.ask, ask_A), put(slots.produced, 0), put(slots.active, True)
-    return _pinned(
-        module, Slots(tuple(map(copied, slots.cache, pool)), *fresh, slots.tokens, slots.logp)
-    )
+
+    def put(x, new):
+        return x.at[slot_A].set(new, mode='drop')
+
+    copy = functools.partial(_copy_rows, module.mesh, row_A=row_A, page_AB=page_AB)
+    request = jax.tree.map(put, slots.request, request_A)
+    count, active = put(slots.token_count, 0), put(slots.active, True)
+    cache = tuple(map(copy, slots.cache, pool))
+    return _constrain_slots(module, Slots(cache, request, count, active, slots.tokens, slots.logp))
 
 
-def _copied(mesh, held, pool, *, row_A, page_AB):
+def _copy_rows(mesh, part, pool, *, row_A, page_AB):
     """A part of the cache with rows of the pool in its pages."""
-    (A, B), (X, _, K, H, W) = page_AB.shape, held['k'].shape
+    (A, B), (X, _, K, H, W) = page_AB.shape, part['k'].shape
     if not attention.writes_in_place(mesh):
         k = pool['k'][:, row_A].reshape(X, A, K, H, B, W).transpose(0, 1, 4, 2, 3, 5)
         v = pool['v'][:, row_A].reshape(X, A, K, B, W, H).transpose(0, 1, 3, 2, 4, 5)
-        return {'k': held['k'].at[:, page_AB].set(k), 'v': held['v'].at[:, page_AB].set(v)}
+        return {'k': part['k'].at[:, page_AB].set(k), 'v': part['v'].at[:, page_AB].set(v)}
 
-    def one(i, held):
-        a, b, out = i // B, i % B, {}
+    def copy_page(index, part):
+        request, block, copied = index // B, index % B, {}
         for name, axis in (('k', 4), ('v', 3)):
-            row = jax.lax.dynamic_slice_in_dim(pool[name], row_A[a], 1, axis=1)
-            page = jax.lax.dynamic_slice_in_dim(row, b * W, W, axis)
-            out[name] = jax.lax.dynamic_update_slice_in_dim(held[name], page, page_AB[a, b], axis=1)
-        return out
+            row = jax.lax.dynamic_slice_in_dim(pool[name], row_A[request], 1, axis=1)
+            page = jax.lax.dynamic_slice_in_dim(row, block * W, W, axis)
+            copied[name] = jax.lax.dynamic_update_slice_in_dim(
+                part[name], page, page_AB[request, block], axis=1
+            )
+        return copied
 
-    return jax.lax.fori_loop(0, A * B, one, held)
+    return jax.lax.fori_loop(0, A * B, copy_page, part)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def move_pages(module, part, page_DP) -> dict:
-    """A part of the cache with other pages: of each of D parts of the mesh these of its own, [D P]."""
+    """A part of the cache with its pages rearranged: new page p of the d-th part of the mesh takes
+    over the content of that part's old page page[d, p].
+    """
     D = len(page_DP)
-    pick = jax.vmap(lambda x, ids: x[:, ids], in_axes=(1, 0), out_axes=1)
-    apart = lambda x: x.reshape(x.shape[0], D, -1, *x.shape[2:])
-    joined = lambda x: x.reshape(x.shape[0], -1, *x.shape[3:])
-    return attention.constrain_cache(
-        {name: joined(pick(apart(x), page_DP)) for name, x in part.items()}, module.mesh
-    )
+    take = jax.vmap(lambda x, ids: x[:, ids], in_axes=(1, 0), out_axes=1)
+
+    def move(x):
+        moved = take(x.reshape(x.shape[0], D, -1, *x.shape[2:]), page_DP)
+        return moved.reshape(moved.shape[0], -1, *moved.shape[3:])
+
+    return attention.constrain_cache({name: move(x) for name, x in part.items()}, module.mesh)
 
 
 @jax.jit
 def select_slots(slots: Slots, slot_S) -> Slots:
-    """Some of the slots; their cache aside."""
+    """These of the slots; the cache must be left out, as ()."""
     return jax.tree.map(lambda x: x[slot_S], slots)
 
 
-def decode_step(module, params, shared, slots: Slots, pages) -> Slots:
-    """Each slot's last token read and the next one drawn; nothing changes in slots that are not
-    active.
+def decode_step(module, params, prefix, slots: Slots, pages) -> Slots:
+    """Reads each slot's last token and samples the next one; inactive slots stay as they are.
 
-    pages: attention.Pages, `filled` aside, with room for the token.
+    prefix: the prefix cache, or None.
+    pages: paged_attention.Pages without `filled`, with room for the token.
     """
-    ask, S = slots.ask, len(slots.active)
-    P = shared[0]['k'].shape[3] if shared else 0
-    position_S1 = P + ask.filled[:, None]
-    mask_S1C = _upto(P + pages.table.shape[1] * slots.cache[0]['k'].shape[4], position_S1)
-    # Read into the column behind those in use; a slot that is not active never comes to read it.
-    hidden_S1D, kept = module.apply(
+    request, S = slots.request, len(slots.active)
+    P = prefix[0]['k'].shape[3] if prefix else 0
+    position_S1 = P + request.filled[:, None]
+    columns = P + pages.table.shape[1] * slots.cache[0]['k'].shape[4]
+    # The token goes into the column after those in use. An inactive slot never reads that column.
+    hidden_S1D, cache = module.apply(
         {'params': params},
-        ask.token[:, None],
+        request.token[:, None],
         position_S1,
-        mask_S1C,
+        _causal_mask(columns, position_S1),
         slots.cache,
-        pages._replace(filled=ask.filled),
-        shared,
+        pages._replace(filled=request.filled),
+        prefix,
     )
-    key_S = jax.random.wrap_key_data(ask.key)
-    uniform_S = jax.vmap(lambda k, t: jax.random.uniform(jax.random.fold_in(k, t)))(
-        key_S, slots.produced
+    key_S = jax.random.wrap_key_data(request.key)
+    uniform_S = jax.vmap(lambda key, count: jax.random.uniform(jax.random.fold_in(key, count)))(
+        key_S, slots.token_count
     )
     logits_SV = decoder.logits(module, params, hidden_S1D[:, 0])
     token_S, logp_S = token_sampling.sample_tokens(
-        logits_SV, uniform_S, ask.temperature, ask.top_k, ask.top_p, ask.min_p
+        logits_SV, uniform_S, request.temperature, request.top_k, request.top_p, request.min_p
     )
-    live_S = slots.active
-    next_S = jnp.where(live_S, slots.produced, slots.tokens.shape[1])
-    put = lambda x, new: x.at[jnp.arange(S), next_S].set(new, mode='drop')
-    produced_S = slots.produced + live_S
-    over_S = jnp.any(token_S[:, None] == ask.ends, axis=1) | (produced_S >= ask.limit)
-    ask = ask._replace(token=jnp.where(live_S, token_S, ask.token), filled=ask.filled + live_S)
-    made = put(slots.tokens, token_S), put(slots.logp, logp_S)
-    return _pinned(module, Slots(kept, ask, produced_S, live_S & ~over_S, *made))
+    active_S = slots.active
+    place_S = jnp.where(active_S, slots.token_count, slots.tokens.shape[1])
+
+    def put(x, new):
+        return x.at[jnp.arange(S), place_S].set(new, mode='drop')
+
+    count_S = slots.token_count + active_S
+    ended_S = jnp.any(token_S[:, None] == request.ends, axis=1) | (count_S >= request.limit)
+    last_S = jnp.where(active_S, token_S, request.token)
+    request = request._replace(token=last_S, filled=request.filled + active_S)
+    tokens, logp = put(slots.tokens, token_S), put(slots.logp, logp_S)
+    slots = Slots(cache, request, count_S, active_S & ~ended_S, tokens, logp)
+    return _constrain_slots(module, slots)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=3)
-def decode(module, params, shared, slots: Slots, pages, wanted_S, floor, most) -> Slots:
-    """The slots after at most `most` steps; after fewer once no more than `floor` are active.
+def decode(module, params, prefix, slots: Slots, pages, busy_S, active_floor, max_steps) -> Slots:
+    """The slots after `max_steps` decode steps, or fewer.
 
-    pages: see `step`, with room for so many tokens. wanted: [S] bool; what the host wants no more
-      of stops.
+    pages: see `decode_step`, with room for `max_steps` tokens.
+    busy: [S] bool; other slots become inactive.
+    active_floor: it stops once no more slots than this are active.
     """
-    going = lambda carry: (carry[0] < most) & (jnp.sum(carry[1].active) > floor)
-    one = lambda carry: (carry[0] + 1, decode_step(module, params, shared, carry[1], pages))
-    slots = slots._replace(active=slots.active & wanted_S)
-    return _pinned(module, jax.lax.while_loop(going, one, (jnp.int32(0), slots))[1])
+
+    def goes_on(carry):
+        step, slots = carry
+        return (step < max_steps) & (jnp.sum(slots.active) > active_floor)
+
+    def advance(carry):
+        step, slots = carry
+        return step + 1, decode_step(module, params, prefix, slots, pages)
+
+    slots = slots._replace(active=slots.active & busy_S)
+    return _constrain_slots(module, jax.lax.while_loop(goes_on, advance, (jnp.int32(0), slots))[1])

@@ -1,0 +1,140 @@
+"""The slots on the device, with their paged cache and its page table."""
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+
+from selfrew.engine.generate import memory_plan, prefill, programs
+from selfrew.engine.generate.page_table import PageTable
+from selfrew.mesh import processes, sharding
+from selfrew.models import decoder
+
+SMALL_CACHE_BYTES = 16 * 2**20  # a cache up to this size is allocated in full at once
+
+
+class Insertion(NamedTuple):
+    """A request that goes into a slot."""
+
+    slot: int
+    row: int  # of the prefill pool, where its prompt is
+    request: programs.SlotRequest  # of host values
+
+
+class DeviceSlots:
+    """The slots of one call: `state` on the device, and the page table of its cache.
+
+    The cache has half of all pages that the slots may have, or all of them.
+    """
+
+    def __init__(self, lm, params, plan: memory_plan.MemoryPlan, requests, first_tokens_S):
+        """first_tokens: [S] tokens that each slot will hold after its first burst."""
+        if memory_plan.is_single_cpu(lm):
+            params = decoder.unstack(lm.module, params)
+            lm = dataclasses.replace(lm, module=lm.module.clone(stacked=False))
+        self.lm, self.params, self._plan = lm, params, plan
+        prefix = requests[0].prompt[: plan.shared]
+        self.prefix_cache = prefill.make_prefix_cache(lm, params, prefix)
+        self.max_ends = max(1, *(len(request.options.ends) for request in requests))
+        shards = sharding.row_shards(lm.mesh)
+        self.pages = PageTable(plan.slots, plan.blocks, plan.page, 1, shards)
+        small = SMALL_CACHE_BYTES // (plan.page * memory_plan.column_bytes(lm))
+        needed = self.pages.pages_needed(self.pages.pages_of(first_tokens_S))
+        count = self._round_pages(max(needed, min(self._all_pages(), small)))
+        self.pages.repack(np.arange(plan.slots), count)
+        self.state = programs.empty_slots(
+            lm.module,
+            lm.cache_dtype,
+            rows=plan.slots,
+            pages=self.pages.total_pages,
+            page=plan.page,
+            limit=plan.limit,
+            ends=self.max_ends,
+            words=len(requests[0].key_words),
+        )
+
+    # --- pages ---
+
+    @property
+    def has_all_pages(self) -> bool:
+        """Whether the cache cannot grow any more."""
+        return self.pages.pages == self._all_pages()
+
+    def _all_pages(self, slots: int | None = None) -> int:
+        """Pages of each part of the mesh with which every slot has all that it may have."""
+        slots = len(self.pages.table) if slots is None else slots
+        return 1 + slots // self.pages.parts * self._plan.blocks
+
+    def _round_pages(self, needed: int) -> int:
+        """Half of all pages if that is enough, else all of them."""
+        half = -(-self._all_pages() // 2)
+        return half if needed <= half else self._all_pages()
+
+    def reserve(self, tokens_S) -> None:
+        """Gives each slot pages for this many tokens, and grows the cache where it has too few."""
+        blocks_S = self.pages.pages_of(tokens_S)
+        needed = self.pages.pages_needed(blocks_S)
+        if needed > self.pages.pages:
+            self._repack(np.arange(len(blocks_S)), self._round_pages(needed))
+        for slot in np.flatnonzero(blocks_S > self.pages.allocated).tolist():
+            self.pages.allocate(slot, blocks_S[slot])
+
+    def _repack(self, slots, pages: int) -> None:
+        source, parts = self.pages.repack(slots, pages), list(self.state.cache)
+        self.state = self.state._replace(cache=())
+        for i in range(len(parts)):  # one by one: only one part is in memory twice
+            parts[i] = programs.move_pages(self.lm.module, parts[i], source)
+        self.state = self.state._replace(cache=tuple(parts))
+        processes.release_freed_memory()
+
+    def select(self, slots) -> None:
+        """Keeps only these slots. The others must have no pages."""
+        self._repack(slots, min(self.pages.pages, self._all_pages(len(slots))))
+        cache = self.state.cache
+        rest = programs.select_slots(self.state._replace(cache=()), slots.astype(np.int32))
+        self.state = rest._replace(cache=cache)
+
+    # --- samples ---
+
+    def insert(self, insertions: list[Insertion], batch: int, pool_cache) -> None:
+        """Puts requests into slots, `batch` in each call of the program.
+
+        pool_cache: of the prefill pool with their prompts; None where all of them are replayed.
+        """
+        if pool_cache is None:
+            sizes = self._plan.prompts, self._plan.pool
+            pool_cache = prefill.empty_pool(self.lm.module, self.lm.cache_dtype, *sizes)
+        for start in range(0, len(insertions), batch):
+            self._insert_batch(insertions[start : start + batch], batch, pool_cache)
+
+    def _insert_batch(self, insertions: list[Insertion], batch: int, pool_cache) -> None:
+        slots = [insertion.slot for insertion in insertions]
+        rows = [insertion.row for insertion in insertions]
+        requests = [insertion.request for insertion in insertions]
+        padding, blocks = batch - len(slots), self._plan.pool // self._plan.page
+        columns = zip(*requests, *requests[:1] * padding)
+        request = programs.SlotRequest(*map(np.array, columns, programs.REQUEST_DTYPES))
+        pages = np.zeros((batch, blocks), np.int32)
+        pages[: len(slots)] = [self.pages.global_pages(slot, blocks) for slot in slots]
+        row = np.array(rows + [0] * padding, np.int32)
+        # The slot of the padding is beyond the last one, so it is dropped.
+        slot = np.array(slots + [len(self.pages.table)] * padding, np.int32)
+        self.state = programs.insert(
+            self.lm.module, self.state, pool_cache, slot, row, pages, request
+        )
+
+    def decode(self, busy_S, active_floor: int, max_steps: int) -> tuple[np.ndarray, np.ndarray]:
+        """Runs decode steps, see programs.decode. Returns each slot's number of tokens and whether
+        it is still active, both [S].
+        """
+        self.state = programs.decode(
+            self.lm.module,
+            self.params,
+            self.prefix_cache,
+            self.state,
+            self.pages.device_arrays(),
+            busy_S,
+            np.int32(active_floor),
+            np.int32(max_steps),
+        )
+        return np.asarray(self.state.token_count), np.asarray(self.state.active)

@@ -1,0 +1,72 @@
+"""Prefill on the host's side: distinct prompts in a pool, and the prefix that all of them share."""
+
+import collections
+import functools
+
+import jax
+import numpy as np
+
+from selfrew.engine.generate import memory_plan, programs
+
+empty_pool = functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))(programs.empty_cache)
+
+
+def group_by_prompt(requests) -> list[tuple[tuple, list[int]]]:
+    """(Prompt, indices of its requests) of each distinct prompt, the longest first: prompts of
+    similar length are prefilled together.
+    """
+    groups = collections.defaultdict(list)
+    for i, request in enumerate(requests):
+        groups[request.prompt].append(i)
+    return sorted(groups.items(), key=lambda group: -len(group[0]))
+
+
+def make_prefix_cache(lm, params, tokens):
+    """The prefix cache of the tokens that all prompts begin with, or None without any."""
+    if not tokens:
+        return None
+    cache = empty_pool(lm.module, lm.cache_dtype, 1, len(tokens))
+    chunk = next(size for size in (256, 128, 64, 32) if len(tokens) % size == 0)
+    for start in range(0, len(tokens), chunk):
+        tokens_1L = lm.replicate(np.array([tokens[start : start + chunk]], np.int32))
+        cache = programs.prefill(lm.module, params, tokens_1L, np.int32(start), None, cache)
+    return programs.as_prefix_cache(lm.module, cache)
+
+
+class PrefillPool:
+    """Distinct prompts that are prefilled together, a chunk of each at a time.
+
+    Decode steps can run between the chunks, so a long prompt does not stall the slots.
+    """
+
+    def __init__(self, lm, plan: memory_plan.MemoryPlan, groups, is_replay: bool):
+        """groups: [(prompt, indices of its requests)]. is_replay: all requests have a recorded
+        response, so the chunks are counted and not computed.
+        """
+        self.groups, self._lm = groups, lm
+        self._start, self._chunk = 0, plan.chunk
+        self._longest = max(len(prompt) for prompt, _ in groups) - 1 - plan.shared
+        self._tokens = np.full((plan.prompts, plan.pool), lm.text.pad, np.int32)
+        for row, (prompt, _) in enumerate(groups):
+            suffix = prompt[plan.shared : -1]
+            self._tokens[row, : len(suffix)] = suffix
+        sizes = plan.prompts, plan.pool
+        self.cache = None if is_replay else empty_pool(lm.module, lm.cache_dtype, *sizes)
+
+    @property
+    def is_done(self) -> bool:
+        return self._start >= self._longest
+
+    def read_chunk(self, params, prefix_cache) -> None:
+        """Prefills the next chunk of each prompt."""
+        if self.cache is not None:
+            chunk = self._tokens[:, self._start : self._start + self._chunk]
+            self.cache = programs.prefill(
+                self._lm.module,
+                params,
+                self._lm.place_rows(chunk),
+                np.int32(self._start),
+                prefix_cache,
+                self.cache,
+            )
+        self._start += self._chunk

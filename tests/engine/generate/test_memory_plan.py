@@ -1,0 +1,47 @@
+"""There are as many slots as the memory holds, by bytes counted by hand."""
+
+import dataclasses
+import functools
+
+import pytest
+from sampling_toys import sample
+from toys import BOS, toy
+
+from selfrew.engine.generate import memory_plan
+
+
+def test_slots_are_as_many_as_the_memory_holds():
+    lm, _ = toy()
+    # A column has keys and values of 2 layers, 2 heads of 8, 4 bytes each.
+    assert memory_plan.column_bytes(lm) == 2 * 2 * 2 * 8 * 4 == 256
+    plan = functools.partial(memory_plan.plan, lm, [21] * 40, [12] * 40, 40, slots=32)
+    # A prompt's 20 tokens are prefilled in one chunk of 32; with 12 sampled ones they fill a page.
+    roomy = plan(memory=1e9)
+    assert (roomy.slots, roomy.page, roomy.blocks) == (32, 32, 1)
+    assert (roomy.pool, roomy.chunk, roomy.limit) == (32, 32, 16)
+    fixed = (2 * roomy.prompts + 1) * 32 * 256  # two pools, and the page that belongs to no slot
+    assert roomy.bytes == fixed + 32 * 32 * 256
+    assert plan(memory=fixed + 7.9 * 32 * 256).slots == 7
+    too_small = r'a slot of 32 tokens takes 7.63e-06 GiB .* raise model.cache_gib'
+    with pytest.raises(ValueError, match=too_small):
+        plan(memory=fixed + 0.9 * 32 * 256)
+
+
+def test_each_device_has_its_share_of_heads_and_rows():
+    """One of the two heads, and a fourth of the rows: slots come in fours."""
+    lm, _ = toy(tensor=2, fsdp=4)
+    assert memory_plan.column_bytes(lm) == 128
+    assert memory_plan.plan(lm, [21] * 40, [12] * 40, 40, slots=30, memory=1e9).slots == 32
+
+
+def test_a_cache_that_does_not_fit_is_refused():
+    lm, params = toy()
+    with pytest.raises(ValueError, match='the cache may take 1e-06 GiB'):
+        sample(dataclasses.replace(lm, cache_gib=1e-6), params, [[BOS, 5]])
+
+
+def test_the_shared_prefix_is_without_last_tokens_and_in_steps_of_32():
+    prefix = list(range(70))
+    assert memory_plan.shared_prefix_length([[*prefix, 71], [*prefix, 72, 73]]) == 64
+    assert memory_plan.shared_prefix_length([prefix[:64], prefix]) == 0  # 63 tokens, then 32 < 64
+    assert memory_plan.shared_prefix_length([prefix[:65], prefix]) == 64
