@@ -1,32 +1,33 @@
-"""What has a truth: built-in tasks, published problem sets, the user's records; answers and
-verdicts; prompt templates.
+"""What has a truth: built-in tasks, published problem sets, rows of the user's files; final answers
+and verdicts; prompt templates.
 
-Import from it: its functions on built-in tasks, and answers, published, records, templates,
-novelty, imported whole.
+Import from it: its functions on built-in tasks, and the modules answers, hashing, novelty,
+published, records and templates, each imported whole.
 It imports: types.
 
-Built-in tasks are endless prompts whose truth can be computed. Contract of a task module: NAME, and
-  make(rng) -> Prompt                   a new problem, its `answer` and what else `check` needs in
-  `meta`; id is NAME demonstrate(prompt, rng, flaw) -> str a worked response with that flaw: 'none',
-  'short' (stops early) or 'slip' grade(prompt, response) -> float      the truth, 0 to 5; RIGHT is
-  right check(prompt, response) -> str        a worked verdict that ends with 'Score: <grade>'
+A built-in task draws endless problems whose truth can be computed. Contract of a task's module:
+  NAME                               the task's name
+  make(rng) -> Prompt                a new problem with the id NAME; `answer` and `meta` hold what
+                                     the functions below need
+  demonstrate(prompt, rng, flaw)     -> str, a worked response with that flaw: 'none', 'short'
+                                     (stops early) or 'slip' (a mistake)
+  grade(prompt, response)            -> float, the true grade from 0 to 5; RIGHT means correct
+  worked_verdict(prompt, response)   -> str, a verdict that ends with 'Score: <true grade>'
 
-Lazy demonstrators' flaws are there on purpose: they are the gap in behaviour that the methods
-close.
+The lazy demonstrator's flaws are deliberate: training methods are to correct them.
 """
 
 import dataclasses
-import hashlib
 
 from selfrew.tasks import answers, published, rising, word_problems
+from selfrew.tasks.hashing import short_id, tenth
 from selfrew.types import Prompt
 
-STOPS_EARLY, SLIPS = (
-    0.5,
-    0.2,
-)  # how often a lazy demonstrator does: of all responses; of those that do not stop early
+STOPS_EARLY = 0.5  # share of all lazy responses with the flaw 'short'
+SLIPS = 0.2  # share of the other lazy responses with the flaw 'slip'
 FLAWS = 'none', 'short', 'slip'
 TASKS = {task.NAME: task for task in (word_problems, rising)}
+SPLITS = 'train', 'heldout'
 RIGHT = 5.0
 
 
@@ -38,57 +39,70 @@ def get(name: str):
 
 
 def get_all(names: tuple) -> list:
-    """The task modules of those names. KeyError for an unknown one, ValueError for none at all."""
+    """The task modules of those names. KeyError for an unknown name, ValueError for no names."""
     if not names:
         raise ValueError(f'no task to draw from; there are: {", ".join(TASKS)}')
     return [get(name) for name in names]
 
 
+def module_of(problem: Prompt):
+    """The task module that made a problem."""
+    return get(problem.meta['task'])
+
+
 def check_split(split: str) -> None:
-    """ValueError where there is no such split."""
-    if split not in ('train', 'heldout'):
-        raise ValueError(f'no split {split!r}; there are: train, heldout')
+    """Raises ValueError for a split that does not exist."""
+    if split not in SPLITS:
+        raise ValueError(f'no split {split!r}; there are: {", ".join(SPLITS)}')
 
 
 def is_held_out(text: str) -> bool:
-    """Whether a problem is for evaluation: one in ten, by a hash of its text, so that the splits
-    never overlap.
+    """Whether a problem is reserved for evaluation: one in ten, by a hash of its text, so that the
+    splits never overlap.
     """
-    return hashlib.sha1(text.encode()).digest()[0] % 10 == 0
+    return tenth(text) == 0
 
 
 def problems(names, n: int, rng, split: str = 'train') -> list[Prompt]:
-    """`n` different problems, the tasks in turn. `split` is 'train' or 'heldout'; they share no
-    text.
+    """`n` different problems, one of each task in turn.
+
+    Args:
+      names: of tasks. rng: a numpy Generator.
+      split: 'train' or 'heldout'; the two share no text.
+    Raises KeyError for an unknown task, ValueError for an unknown split, no names or n < 1.
     """
     check_split(split)
     if n < 1:
         raise ValueError(f'n={n} problems: want at least 1')
-    makers, found, seen = get_all(names), [], set()
-    while len(found) < n:
-        prompt = makers[len(found) % len(makers)].make(rng)
-        if is_held_out(prompt.text) == (split == 'heldout') and prompt.text not in seen:
-            seen.add(prompt.text)
-            digest = hashlib.sha1(prompt.text.encode()).hexdigest()[:12]
-            found.append(dataclasses.replace(prompt, id=f'{prompt.id}/{digest}'))
-    return found
+    modules, drawn, texts = get_all(names), [], set()
+    while len(drawn) < n:
+        prompt = modules[len(drawn) % len(modules)].make(rng)
+        if is_held_out(prompt.text) == (split == 'heldout') and prompt.text not in texts:
+            texts.add(prompt.text)
+            drawn.append(dataclasses.replace(prompt, id=f'{prompt.id}/{short_id(prompt.text)}'))
+    return drawn
 
 
 def demonstrate(prompt: Prompt, rng, evenly: bool = False) -> str:
-    """A *lazy demonstrator's* response to a built-in problem; `evenly`: all flaws, and none,
-    equally often.
+    """A lazy demonstrator's response to a built-in problem.
+
+    Args:
+      evenly: whether each of FLAWS is equally likely; else as STOPS_EARLY and SLIPS say.
     """
     if evenly:
         flaw = str(rng.choice(FLAWS))
+    elif rng.random() < STOPS_EARLY:
+        flaw = 'short'
+    elif rng.random() < SLIPS:
+        flaw = 'slip'
     else:
-        flaw = 'short' if rng.random() < STOPS_EARLY else 'slip' if rng.random() < SLIPS else 'none'
-    return get(prompt.meta['task']).demonstrate(prompt, rng, flaw)
+        flaw = 'none'
+    return module_of(prompt).demonstrate(prompt, rng, flaw)
 
 
 def is_right(prompt: Prompt, response: str) -> bool:
-    """Whether a response meets the truth of its task, built-in or published."""
-    if prompt.meta['task'] in published.FORMS:
-        return published.get(prompt.meta['task']).is_right(
-            str(prompt.answer), answers.final_answer(response)
-        )
-    return get(prompt.meta['task']).grade(prompt, response) == RIGHT
+    """Whether a response is correct by the rules of its task, built-in or published."""
+    name = prompt.meta['task']
+    if name in published.FORMS:
+        return published.get(name).is_right(str(prompt.answer), answers.final_answer(response))
+    return get(name).grade(prompt, response) == RIGHT

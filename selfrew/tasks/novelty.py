@@ -1,43 +1,47 @@
-"""Which of the instructions that a model made up are worth asking: Self-Instruct's filters (arXiv
-2212.10560, §2.2). Layer 0.
+"""Which of a model's made-up instructions to keep: the filters of Self-Instruct (arXiv 2212.10560,
+§2.2).
 """
 
 import re
 
-UNSEEN = (
+VISUAL_WORDS = set(  # an instruction with one of these needs something that text cannot show
     'image images graph graphs picture pictures file files map maps draw plot'.split()
-)  # nothing can be shown
-FEWEST, MOST = 4, 150  # words
+)
+MIN_WORDS, MAX_WORDS = 4, 150
 WORD = re.compile(r'[a-z0-9]+')
 
 
 def words(text: str) -> list[str]:
-    """What ROUGE counts: runs of letters and digits, without case."""
+    """The units that ROUGE counts: runs of letters and digits, in lower case."""
     return WORD.findall(text.casefold())
 
 
-def common_length(one: list[str], other: list[str]) -> int:
-    """The length of the longest common subsequence, a bit for each word of `one` (Hyyrö 2004)."""
-    places = {}
-    for i, word in enumerate(one):
-        places[word] = places.get(word, 0) | 1 << i
-    everything = (1 << len(one)) - 1
-    free = everything  # a 0 where the subsequence grew
-    for word in other:
-        here = free & places.get(word, 0)
-        free = (free + here | free - here) & everything
-    return len(one) - free.bit_count()
+def lcs_length(first: list[str], second: list[str]) -> int:
+    """The length of the longest common subsequence of two lists of words.
+
+    Bit-parallel (Hyyrö 2004): one bit for each word of `first`.
+    """
+    positions = {}
+    for i, word in enumerate(first):
+        positions[word] = positions.get(word, 0) | 1 << i
+    all_bits = (1 << len(first)) - 1
+    unmatched = all_bits  # a bit turns 0 where the subsequence grows
+    for word in second:
+        matches = unmatched & positions.get(word, 0)
+        unmatched = (unmatched + matches | unmatched - matches) & all_bits
+    return len(first) - unmatched.bit_count()
 
 
-def rouge_l(one: list[str], other: list[str]) -> float:
-    """F1 of the longest common subsequence of words."""
-    same = common_length(one, other)
-    return 2 * same / (len(one) + len(other)) if same else 0.0
+def rouge_l(first: list[str], second: list[str]) -> float:
+    """ROUGE-L: the F1 score of the longest common subsequence of words."""
+    common = lcs_length(first, second)
+    return 2 * common / (len(first) + len(second)) if common else 0.0
 
 
-def is_similar(new: list[str], known: list, limit: float) -> bool:
-    """Whether ROUGE-L of `new` with one of the known is above the limit; no more are compared than
-    can be.
+def is_similar(new: list[str], known: list[list[str]], limit: float) -> bool:
+    """Whether the ROUGE-L of `new` with any known instruction exceeds the limit.
+
+    Skips those whose lengths alone rule it out.
     """
     return any(
         2 * min(len(new), len(old)) > limit * (len(new) + len(old)) and rouge_l(new, old) > limit
@@ -45,15 +49,16 @@ def is_similar(new: list[str], known: list, limit: float) -> bool:
     )
 
 
-def fault(instruction: str) -> str | None:
-    """What is wrong with an instruction, in a word; None where nothing is."""
-    count = len(instruction.split())
-    if not FEWEST <= count <= MOST:
+def rejection_reason(instruction: str) -> str | None:
+    """Why the filters reject an instruction, in one word; None if they accept it."""
+    if not MIN_WORDS <= len(instruction.split()) <= MAX_WORDS:
         return 'length'
-    spoken = re.findall(r"[\w']+", instruction.casefold())
-    if set(spoken) & set(UNSEEN) or re.search(r'\bgo to\b', instruction, re.IGNORECASE):
+    lowered = instruction.casefold()
+    if VISUAL_WORDS & set(re.findall(r"[\w']+", lowered)):
         return 'keyword'
-    if instruction.casefold().startswith('write a program'):
+    if re.search(r'\bgo to\b', instruction, re.IGNORECASE):
+        return 'keyword'
+    if lowered.startswith('write a program'):
         return 'program'
     if not instruction[0].isascii() or not instruction[0].isalnum():
         return 'beginning'

@@ -1,9 +1,8 @@
-"""Published problem sets: how a row of one is read, how it is asked, and when a final answer is
-right. Layer 1.
-"""
+"""Published problem sets: how rows are read, which template asks them, which answers are right."""
 
 import re
-from typing import Callable, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 from selfrew.tasks import answers
 
@@ -11,118 +10,129 @@ from selfrew.tasks import answers
 class Problem(NamedTuple):
     question: str
     answer: str
-    solution: str | None = None  # the reference's, closed as a response should be
-    options: tuple = ()  # of a multiple choice, in order: A, B, …
+    solution: str | None = None  # of the set itself, ending in 'Final answer: …'
+    options: tuple = ()  # of a multiple-choice question, in order: A, B, …
 
 
 class Form(NamedTuple):
-    read: Callable  # row -> Problem; KeyError, ValueError where the row is not of this form
-    is_right: Callable  # (the truth, what a response concludes with or None) -> bool
-    template: str  # that ships: {{ question }}, {{ options }}, {{ shots }}
+    read: Callable  # row -> Problem; raises KeyError or ValueError if the row has another form
+    is_right: Callable  # (true answer, final answer of a response or None) -> bool
+    template: str  # one that ships; it reads {{ question }}, {{ options }} or {{ shots }}
 
 
-def _closed(solution: str, answer: str) -> str:
+def _with_final_answer(solution: str, answer: str) -> str:
     return f'{solution.strip()}\nFinal answer: {answer}'
 
 
 def _gsm8k(row) -> Problem:
-    """Its calculator's marks, <<48/2=24>>, are for no reader."""
+    """Drops the calculator annotations, such as <<48/2=24>>."""
     solution, mark, answer = row['answer'].rpartition('####')
     if not mark:
         raise ValueError('the answer has no "####"')
-    return Problem(
-        row['question'].strip(),
-        answer.strip(),
-        _closed(re.sub(r'<<.*?>>', '', solution), answer.strip()),
-    )
+    answer = answer.strip()
+    solution = _with_final_answer(re.sub(r'<<.*?>>', '', solution), answer)
+    return Problem(row['question'].strip(), answer, solution)
 
 
 def _math(row) -> Problem:
     answer = row.get('answer') or answers.boxed(row['solution'])
     if answer is None:
         raise ValueError('the solution has nothing in \\boxed')
-    return Problem(row['problem'].strip(), answer, _closed(row['solution'], f'${answer}$'))
+    solution = _with_final_answer(row['solution'], f'${answer}$')
+    return Problem(row['problem'].strip(), answer, solution)
 
 
-def _equivalent(truth: str, said: str | None) -> bool:
-    """As mathematics, by math-verify; as text, where that is so already."""
-    if said is None or answers.same(said, truth):
-        return said is not None
-    import math_verify
+def _in_math_mode(text: str) -> str:
+    return text if '$' in text or '\\boxed' in text else f'${text}$'
 
-    marked = lambda text: text if '$' in text or '\\boxed' in text else f'${text}$'
-    return math_verify.verify(math_verify.parse(marked(truth)), math_verify.parse(marked(said)))
+
+def _is_equivalent(truth: str, answer: str | None) -> bool:
+    """Whether two answers are equal as text or, by math-verify, as mathematics."""
+    if answer is None:
+        return False
+    if answers.same(answer, truth):
+        return True
+    import math_verify  # noqa: PLC0415 - an optional extra, and it loads sympy (about a second)
+
+    parsed_truth = math_verify.parse(_in_math_mode(truth))
+    return math_verify.verify(parsed_truth, math_verify.parse(_in_math_mode(answer)))
 
 
 LETTERS = 'ABCDEFGH'
-NAMED = re.compile(r'\bAnswer(\d):\s*(.*?)(?=\s*\bAnswer\d:|\s*\n\s*Answer format|\s*$)', re.DOTALL)
+NUMBERED_OPTION = re.compile(
+    r'\bAnswer(\d):\s*(.*?)(?=\s*\bAnswer\d:|\s*\n\s*Answer format|\s*$)', re.DOTALL
+)
+OPTION_LETTER = re.compile(r'[\s(\[*_$]*(?:option\s+)?\(?([A-H])(?![a-z])', re.IGNORECASE)
 
 
 def _arc(row) -> Problem:
-    """As its authors write it, as the Hugging Face hub and TFDS do, or as one text with 'Answer1: …
-    Answer2: …'.
+    """Reads the authors' format, the one of the Hugging Face hub and TFDS, or a single text with
+    'Answer1: … Answer2: …'.
     """
-    if 'instruction' in row:
-        stem, _, listed = row['instruction'].partition('Answer1:')
-        stem, options = stem.partition(':')[2], [m[2] for m in NAMED.finditer(f'Answer1:{listed}')]
-        right = int(row['answer'].removeprefix('answer')) - 1
-    else:
-        asked = (
-            row['question']
-            if isinstance(row['question'], dict)
-            else {'stem': row['question'], **row}
-        )
-        stem, choices = asked['stem'], asked['choices']
-        columns = isinstance(choices, dict)
-        options = choices['text'] if columns else [c['text'] for c in choices]
-        labels = [
-            str(label) for label in (choices['label'] if columns else [c['label'] for c in choices])
-        ]
-        right = labels.index(str(row['answerKey']))
+    stem, options, right = (_arc_instruction if 'instruction' in row else _arc_choices)(row)
     if not 2 <= len(options) <= len(LETTERS) or not 0 <= right < len(options):
         raise ValueError(f'{len(options)} options, of which number {right + 1} should be right')
     return Problem(stem.strip(), LETTERS[right], None, tuple(option.strip() for option in options))
 
 
-def _same_letter(truth: str, said: str | None) -> bool:
-    found = re.match(r'[\s(\[*_$]*(?:option\s+)?\(?([A-H])(?![a-z])', said or '', re.IGNORECASE)
-    return found is not None and found[1].upper() == truth
+def _arc_instruction(row) -> tuple[str, list[str], int]:
+    """(question, options, index of the right one) of '…: question Answer1: … Answer2: …'."""
+    question, _, listed = row['instruction'].partition('Answer1:')
+    options = [match[2] for match in NUMBERED_OPTION.finditer(f'Answer1:{listed}')]
+    return question.partition(':')[2], options, int(row['answer'].removeprefix('answer')) - 1
 
 
-def _plain(number) -> str:
+def _arc_choices(row) -> tuple[str, list[str], int]:
+    """(question, options, index of the right one) of a row whose choices are a list of dicts, or
+    a dict of columns.
+    """
+    question = row['question']
+    asked = question if isinstance(question, dict) else {'stem': question, **row}
+    choices = asked['choices']
+    if isinstance(choices, dict):
+        options, labels = choices['text'], choices['label']
+    else:
+        options = [choice['text'] for choice in choices]
+        labels = [choice['label'] for choice in choices]
+    right = [str(label) for label in labels].index(str(row['answerKey']))
+    return asked['stem'], options, right
+
+
+def _is_same_letter(truth: str, answer: str | None) -> bool:
+    match = OPTION_LETTER.match(answer or '')
+    return match is not None and match[1].upper() == truth
+
+
+def _number_text(number) -> str:
+    """A number as text, a whole one without '.0'."""
     return f'{number:g}' if isinstance(number, float) and abs(number) < 1e6 else str(number)
 
 
 def _svamp(row) -> Problem:
     body = row['Body'].strip()
-    return Problem(
-        f'{body if body.endswith((".", "?", "!", ",")) else body + "."} {row["Question"].strip()}',
-        _plain(row['Answer']),
-    )
+    if not body.endswith(('.', '?', '!', ',')):
+        body += '.'
+    return Problem(f'{body} {row["Question"].strip()}', _number_text(row['Answer']))
 
 
 def _mawps(row) -> Problem:
     if 'sQuestion' in row:
-        return Problem(row['sQuestion'].strip(), _plain(float(row['lSolutions'][0])))
-    return Problem(row['input'].strip(), _plain(row['target']))
+        return Problem(row['sQuestion'].strip(), _number_text(float(row['lSolutions'][0])))
+    return Problem(row['input'].strip(), _number_text(row['target']))
 
 
 def _asdiv(row) -> Problem:
-    """The unit, in brackets behind its answers, is not asked for."""
+    """Drops the unit, which follows an answer in brackets."""
     return Problem(f'{row["Body"]} {row["Question"]}', row['Answer'].partition('(')[0].strip())
 
 
-def _same(truth: str, said: str | None) -> bool:
-    return answers.same(said, truth)
-
-
 FORMS = {
-    'gsm8k': Form(_gsm8k, _same, 'question'),
-    'math': Form(_math, _equivalent, 'math'),
-    'arc': Form(_arc, _same_letter, 'options'),
-    'svamp': Form(_svamp, _same, 'question'),
-    'mawps': Form(_mawps, _same, 'question'),
-    'asdiv': Form(_asdiv, _same, 'question'),
+    'gsm8k': Form(_gsm8k, answers.same, 'question'),
+    'math': Form(_math, _is_equivalent, 'math'),
+    'arc': Form(_arc, _is_same_letter, 'options'),
+    'svamp': Form(_svamp, answers.same, 'question'),
+    'mawps': Form(_mawps, answers.same, 'question'),
+    'asdiv': Form(_asdiv, answers.same, 'question'),
 }
 
 
@@ -134,13 +144,13 @@ def get(form: str) -> Form:
 
 
 def read(form: str, row: dict) -> Problem:
-    """A row's problem. ValueError says what is wrong with it."""
+    """The problem in a row. ValueError says what is wrong with the row."""
     try:
-        found = get(form).read(row)
-    except (KeyError, TypeError, AttributeError, IndexError) as problem:
+        problem = get(form).read(row)
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise ValueError(
-            f'not a row of {form}: {type(problem).__name__} {problem}; it has {", ".join(row)}'
+            f'not a row of {form}: {type(error).__name__} {error}; it has {", ".join(row)}'
         ) from None
-    if not found.question or not found.answer:
+    if not problem.question or not problem.answer:
         raise ValueError('a question or an answer is empty')
-    return found
+    return problem

@@ -1,54 +1,53 @@
-"""Rows of files and data sets, as dicts that JSON could hold. Layer 0."""
+"""Rows of files and data sets, as dicts of what JSON can hold."""
 
 import gzip
 import json
 import logging
 import os
 import xml.etree.ElementTree
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
+Rows = Iterator[tuple[str, Any]]  # (the row's place in its source, the row or its parse error)
 
-def read_records(source: str, make, max_bad: int) -> list:
-    """make(where, row) of each row; where that raises ValueError, the row is skipped and reported.
+
+def read_records(source: str, make: Callable, max_bad: int) -> list:
+    """make(place, row) for each row of a source, without those that are None.
 
     Args:
       source: the path of a file, JSON lines (.jsonl, .jsonl.gz), a JSON array (.json) or ASDiv's
         XML (.xml); or 'tfds:name/split' (an array_record builder, in TFDS_DATA_DIR or
         ~/tensorflow_datasets; needs no TensorFlow).
-      max_bad: rows that may be malformed. One more, and the source is refused.
-    make may return None for what is none of its business. Raises FileNotFoundError, or ValueError
-    for too many bad rows or none that is good.
+      make: returns None for a row to leave out; raises ValueError for a malformed row, which is
+        skipped and logged.
+      max_bad: how many rows may be malformed.
+    Raises FileNotFoundError, or ValueError for more malformed rows or no good one.
     """
     check_source(source)
-    found, bad = [], []
-    for where, row in _rows(source):
+    records, errors = [], []
+    for place, row in _rows(source):
         try:
-            if isinstance(row, Exception):
-                raise ValueError(f'not JSON in UTF-8: {row}')
-            if not isinstance(row, dict):
-                raise ValueError(f'want an object, got {type(row).__name__}')
-            found.append(make(where, row))
-        except ValueError as problem:
-            bad.append(f'{source}, {where}: {problem}')
-            logging.warning('skipped: %s', bad[-1])
-            if len(bad) > max_bad:
+            records.append(make(place, _checked(row)))
+        except ValueError as error:
+            errors.append(f'{source}, {place}: {error}')
+            logging.warning('skipped: %s', errors[-1])
+            if len(errors) > max_bad:
                 raise ValueError(
-                    f'more than max_bad={max_bad} bad rows in {source}; the first: {bad[0]}'
+                    f'more than max_bad={max_bad} bad rows in {source}; the first: {errors[0]}'
                 ) from None
-    if bad:
-        logging.warning('%d rows of %s skipped, %d read', len(bad), source, len(found))
-    found = [one for one in found if one is not None]
-    if not found:
-        raise ValueError(
-            f'no prompt in {source}'
-            + (f'; the first bad row: {bad[0]}' if bad else ': it is empty')
-        )
-    return found
+    if errors:
+        logging.warning('%d rows of %s skipped, %d read', len(errors), source, len(records))
+    records = [record for record in records if record is not None]
+    if not records:
+        reason = f'; the first bad row: {errors[0]}' if errors else ': it is empty'
+        raise ValueError(f'no prompt in {source}{reason}')
+    return records
 
 
 def check_source(source: str) -> None:
-    """FileNotFoundError or ValueError where `records` could not even open that source."""
+    """Raises FileNotFoundError or ValueError if `read_records` cannot open the source."""
     if source.startswith('tfds:'):
         if '/' not in source:
             raise ValueError(f'want tfds:name/split, got {source!r}')
@@ -56,18 +55,51 @@ def check_source(source: str) -> None:
         raise FileNotFoundError(f'no prompt file {source!r}; give a JSONL file or tfds:name/split')
 
 
-def _lines(path: str):
+def _checked(row) -> dict:
+    """The row if it is a JSON object, else ValueError."""
+    if isinstance(row, Exception):
+        raise ValueError(f'not JSON in UTF-8: {row}')
+    if not isinstance(row, dict):
+        raise ValueError(f'want an object, got {type(row).__name__}')
+    return row
+
+
+def _rows(source: str) -> Rows:
+    if source.startswith('tfds:'):
+        return _tfds_rows(source.removeprefix('tfds:'))
+    if source.endswith('.json'):
+        return _json_rows(source)
+    return _xml_rows(source) if source.endswith('.xml') else _json_lines(source)
+
+
+def _json_lines(path: str) -> Rows:
     with (gzip.open if path.endswith('.gz') else open)(path, 'rb') as file:
         for number, line in enumerate(file, 1):
             if line.strip():
                 try:
                     yield f'line {number}', json.loads(line.decode('utf-8-sig'))
-                except (ValueError, RecursionError) as problem:
-                    yield f'line {number}', problem
+                except (ValueError, RecursionError) as error:
+                    yield f'line {number}', error
 
 
-def _tfds(spec: str):
-    import tensorflow_datasets as tfds
+def _json_rows(path: str) -> Rows:
+    with open(path, encoding='utf-8-sig') as file:
+        try:
+            rows = json.load(file)
+        except ValueError as error:
+            raise ValueError(f'{path} is not a JSON array: {error}') from None
+    for i, row in enumerate(rows if isinstance(rows, list) else [rows]):
+        yield f'row {i}', row
+
+
+def _xml_rows(path: str) -> Rows:
+    for i, problem in enumerate(xml.etree.ElementTree.parse(path).iter('Problem')):
+        parts = {part.tag: (part.text or '').strip() for part in problem}
+        yield f'problem {i}', {**problem.attrib, **parts}
+
+
+def _tfds_rows(spec: str) -> Rows:
+    import tensorflow_datasets as tfds  # noqa: PLC0415 - takes seconds; most runs read files
 
     name, _, split = spec.rpartition('/')
     for i, row in enumerate(tfds.data_source(name, split=split)):
@@ -75,42 +107,19 @@ def _tfds(spec: str):
 
 
 def _plain(value):
-    """What tfds yields, as JSON has it; a sequence of features arrives as a dict of columns, a chat
-    among them.
+    """A value from tfds as JSON has it.
+
+    tfds gives a sequence of features as a dict of columns; a chat in that form becomes a list of
+    messages.
     """
     if isinstance(value, dict):
-        value = {k: _plain(v) for k, v in value.items()}
+        value = {name: _plain(feature) for name, feature in value.items()}
         columns = value.values()
         if set(value) >= {'role', 'content'} and all(isinstance(c, list) for c in columns):
             return [dict(zip(value, cells)) for cells in zip(*columns)]
         return value
     if isinstance(value, np.ndarray) and value.ndim or isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    value = value.item() if isinstance(value, (np.generic, np.ndarray)) else value
+        return [_plain(element) for element in value]
+    if isinstance(value, (np.generic, np.ndarray)):
+        value = value.item()
     return value.decode() if isinstance(value, bytes) else value
-
-
-def _rows(source: str):
-    if source.startswith('tfds:'):
-        return _tfds(source[len('tfds:') :])
-    if source.endswith('.json'):
-        return _array(source)
-    return _problems(source) if source.endswith('.xml') else _lines(source)
-
-
-def _array(path: str):
-    with open(path, encoding='utf-8-sig') as file:
-        try:
-            rows = json.load(file)
-        except ValueError as problem:
-            raise ValueError(f'{path} is not a JSON array: {problem}') from None
-    for i, row in enumerate(rows if isinstance(rows, list) else [rows]):
-        yield f'row {i}', row
-
-
-def _problems(path: str):
-    for i, problem in enumerate(xml.etree.ElementTree.parse(path).iter('Problem')):
-        yield (
-            f'problem {i}',
-            {**problem.attrib, **{part.tag: (part.text or '').strip() for part in problem}},
-        )

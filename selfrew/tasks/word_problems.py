@@ -19,12 +19,13 @@ def make(rng) -> Prompt:
     total = start = int(rng.integers(2, 31))
     sentences, steps = [f'{name} has {start} {thing}.'], []
     for _ in range(rng.integers(1, 5)):
-        gain = total < 2 or (total <= LARGEST - 2 and rng.random() < 0.5)
-        amount = int(rng.integers(1, min(LARGEST_STEP, LARGEST - total if gain else total) + 1))
-        phrase = rng.choice(GAINS if gain else LOSSES).format(amount, other=other)
+        is_gain = total < 2 or (total <= LARGEST - 2 and rng.random() < 0.5)
+        limit = min(LARGEST_STEP, LARGEST - total if is_gain else total)
+        amount = int(rng.integers(1, limit + 1))
+        phrase = rng.choice(GAINS if is_gain else LOSSES).format(amount, other=other)
         sentences.append(f'{name} {phrase}.')
-        steps.append([total, '+' if gain else '-', amount])
-        total += amount if gain else -amount
+        steps.append([total, '+' if is_gain else '-', amount])
+        total += amount if is_gain else -amount
     sentences.append(f'How many {thing} does {name} have?')
     text = ' '.join(sentences)
     return ask(NAME, text, total, task=NAME, steps=steps)
@@ -35,59 +36,61 @@ def _result(step) -> int:
     return left + right if sign == '+' else left - right
 
 
-def _lines(steps) -> str:
-    return ' '.join(
-        f'{left} {sign} {right} = {_result((left, sign, right))}.' for left, sign, right in steps
-    )
+def _sum(step) -> str:
+    left, sign, right = step
+    return f'{left} {sign} {right} = {_result(step)}.'
+
+
+def _sums(steps) -> str:
+    return ' '.join(map(_sum, steps))
 
 
 def demonstrate(prompt: Prompt, rng, flaw: str) -> str:
-    """A worked solution; 'short' stops a step early where there are several, 'slip' has a wrong
-    sum.
-    """
+    """A worked solution. 'short' leaves out the last of several steps; 'slip' has a wrong sum."""
     steps = prompt.meta['steps']
     if flaw == 'slip':
         return _slip(steps, rng)
     if flaw == 'short' and len(steps) > 1:
         steps = steps[:-1]
-    return f'{_lines(steps)} Final answer: {_result(steps[-1])}'
+    return f'{_sums(steps)} Final answer: {_result(steps[-1])}'
 
 
 def _slip(steps, rng) -> str:
-    """The solution with one sum wrong by one to three; the later steps go on from the wrong total."""
+    """The solution with one sum off by one to three; the later steps go on from the wrong total."""
     totals = [-1]
-    while (
-        min(totals) < 0 or max(totals) > LARGEST
-    ):  # a slip that leads out of the numbers is drawn again
-        at, off = rng.integers(len(steps)), int(rng.choice([-3, -2, -1, 1, 2, 3]))
-        totals = [steps[0][0]] + [
-            _result(step) + (off if i >= at else 0) for i, step in enumerate(steps)
-        ]
-    lines = [
-        f'{left} {s} {n} = {total}.' for (_, s, n), left, total in zip(steps, totals, totals[1:])
+    while min(totals) < 0 or max(totals) > LARGEST:  # redraw a slip that leaves the range
+        wrong_step, error = rng.integers(len(steps)), int(rng.choice([-3, -2, -1, 1, 2, 3]))
+        totals = [steps[0][0]]
+        for i, step in enumerate(steps):
+            totals.append(_result(step) + (error if i >= wrong_step else 0))
+    sums = [
+        f'{left} {sign} {amount} = {total}.'
+        for (_, sign, amount), left, total in zip(steps, totals, totals[1:])
     ]
-    return f'{" ".join(lines)} Final answer: {totals[-1]}'
+    return f'{" ".join(sums)} Final answer: {totals[-1]}'
 
 
 def final_answer(response: str) -> int | None:
-    """The number with which a response ends after its last 'Final answer:', or None."""
-    found = re.search(r'Final answer:\s*(-?\d+)\.?\s*$', response)
-    return int(found[1]) if found else None
+    """The number that ends a response, after its last 'Final answer:'; None if there is none."""
+    match = re.search(r'Final answer:\s*(-?\d+)\.?\s*$', response)
+    return int(match[1]) if match else None
 
 
 def grade(prompt: Prompt, response: str) -> float:
-    """5 for the right number, 2 for the total of an earlier step, 1 for another number, 0 for none."""
-    found = final_answer(response)
-    if found is None:
+    """5 for the right number, 2 for the total of an earlier step, 1 for another number, 0 for no
+    number.
+    """
+    number = final_answer(response)
+    if number is None:
         return 0.0
-    if found == prompt.answer:
+    if number == prompt.answer:
         return 5.0
-    return 2.0 if found in [_result(step) for step in prompt.meta['steps']] else 1.0
+    return 2.0 if number in [_result(step) for step in prompt.meta['steps']] else 1.0
 
 
 def worked_verdict(prompt: Prompt, response: str) -> str:
-    """Works the problem out, compares, and grades."""
-    found = final_answer(response)
-    said = 'none' if found is None else found
-    expected = f'{_lines(prompt.meta["steps"])} Expected {prompt.answer}, found {said}.'
-    return f'{expected} Score: {grade(prompt, response):.0f}'
+    """A verdict that solves the problem, compares the answers, and ends with the grade."""
+    number = final_answer(response)
+    found = 'none' if number is None else number
+    comparison = f'Expected {prompt.answer}, found {found}.'
+    return f'{_sums(prompt.meta["steps"])} {comparison} Score: {grade(prompt, response):.0f}'

@@ -1,18 +1,19 @@
-"""Where prompts come from. Layer 5. The shelf's contract: (lm, params, key, *, …) -> [Prompt].
+"""Contract of the shelf: (lm, params, key, *, …) -> [Prompt]. Where prompts come from.
 
 `key` is a JAX key of the seed and the turn; the same key gives the same prompts. Responses that
-come with a prompt (demonstrations, ranked answers) ride in `meta['responses']`, their grades in
+come with a prompt (demonstrations, ranked answers) are in `meta['responses']`, their grades in
 `meta['grades']`.
 """
 
 import jax
 
 from selfrew.shelves.prompts.builtin import demonstrations, ranked, task, verdicts
-from selfrew.shelves.prompts.data import check_part, examples, problems, records, trees
+from selfrew.shelves.prompts.data import PARTS, check_part, examples, problems, records, trees
 from selfrew.shelves.prompts.generated import crossed, judged, self_instruct
 from selfrew.types import Prompt
 
 __all__ = [
+    'PARTS',
     'check_part',
     'crossed',
     'demonstrations',
@@ -30,7 +31,10 @@ __all__ = [
 
 
 def mixture(lm, params, key, *, prompts: tuple) -> list[Prompt]:
-    """All prompts of several sources, one after the other. Each is an entry of this shelf."""
-    return [
-        p for i, part in enumerate(prompts) for p in part(lm, params, jax.random.fold_in(key, i))
-    ]
+    """All prompts of several entries of this shelf, one entry after the other, each with a key of
+    its own.
+    """
+    mixed = []
+    for i, source in enumerate(prompts):
+        mixed += source(lm, params, jax.random.fold_in(key, i))
+    return mixed

@@ -5,94 +5,86 @@ from selfrew.mesh import keys
 from selfrew.tasks import templates
 from selfrew.types import Prompt, ask
 
-# --- built-in tasks ---------------------------------------------------------------------------------------------------
-
 
 def task(
     lm, params, key, *, tasks: tuple, n: int, split: str = 'train', answers: bool = False
 ) -> list[Prompt]:
-    """`n` new problems of built-in tasks, in turn.
+    """`n` new problems of built-in tasks, one of each task in turn.
 
     Args:
       tasks: names, see selfrew.tasks. split: 'train' or 'heldout'; they share no problem.
-      answers: whether the prompts carry the truth. Without it nothing behind this point can see it.
-    Raises KeyError for a task and ValueError for a split that does not exist.
+      answers: whether the prompts carry the truth. Without it, no later part can see it.
+    Raises KeyError for an unknown task and ValueError for an unknown split.
     """
     del lm, params
-    found = builtin_tasks.problems(tasks, n, keys.numpy_rng(key), split)
-    return (
-        found
-        if answers
-        else [Prompt(p.id, p.messages, None, {'task': p.meta['task']}) for p in found]
-    )
+    problems = builtin_tasks.problems(tasks, n, keys.numpy_rng(key), split)
+    return problems if answers else [_without_truth(problem) for problem in problems]
 
 
 def demonstrations(lm, params, key, *, tasks: tuple, n: int, lazy: bool = True) -> list[Prompt]:
-    """`n` training problems, each with the response of a lazy demonstrator: seed data for following
-    instructions (IFT).
+    """`n` training problems, each with a demonstrated response: seed data for instruction following
+    (IFT).
 
     Args:
-      lazy: or else a flawless solution, as a data set's gold ones are.
-    Raises KeyError for a task that does not exist.
+      lazy: whether a lazy demonstrator responds; else the solutions are flawless, like the gold
+        solutions of a data set.
+    Raises KeyError for an unknown task.
     """
     del lm, params
-    rng = keys.numpy_rng(key)
-    show = lambda p: (
-        builtin_tasks.demonstrate(p, rng) if lazy else _module(p).demonstrate(p, rng, 'none')
-    )
-    return [
-        Prompt(p.id, p.messages, None, {'task': p.meta['task'], 'responses': [show(p)]})
-        for p in builtin_tasks.problems(tasks, n, rng)
-    ]
+    rng, prompts = keys.numpy_rng(key), []
+    for problem in builtin_tasks.problems(tasks, n, rng):
+        if lazy:
+            response = builtin_tasks.demonstrate(problem, rng)
+        else:
+            response = builtin_tasks.module_of(problem).demonstrate(problem, rng, 'none')
+        prompts.append(_without_truth(problem, responses=[response]))
+    return prompts
 
 
 def verdicts(lm, params, key, *, tasks: tuple, n: int, template: str = 'check') -> list[Prompt]:
-    """`n` judge prompts over responses flawed in all ways, each with a worked verdict: seed data
-    for judging (EFT).
+    """`n` judge prompts, each with a worked verdict: seed data for judging (EFT).
+
+    The judged responses have each flaw, and none, equally often.
 
     Args:
-      template: of the judge's prompt; the one that scorers.judge is to use.
-    Raises KeyError for a task, FileNotFoundError for a template that does not exist.
+      template: of the judge prompt; use the same one in scorers.judge.
+    Raises KeyError for an unknown task, FileNotFoundError for an unknown template.
     """
     del lm, params
-    rng, out = keys.numpy_rng(key), []
-    for p in builtin_tasks.problems(tasks, n, rng):
-        response = builtin_tasks.demonstrate(p, rng, evenly=True)
-        asked = templates.render(template, prompt=p.text, response=response)
-        out.append(
-            ask(
-                f'verdict/{p.id}',
-                asked,
-                task=p.meta['task'],
-                responses=[_module(p).worked_verdict(p, response)],
-            )
-        )
-    return out
+    rng, prompts = keys.numpy_rng(key), []
+    for problem in builtin_tasks.problems(tasks, n, rng):
+        response = builtin_tasks.demonstrate(problem, rng, evenly=True)
+        text = templates.render(template, prompt=problem.text, response=response)
+        verdict = builtin_tasks.module_of(problem).worked_verdict(problem, response)
+        name = problem.meta['task']
+        prompts.append(ask(f'verdict/{problem.id}', text, task=name, responses=[verdict]))
+    return prompts
 
 
 def ranked(
     lm, params, key, *, tasks: tuple, n: int, responses: int = 4, split: str = 'heldout'
 ) -> list[Prompt]:
-    """`n` problems with `responses` lazy demonstrators' answers each, not all of the same true
-    grade: to test a judge.
+    """`n` problems, each with `responses` answers of lazy demonstrators and their true grades: to
+    test a judge. The grades of a problem are never all equal.
 
-    Raises KeyError for a task, ValueError for a split that does not exist or fewer than two
+    Raises KeyError for an unknown task, ValueError for an unknown split or fewer than two
     responses.
     """
     del lm, params
     if responses < 2:
         raise ValueError(f'responses={responses}: want at least 2, to be ranked')
-    rng, out = keys.numpy_rng(key), []
-    for p in builtin_tasks.problems(tasks, n, rng, split):
-        grades = []
+    rng, prompts = keys.numpy_rng(key), []
+    for problem in builtin_tasks.problems(tasks, n, rng, split):
+        grade = builtin_tasks.module_of(problem).grade
+        texts, grades = [], []
         while len(set(grades)) < 2:
-            given = [builtin_tasks.demonstrate(p, rng) for _ in range(responses)]
-            grades = [_module(p).grade(p, g) for g in given]
-        out.append(
-            Prompt(p.id, p.messages, p.answer, p.meta | {'responses': given, 'grades': grades})
-        )
-    return out
+            texts = [builtin_tasks.demonstrate(problem, rng) for _ in range(responses)]
+            grades = [grade(problem, text) for text in texts]
+        meta = problem.meta | {'responses': texts, 'grades': grades}
+        prompts.append(Prompt(problem.id, problem.messages, problem.answer, meta))
+    return prompts
 
 
-def _module(prompt: Prompt):
-    return builtin_tasks.get(prompt.meta['task'])
+def _without_truth(problem: Prompt, **meta) -> Prompt:
+    """The problem without answer and meta, apart from the task's name and the given `meta`."""
+    return Prompt(problem.id, problem.messages, None, {'task': problem.meta['task'], **meta})

@@ -1,14 +1,14 @@
 """Prompts from the user's files and from published data sets."""
 
 import dataclasses
-import hashlib
+from collections.abc import Callable
+from typing import cast
 
 from selfrew.mesh import keys
 from selfrew.tasks import published, templates
+from selfrew.tasks.hashing import short_id, tenth
 from selfrew.tasks.records import read_records
 from selfrew.types import Example, Prompt, ask, from_json
-
-# --- the user's data --------------------------------------------------------------------------------------------------
 
 
 def records(
@@ -22,28 +22,24 @@ def records(
     answer: str = 'answer',
     max_bad: int = 10,
 ) -> list[Prompt]:
-    """Prompts from a file or a data set; where there are more than `n`, `n` of them drawn without
-    replacement.
+    """Prompts from a file or a data set.
 
     Args:
       source: a file of JSON lines or 'tfds:name/split', see records.read_records.
-      prompt: the field with the prompt: a string, or a list of chat messages, whose last assistant
-        turn, if any, is taken as a given response. A row's field 'response' is one too. 'messages'
-        is read where this field is missing.
-      answer: the field with the truth, where there is one.
-      max_bad: rows that may be malformed; they are skipped and reported. One more, and the source
-        is refused.
-    Raises FileNotFoundError, or ValueError for too many bad rows or none that is good.
+      n: draw this many without replacement; None, or more than there are: all.
+      prompt: the field with the prompt: a string, or a list of chat messages. Where it is missing,
+        the field 'messages' is read. A last assistant turn is a given response, as is the field
+        'response'.
+      answer: the field with the truth, which may be missing.
+      max_bad: malformed rows that are skipped and logged; one more, and the source is refused.
+    Raises FileNotFoundError, or ValueError for too many malformed rows or no good one.
     """
     del lm, params
-    return _drawn(
-        read_records(
-            source, _named(source, lambda id, row: _prompt(id, row, prompt, answer)), max_bad
-        ),
-        n,
-        source,
-        key,
-    )
+
+    def read_row(place: str, row: dict) -> Prompt:
+        return _prompt_of(row, place, prompt, answer)
+
+    return _draw(_read(source, read_row, max_bad), n, source, key)
 
 
 def problems(
@@ -60,54 +56,51 @@ def problems(
     answers: bool = True,
     max_bad: int = 10,
 ) -> list[Prompt]:
-    """Problems of a published set, with its verdict; where there are more than `n`, `n` of them
-    without replacement.
+    """Problems of a published set, judged as the set defines it.
 
     Args:
-      source: see records.read_records. form: how its rows are read and its answers judged: gsm8k,
-        math (by math-verify, an extra), arc, svamp, mawps or asdiv.
-      template: a jinja file with {{ question }}, and what it wants of {{ options }} (texts) and {{
-        shots }} (each with .question, .solution, .answer); None: the one of the form that ships,
-        with the published output format.
-      shots: a source of the same form, whose first `shown` problems are shown solved in each
-        prompt; they are not asked.
-      answers: whether prompts carry the truth, and the set's own solution as a given response.
-        Without it nothing behind this point can see them.
-      max_bad: see `records`.
-    Raises KeyError for a form that does not exist, else as `records` does.
+      source, n, max_bad: see `records`.
+      form: how rows are read and answers judged: gsm8k, math (by math-verify, an extra), arc,
+        svamp, mawps or asdiv.
+      template: a jinja file that reads {{ question }} and, if needed, {{ options }} (texts) and
+        {{ shots }} (each with .question, .solution, .answer); None: the form's own, which asks for
+        the published output format.
+      shots: a source of the same form. Each prompt shows its first `shown` problems with their
+        solutions; these are not asked.
+      answers: whether prompts carry the truth, and the set's solution as a given response. Without
+        it, no later part can see either.
+    Raises KeyError for an unknown form, else as `records` does.
     """
     del lm, params
-    examples = (
-        read_records(shots, lambda _, row: published.read(form, row), max_bad)[:shown]
-        if shots
-        else []
-    )
-    solved = {example.question for example in examples}
+    shot_problems = []
+    if shots:
+        shot_problems = read_records(shots, lambda _, row: published.read(form, row), max_bad)
+        shot_problems = shot_problems[:shown]
+    shot_questions = {problem.question for problem in shot_problems}
+    template_name = template or published.get(form).template
 
-    def make(_, row):
+    def read_row(place: str, row: dict) -> Prompt | None:
+        del place
         problem = published.read(form, row)
-        if problem.question in solved:
+        question, options = problem.question, problem.options
+        if question in shot_questions:
             return None
-        asked = templates.render(
-            template or published.get(form).template,
-            question=problem.question,
-            options=problem.options,
-            shots=examples,
-        )
-        digest = hashlib.sha1(asked.encode()).hexdigest()[:12]
-        given = {'responses': [problem.solution]} if answers and problem.solution else {}
-        return ask(
-            f'{form}/{digest}', asked, problem.answer if answers else None, task=form, **given
-        )
+        fields = {'question': question, 'options': options, 'shots': shot_problems}
+        text = templates.render(template_name, **fields)
+        name = f'{form}/{short_id(text)}'
+        if not answers:
+            return ask(name, text, task=form)
+        meta = {'responses': [problem.solution]} if problem.solution else {}
+        return ask(name, text, problem.answer, task=form, **meta)
 
-    return _drawn(read_records(source, _named(source, make), max_bad), n, source, key)
+    return _draw(_read(source, read_row, max_bad), n, source, key)
 
 
 PARTS = 'ift', 'eft', 'heldout'
 
 
 def check_part(part: str) -> None:
-    """ValueError where `trees` has no such part."""
+    """Raises ValueError for a part that `trees` does not have."""
     if part not in PARTS:
         raise ValueError(f'no part {part!r}; there are: {", ".join(PARTS)}')
 
@@ -123,130 +116,167 @@ def trees(
     lang: str = 'en',
     max_bad: int = 10,
 ) -> list[Prompt]:
-    """The first turns of conversation trees whose answers people have ranked, in OpenAssistant's
+    """The first turns of conversation trees with answers ranked by people, in OpenAssistant's
     format.
+
+    A grade is minus the rank, so that more is better. Messages that were deleted or did not pass
+    review are left out.
 
     Args:
       source: see records.read_records; a row is a tree, {'prompt': {'text', 'role', 'lang',
         'replies': [{'text', 'rank', …}]}}.
-      part: 'ift', each with its best answer, to imitate (arXiv 2401.10020, §3.1); 'eft', with two
-        answers or more and their grades, to make verdicts from (see pairs.agreeing); 'heldout', the
-        same, to test a judge. A prompt is in one of them, by a hash of its text: 7, 2 and 1 in ten.
-      n: so many without replacement. lang: of prompts and answers. max_bad: see `records`.
-    A grade is minus the rank, so that more is better. What was deleted, or did not pass review, is
-    not there.
-    Raises as `records` does.
+      part: 'ift': prompts with their best answer, to imitate (arXiv 2401.10020, §3.1); 'eft':
+        prompts with at least two answers and their grades, to make verdicts from (see
+        pairs.agreeing); 'heldout': the same, to test a judge. A hash of its text puts each prompt
+        in one part; the shares are 7, 2 and 1 in ten.
+      lang: of prompts and answers. n, max_bad: see `records`.
+    Raises ValueError for an unknown part, else as `records` does.
     """
     del lm, params
     check_part(part)
 
-    def make(_, row):
+    def read_row(place: str, row: dict) -> Prompt | None:
+        del place
         root = row.get('prompt')
         if not isinstance(root, dict) or not isinstance(root.get('text'), str):
-            raise ValueError('no tree: want a prompt with a text and replies')
-        fine = lambda m: (
-            m.get('lang') == lang
-            and not m.get('deleted')
-            and m.get('review_result') is not False
-            and m['text'].strip()
-        )
-        place = hashlib.sha1(root['text'].encode()).digest()[0] % 10
-        if ('heldout' if place == 0 else 'eft' if place < 3 else 'ift') != part or not fine(root):
+            raise ValueError('not a tree: want a prompt with a text and replies')
+        if _part_of(root['text']) != part or not _is_usable(root, lang):
             return None
-        answers = sorted(
-            (m for m in root.get('replies', ()) if m.get('rank') is not None and fine(m)),
-            key=lambda m: m['rank'],
-        )
-        name = str(row.get('message_tree_id', hashlib.sha1(root['text'].encode()).hexdigest()[:12]))
-        if part == 'ift':
-            best = [m['text'] for m in answers if m['rank'] == 0]
-            return ask(name, root['text'], responses=best[:1]) if best else None
-        given, grades = [m['text'] for m in answers], [-float(m['rank']) for m in answers]
-        return (
-            ask(name, root['text'], responses=given, grades=grades)
-            if len(set(grades)) > 1
-            else None
-        )
+        return _prompt_with_ranked_answers(row, best_only=part == 'ift', lang=lang)
 
-    return _drawn(read_records(source, _named(source, make), max_bad), n, source, key)
+    return _draw(_read(source, read_row, max_bad), n, source, key)
 
 
 def examples(lm, params, key, *, source: str, n: int | None = None) -> list[Prompt]:
-    """What another run has made to learn from (its rounds/…/examples.jsonl), each with its best
-    response as given.
+    """The prompts of another run's training examples (its rounds/…/examples.jsonl), each with its
+    best response.
 
-    Raises as `records` does, without patience for bad rows.
+    Args:
+      source, n: see `records`.
+    Raises as `records` does; no row may be malformed.
     """
     del lm, params
 
-    def make(_, row):
-        example = from_json(Example, row)
+    def read_row(place: str, row: dict) -> Prompt:
+        del place
+        example = cast(Example, from_json(Example, row))
         return dataclasses.replace(example.prompt, meta={'responses': [example.responses[0].text]})
 
-    return _drawn(read_records(source, _named(source, make), 0), n, source, key)
+    return _draw(_read(source, read_row, 0), n, source, key)
 
 
-def _named(source: str, make):
-    """`make` for records.read, each prompt under an id of its own: what is drawn for a prompt hangs
-    on its id.
+# --- rows ---
+
+
+def _read(source: str, read_row: Callable, max_bad: int) -> list[Prompt]:
+    """The prompt that `read_row(place, row)` makes of each row, without those that are None.
+
+    Prompts get distinct ids, since the samples drawn for a prompt depend on its id.
     """
     ids = set()
 
-    def one(where, row):
+    def checked(place: str, row: dict) -> Prompt | None:
         try:
-            read = make(f'{source}:{where}', row)
-        except (KeyError, TypeError, AttributeError, IndexError) as problem:
-            raise ValueError(f'not such a row: {type(problem).__name__} {problem}') from None
-        if read is None:
+            prompt = read_row(f'{source}:{place}', row)
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            raise ValueError(f'the row has another form: {type(error).__name__} {error}') from None
+        if prompt is None:
             return None
-        for written in [m['content'] for m in read.messages] + read.meta.get('responses', []):
-            written.encode()  # half a surrogate pair is a UnicodeEncodeError, which is a ValueError
-        if read.id in ids:
-            read = dataclasses.replace(read, id=f'{read.id} ({where})')
-        ids.add(read.id)
-        return read
+        for text in [m['content'] for m in prompt.messages] + prompt.meta.get('responses', []):
+            text.encode()  # raises UnicodeEncodeError, a ValueError, for half a surrogate pair
+        if prompt.id in ids:
+            prompt = dataclasses.replace(prompt, id=f'{prompt.id} ({place})')
+        ids.add(prompt.id)
+        return prompt
 
-    return one
+    return read_records(source, checked, max_bad)
 
 
-def _drawn(found: list, n: int | None, source: str, key) -> list:
-    """`n` of them without replacement, in their order, or all where there are no more."""
+def _draw(prompts: list[Prompt], n: int | None, source: str, key) -> list[Prompt]:
+    """`n` prompts without replacement, in their order; all for None or if there are no more."""
     if n is not None and n < 1:
         raise ValueError(f'n={n} prompts of {source}: want at least 1, or None for all')
-    if n is None or n >= len(found):
-        return found
-    return [found[i] for i in sorted(keys.numpy_rng(key).choice(len(found), n, replace=False))]
+    if n is None or n >= len(prompts):
+        return prompts
+    drawn = keys.numpy_rng(key).choice(len(prompts), n, replace=False)
+    return [prompts[i] for i in sorted(drawn)]
 
 
-def _prompt(id: str, row, prompt: str, answer: str) -> Prompt:
-    """A row as a prompt. ValueError says what is wrong with it."""
-    asked = row.get(prompt, row.get('messages'))
-    if asked is None:
-        raise ValueError(
-            f'no field {prompt!r} and no messages; there are: {", ".join(map(str, row))}'
-        )
-    if isinstance(asked, str):
-        asked = [{'role': 'user', 'content': asked}]
-    if not isinstance(asked, list) or not all(
-        isinstance(m, dict)
-        and isinstance(m.get('content'), str)
-        and m.get('role') in ('system', 'user', 'assistant')
-        for m in asked
-    ):
-        raise ValueError(
-            f'{prompt!r} is neither a string nor a list of messages with role and content'
-        )
-    messages = [{'role': m['role'], 'content': m['content']} for m in asked]
-    given = [row['response']] if 'response' in row else []
+def _prompt_of(row: dict, place: str, prompt_field: str, answer_field: str) -> Prompt:
+    """The prompt in a row of `records`. ValueError says what is wrong with the row."""
+    messages = _messages(row, prompt_field)
+    responses = [row['response']] if 'response' in row else []
     if messages and messages[-1]['role'] == 'assistant':
-        given = [messages.pop()['content']]
-    if not all(isinstance(g, str) and g.strip() for g in given):
-        raise ValueError('the given response is not a text')
+        responses = [messages.pop()['content']]
+    if not all(isinstance(response, str) and response.strip() for response in responses):
+        raise ValueError('the given response is empty or not a text')
     if not messages or messages[-1]['role'] != 'user' or not messages[-1]['content'].strip():
         raise ValueError('no user turn to answer, or an empty one')
-    return Prompt(
-        str(row.get('id', id)),
-        tuple(messages),
-        row.get(answer),
-        {'responses': given} if given else {},
+    meta = {'responses': responses} if responses else {}
+    return Prompt(str(row.get('id', place)), tuple(messages), row.get(answer_field), meta)
+
+
+def _messages(row: dict, field: str) -> list[dict]:
+    """The chat messages in a row's field, or else in its field 'messages'."""
+    value = row.get(field, row.get('messages'))
+    if value is None:
+        raise ValueError(f'no field {field!r} and no messages; there are: {", ".join(row)}')
+    if isinstance(value, str):
+        value = [{'role': 'user', 'content': value}]
+    if not isinstance(value, list) or not all(map(_is_message, value)):
+        raise ValueError(
+            f'{field!r} is neither a string nor a list of messages with role and content'
+        )
+    return [{'role': message['role'], 'content': message['content']} for message in value]
+
+
+def _is_message(value) -> bool:
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get('content'), str)
+        and value.get('role') in ('system', 'user', 'assistant')
     )
+
+
+# --- conversation trees ---
+
+
+def _part_of(text: str) -> str:
+    """The part of the data that a tree belongs to, by the text of its prompt."""
+    hashed = tenth(text)
+    if hashed == 0:
+        return 'heldout'
+    return 'eft' if hashed < 3 else 'ift'
+
+
+def _is_usable(message: dict, lang: str) -> bool:
+    """Whether a message is in the language, not deleted, not rejected in review and not empty."""
+    return (
+        message.get('lang') == lang
+        and not message.get('deleted')
+        and message.get('review_result') is not False
+        and bool(message['text'].strip())
+    )
+
+
+def _prompt_with_ranked_answers(tree: dict, *, best_only: bool, lang: str) -> Prompt | None:
+    """A tree's prompt with its best answer, or with all ranked answers and their grades.
+
+    None if it has no best answer, or no two grades.
+    """
+    root = tree['prompt']
+    answers = [
+        reply
+        for reply in root.get('replies', ())
+        if reply.get('rank') is not None and _is_usable(reply, lang)
+    ]
+    answers.sort(key=lambda reply: reply['rank'])
+    name = str(tree.get('message_tree_id', short_id(root['text'])))
+    if best_only:
+        best = [answer['text'] for answer in answers if answer['rank'] == 0]
+        return ask(name, root['text'], responses=best[:1]) if best else None
+    texts = [answer['text'] for answer in answers]
+    grades = [-float(answer['rank']) for answer in answers]
+    if len(set(grades)) < 2:
+        return None
+    return ask(name, root['text'], responses=texts, grades=grades)

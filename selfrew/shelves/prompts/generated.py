@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import hashlib
 import logging
 import re
 
@@ -13,63 +12,62 @@ from selfrew.engine import generate
 from selfrew.mesh import keys
 from selfrew.models import language_model
 from selfrew.tasks import novelty, templates
-from selfrew.types import Prompt, ask
-
-# --- the model's own responses, and ideas -----------------------------------------------------------------------------
+from selfrew.tasks.hashing import short_id
+from selfrew.types import Prompt, Response, ask
 
 
 def judged(lm, params, key, *, prompts, sampler, template: str = 'additive') -> list[Prompt]:
-    """Judge prompts over the model's own responses: what a turn that learns to judge is asked
-    (arXiv 2407.19594, §2.2).
+    """Judge prompts over the model's own responses, for turns that train the judge (arXiv
+    2407.19594, §2.2).
+
+    `meta` has 'judged', the prompt's id, and 'points', the range of a score.
 
     Args:
-      prompts, sampler: entries of those shelves; of responses with the same text, one is judged.
-      template: a judge's, see scorers.judge.
-    `meta` has 'judged', the prompt's id, and 'points', the range of a score.
+      prompts, sampler: entries of those shelves; each distinct response to a prompt is judged once.
+      template: of the judge prompt, see scorers.judge.
     """
     k_prompts, k_sampler = jax.random.split(key)
-    points, out = templates.score_range(template), []
-    for r in sampler(lm, params, prompts(lm, params, k_prompts), k_sampler):
-        found = [a.text for a in r.responses]
-        for i in sorted(map(found.index, set(found))):
-            asked = templates.render(template, prompt=r.prompt.text, response=found[i])
-            out.append(
-                ask(f'judge/{r.prompt.id}/{i}', asked, judged=r.prompt.id, points=list(points))
-            )
-    return out
+    points, judge_prompts = list(templates.score_range(template)), []
+    for rollout in sampler(lm, params, prompts(lm, params, k_prompts), k_sampler):
+        prompt = rollout.prompt
+        texts = [response.text for response in rollout.responses]
+        for i, response in enumerate(texts):
+            if response in texts[:i]:
+                continue
+            text = templates.render(template, prompt=prompt.text, response=response)
+            name = f'judge/{prompt.id}/{i}'
+            judge_prompts.append(ask(name, text, judged=prompt.id, points=list(points)))
+    return judge_prompts
 
 
 def crossed(lm, params, key, *, prompts, sampler) -> list[Prompt]:
-    """Prompts with the model's own responses, of grade 1, and one that it gave to another of them,
-    of grade 0.
+    """Prompts with the model's own responses, of grade 1, and its response to another prompt, of
+    grade 0.
 
-    What a judge should tell apart, though nobody knows which response is right: to learn judging
-    from without truth (see pairs.agreeing). Self-Taught Evaluators (arXiv 2408.02666, §3.2) have
-    the worse response answer an instruction that the model has changed; here it answers another
-    one.
+    A judge should tell these apart, though nobody knows which responses are right: data to learn
+    judging without truth (see pairs.agreeing). Deviates from Self-Taught Evaluators (arXiv
+    2408.02666, §3.2), where the worse response answers a modified instruction.
 
     Args:
       prompts, sampler: entries of those shelves: what is asked, and how it is answered.
     Raises ValueError for fewer than two prompts.
     """
     k_prompts, k_sampler, k_cross = jax.random.split(key, 3)
-    found = sampler(lm, params, prompts(lm, params, k_prompts), k_sampler)
-    if len(found) < 2:
+    rollouts = sampler(lm, params, prompts(lm, params, k_prompts), k_sampler)
+    if len(rollouts) < 2:
         raise ValueError(
-            f'{len(found)} prompts to answer: want at least two, to cross their responses'
+            f'{len(rollouts)} prompts to answer: want at least two, to cross their responses'
         )
-    order, out = keys.numpy_rng(k_cross).permutation(len(found)), []
-    other = {
-        here: found[there] for here, there in zip(order, np.roll(order, 1))
-    }  # never a prompt's own
-    for i, r in enumerate(found):
-        given = [a.text for a in r.responses] + [other[i].responses[0].text]
-        meta = r.prompt.meta | {'responses': given, 'grades': [1.0] * len(r.responses) + [0.0]}
-        out.append(dataclasses.replace(r.prompt, meta=meta))
-    return out
-
-
-NUMBERED = re.compile(r'(?:^|\n)\s*\d+\s*[.)]\s*')
+    order = keys.numpy_rng(k_cross).permutation(len(rollouts))
+    other_index = dict(zip(order, np.roll(order, 1)))  # a cycle: never a prompt's own index
+    crossed_prompts = []
+    for i, rollout in enumerate(rollouts):
+        texts = [response.text for response in rollout.responses]
+        texts.append(rollouts[other_index[i]].responses[0].text)
+        grades = [1.0] * len(rollout.responses) + [0.0]
+        meta = rollout.prompt.meta | {'responses': texts, 'grades': grades}
+        crossed_prompts.append(dataclasses.replace(rollout.prompt, meta=meta))
+    return crossed_prompts
 
 
 def self_instruct(
@@ -96,97 +94,115 @@ def self_instruct(
     tries: int = 100,
     slots: int | None = None,
 ) -> list[Prompt]:
-    """`n` new instructions in the manner of given ones (Self-Instruct, arXiv 2212.10560;
-    2401.10020, §2.3).
-
-    Each request shows a few instructions in random order, and the model goes on with the list. What
-    it adds is kept if it passes the filters (see novelty) and is not too like any that is there.
+    """`n` new instructions that continue given ones (Self-Instruct, arXiv 2212.10560; 2401.10020,
+    §2.3). The model continues lists of known instructions; what passes the filters is kept.
 
     Args:
-      prompts: an entry of this shelf, the seeds.
+      prompts: an entry of this shelf, the seed instructions.
       template: a jinja file with {{ tasks }}, a list of texts, or one that ships.
-      generator: the folder or hub name of a fixed model that is asked, read anew each time and not
-        kept; None: the model that is trained. dtype, stored, max_length: of that model, see
-        language_model.load.
-      seeds, own: how many of either are shown; seeds stand in for its own while there are too few.
-      similarity: ROUGE-L (F1, of words) above which an instruction is too like another one.
+      generator: folder or hub name of a fixed model to sample from, loaded at each call; None: the
+        model in training. dtype, stored, max_length: of that model, see language_model.load.
+      seeds, own: how many seed and new instructions a request shows; seeds stand in for missing new
+        ones.
+      similarity: ROUGE-L (F1 of words) with a known instruction above which a new one is dropped.
       temperature, top_k, top_p, min_p, max_tokens, slots: see samplers.sample.
-      batch: requests between two looks at what came of them. tries: batches after which it is given
-        up.
-    Raises ValueError where there are fewer seeds than are shown, or so many tries do not give n
+      batch: requests sampled together. tries: batches sampled before giving up.
+    Raises ValueError for fewer than `seeds` + `own` seed instructions, or if all tries give too few
     instructions.
     """
-    known = [p.text for p in prompts(lm, params, jax.random.fold_in(key, 0))]
-    if len(known) < seeds + own:
-        raise ValueError(
-            f'{len(known)} seed instructions: want at least {seeds + own} to show in a request'
-        )
+    seed_prompts = prompts(lm, params, jax.random.fold_in(key, 0))
+    pool = _InstructionPool([prompt.text for prompt in seed_prompts], seeds, own, similarity)
     if generator is not None:
-        lm, params = language_model.load(
-            folder=generator, **lm.mesh.shape, dtype=dtype, params=stored, max_length=max_length
-        )
-    rng, first = keys.numpy_rng(key), len(known)
-    heard, dropped = [novelty.words(text) for text in known], collections.Counter()
+        options = {'dtype': dtype, 'params': stored, 'max_length': max_length}
+        lm, params = language_model.load(folder=generator, **lm.mesh.shape, **options)
+    sampling = {'temperature': temperature, 'top_k': top_k, 'top_p': top_p, 'min_p': min_p}
+    limits = {'max_tokens': max_tokens, 'slots': slots}
+    rng = keys.numpy_rng(key)
     for attempt in range(tries):
-        if len(known) - first >= n:
+        if len(pool.new_texts()) >= n:
             break
-        shown = [_shown(known, first, seeds, own, rng) for _ in range(batch)]
-        asked = [lm.text.prompt_tokens(ask('', templates.render(template, tasks=some))) for some in shown]
-        fitting = [
-            i for i, tokens in enumerate(asked) if len(tokens) + max_tokens <= lm.config.max_length
-        ]
-        dropped['too_long'] += batch - len(fitting)
-        sample_keys = generate.request_keys(
-            key, [f'self_instruct/{attempt}'] * len(fitting), fitting
-        )
-        for response in generate.generate(
-            lm,
-            params,
-            [asked[i] for i in fitting],
-            sample_keys,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            slots=slots,
-            title='self-instruct',
-        ):
-            for instruction in _listed(response):
-                new = novelty.words(instruction)
-                wrong = (
-                    novelty.fault(instruction)
-                    or (novelty.is_similar(new, heard, similarity) and 'similar')
-                    or None
-                )
-                dropped[wrong or 'kept'] += 1
-                if wrong is None:
-                    known.append(instruction)
-                    heard.append(new)
-    logging.info('self-instruct: %s', dict(dropped))
-    if len(known) - first < n:
-        raise ValueError(
-            f'{tries} batches of {batch} requests gave {len(known) - first} instructions of {n}: {dict(dropped)}'
-        )
-    name = lambda said: hashlib.sha1(said.encode()).hexdigest()[:12]
-    return [ask(f'self_instruct/{name(said)}', said) for said in known[first : first + n]]
+        requests = [templates.render(template, tasks=pool.sample_texts(rng)) for _ in range(batch)]
+        name = f'self_instruct/{attempt}'
+        responses = _continuations(lm, params, key, name, requests, **sampling, **limits)
+        pool.outcomes['too_long'] += batch - len(responses)
+        for response in responses:
+            pool.add(_listed_instructions(response))
+    outcomes = dict(pool.outcomes)
+    logging.info('self-instruct: %s', outcomes)
+    if len(pool.new_texts()) < n:
+        made = f'{len(pool.new_texts())} instructions of {n}: {outcomes}'
+        raise ValueError(f'{tries} batches of {batch} requests gave {made}')
+    return [ask(f'self_instruct/{short_id(text)}', text) for text in pool.new_texts()[:n]]
 
 
-def _shown(known: list[str], first: int, seeds: int, own: int, rng) -> list[str]:
-    """What one request shows: of the first ones, the seeds, and of what was made up since."""
-    mine = min(own, len(known) - first)
-    some = list(rng.choice(first, seeds + own - mine, replace=False))
-    some += list(first + rng.choice(len(known) - first, mine, replace=False)) if mine else []
-    return [' '.join(known[i].split()) for i in rng.permutation(some)]
+class _InstructionPool:
+    """The known instructions: seeds, then the new ones that passed the filters."""
+
+    def __init__(self, seed_texts: list[str], seeds: int, own: int, similarity: float):
+        if len(seed_texts) < seeds + own:
+            raise ValueError(
+                f'{len(seed_texts)} seed instructions: want at least {seeds + own} '
+                'to show in a request'
+            )
+        self.texts = list(seed_texts)
+        self.words = [novelty.words(text) for text in seed_texts]
+        self.seed_count = len(seed_texts)
+        self.seeds, self.own, self.similarity = seeds, own, similarity
+        self.outcomes = collections.Counter()  # 'kept', or why an instruction was dropped
+
+    def new_texts(self) -> list[str]:
+        return self.texts[self.seed_count :]
+
+    def sample_texts(self, rng) -> list[str]:
+        """The instructions that one request shows, in random order."""
+        new_count = len(self.texts) - self.seed_count
+        own = min(self.own, new_count)
+        indices = list(rng.choice(self.seed_count, self.seeds + self.own - own, replace=False))
+        if own:
+            indices += list(self.seed_count + rng.choice(new_count, own, replace=False))
+        return [' '.join(self.texts[i].split()) for i in rng.permutation(indices)]
+
+    def add(self, instructions: list[str]) -> None:
+        """Adds those that pass the filters of `novelty` and resemble no known instruction."""
+        for instruction in instructions:
+            words = novelty.words(instruction)
+            outcome = novelty.rejection_reason(instruction)
+            if outcome is None:
+                is_known = novelty.is_similar(words, self.words, self.similarity)
+                outcome = 'similar' if is_known else 'kept'
+            self.outcomes[outcome] += 1
+            if outcome == 'kept':
+                self.texts.append(instruction)
+                self.words.append(words)
 
 
-def _listed(response) -> list[str]:
-    """The instructions of a list that goes on; a last one that was cut is not one, nor is what
-    leads over to a list.
+def _continuations(
+    lm, params, key, name: str, requests: list[str], *, max_tokens: int, **sampling
+) -> list[Response]:
+    """Responses to the requests that fit into the context; longer requests are dropped."""
+    tokens = [lm.text.prompt_tokens(ask('', request)) for request in requests]
+    limit = lm.config.max_length - max_tokens
+    fitting = [i for i, request in enumerate(tokens) if len(request) <= limit]
+    return generate.generate(
+        lm,
+        params,
+        [tokens[i] for i in fitting],
+        generate.request_keys(key, [name] * len(fitting), fitting),
+        max_tokens=max_tokens,
+        title='self-instruct',
+        **sampling,
+    )
+
+
+LIST_NUMBER = re.compile(r'(?:^|\n)\s*\d+\s*[.)]\s*')
+
+
+def _listed_instructions(response: Response) -> list[str]:
+    """The instructions of a continued list, without a last one that was cut by the length limit and
+    without lines that introduce a list.
     """
-    found = NUMBERED.split(response.text)
+    parts = LIST_NUMBER.split(response.text)
     if response.finish == 'length':
-        found = found[:-1]
-    return [
-        ' '.join(one.split()) for one in found if one.strip() and not one.rstrip().endswith(':')
-    ]
+        parts = parts[:-1]
+    parts = [' '.join(part.split()) for part in parts]
+    return [part for part in parts if part and not part.endswith(':')]
