@@ -4,9 +4,14 @@
     rollouts = lm.generate(params, ['Why is the sky blue?'], n=4)
     selfrew.save('out', lm, params)
 
-The map of the package is in README.md. Importing this module loads nothing else: `load` and `save`
-come from `selfrew.api` when they are first asked for.
+README.md maps the package. Importing this module loads nothing else: `load` and `save` come from
+`selfrew.api` at first use.
 """
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from selfrew.api import load, save
 
 __version__ = '0.1.0'
 __all__ = ['load', 'save']
@@ -14,7 +19,7 @@ __all__ = ['load', 'save']
 
 def __getattr__(name: str):
     if name in __all__:
-        from selfrew import api
+        from selfrew import api  # noqa: PLC0415 (imports jax and transformers: seconds)
 
         return getattr(api, name)
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -1,6 +1,4 @@
-"""For notebooks: a model loaded, asked, measured and saved, by the same code that the loop uses.
-Layer 9.
-"""
+"""For notebooks: loads, samples, scores and saves a model, with the code that the loop uses."""
 
 import dataclasses
 import functools
@@ -12,7 +10,7 @@ import numpy as np
 
 from selfrew import export
 from selfrew.engine import logprobs, packing
-from selfrew.mesh import sharding
+from selfrew.mesh import buckets, sharding
 from selfrew.models import decoder, language_model
 from selfrew.shelves import samplers
 from selfrew.types import Example, Prompt, Response, Rollout, ask
@@ -21,94 +19,96 @@ from selfrew.types import Example, Prompt, Response, Rollout, ask
 class LogProbs(NamedTuple):
     """Log-probabilities of responses given their prompts, in nats."""
 
-    total: np.ndarray  # [M], summed over a response's tokens, its end token included
-    tokens: list  # of M arrays, one number a token
+    total: np.ndarray  # [M] float32, summed over a response's tokens, its end token included
+    tokens: list  # of M arrays, one number per token
 
 
-def prompt_of(given, id: str) -> Prompt:
-    """A Prompt of a Prompt, a string (one user turn) or a list of chat messages {'role',
-    'content'}.
+def prompt_of(source, id: str) -> Prompt:
+    """A Prompt with this id from a string (one user message) or a list of chat messages.
+
+    A message is {'role', 'content'}. A Prompt is returned as it is.
     """
-    if isinstance(given, Prompt):
-        return given
-    return ask(id, given) if isinstance(given, str) else Prompt(id, tuple(given))
+    if isinstance(source, Prompt):
+        return source
+    return ask(id, source) if isinstance(source, str) else Prompt(id, tuple(source))
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _logits(module, params, tokens_BT, mask_BT):
     B, T = tokens_BT.shape
     position_BT = jnp.maximum(jnp.cumsum(mask_BT, axis=1) - 1, 0)
-    sees_BTT = (
-        jnp.tril(jnp.ones((T, T), bool))[None] & mask_BT[:, None, :] | jnp.eye(T, dtype=bool)[None]
-    )
-    hidden_BTD, _ = module.apply({'params': params}, tokens_BT, position_BT, sees_BTT)
+    causal_BTT = jnp.tril(jnp.ones((T, T), bool))[None] & mask_BT[:, None, :]
+    attends_BTT = causal_BTT | jnp.eye(T, dtype=bool)[None]  # padding attends to itself
+    hidden_BTD, _ = module.apply({'params': params}, tokens_BT, position_BT, attends_BTT)
     return decoder.logits(module, params, hidden_BTD.reshape(B * T, -1)).reshape(B, T, -1)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _selected(module, params, batch):
+def _selected_logp(module, params, batch):
     return logprobs.selected_logp(module, params, batch)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Lm(language_model.Lm):
-    """A language model without its parameters, which every method takes first."""
+    """A language model without its parameters; every method takes these first."""
 
     def logits(self, params, tokens_BT, mask_BT=None) -> jax.Array:
         """Next-token logits [B T V], float32, of tokens padded on either side.
 
-        Args: tokens [B T] ints; mask [B T], true for what is not padding (None: all). Logits at
-          padding mean nothing.
-        Raises ValueError for other shapes or more tokens than the model has positions.
+        Args:
+          tokens_BT: ints.
+          mask_BT: true for tokens that are not padding; None for all. Logits at padding are
+            meaningless.
+        Raises ValueError for other shapes, or for more tokens than the model has positions.
         """
-        tokens, mask = np.asarray(tokens_BT, np.int32), np.ones(np.shape(tokens_BT), bool)
-        mask = mask if mask_BT is None else np.asarray(mask_BT, bool)
-        if (
-            tokens.ndim != 2
-            or mask.shape != tokens.shape
-            or tokens.shape[1] > self.config.max_length
-        ):
+        tokens_BT = np.asarray(tokens_BT, np.int32)
+        if mask_BT is None:
+            mask_BT = np.ones(tokens_BT.shape, bool)
+        mask_BT = np.asarray(mask_BT, bool)
+        is_matrix = tokens_BT.ndim == 2 and mask_BT.shape == tokens_BT.shape
+        if not is_matrix or tokens_BT.shape[1] > self.config.max_length:
             raise ValueError(
                 f'want tokens and mask of one shape [B T], T at most {self.config.max_length}; '
-                f'got {tokens.shape} and {mask.shape}'
+                f'got {tokens_BT.shape} and {mask_BT.shape}'
             )
-        B, more = len(tokens), -len(tokens) % sharding.row_shards(self.mesh)
-        pad = lambda x: np.pad(x, ((0, more), (0, 0)))
-        return _logits(self.module, params, self.place_rows(pad(tokens)), self.place_rows(pad(mask)))[:B]
+        B = len(tokens_BT)
+        padding = (0, -B % sharding.row_shards(self.mesh)), (0, 0)
+        tokens_RT = self.place_rows(np.pad(tokens_BT, padding))
+        mask_RT = self.place_rows(np.pad(mask_BT, padding))
+        return _logits(self.module, params, tokens_RT, mask_RT)[:B]
 
     def logp(self, params, prompts, responses, *, batch: int = 16) -> LogProbs:
-        """How likely each response is after its prompt, by the trainer's own pass.
+        """The log-probability of each response given its prompt, computed as in training.
 
         Args:
-          prompts, responses: as many of each. A prompt is a string, a list of chat messages or a
-            Prompt; a response a string (taken to end by itself) or a Response (one that was sampled
-            counts its very tokens).
-          batch: responses computed together.
-        Raises ValueError where one is empty, or too long for the context.
+          prompts: strings, lists of chat messages, or Prompts.
+          responses: one for each prompt. A string is taken as a finished response; a Response that
+            was sampled is scored on exactly its tokens.
+          batch: how many responses are computed together.
+        Raises ValueError if a response is empty, or too long for the context.
         """
         prompts = [prompt_of(p, str(i)) for i, p in enumerate(prompts)]
         responses = [r if isinstance(r, Response) else Response(r) for r in responses]
         examples = [Example(p, (r,)) for p, r in zip(prompts, responses, strict=True)]
-        longest = self.config.max_length
-        docs, dropped = packing.tokenise(self.text, examples, row_length=longest, positions=longest)
+        context = self.config.max_length
+        docs, dropped = packing.tokenise(self.text, examples, row_length=context, positions=context)
         if dropped:
             bad = sorted(set(range(len(examples))) - {doc.index for doc in docs})
             raise ValueError(
-                f'responses {bad} are empty, or longer with their prompt than {longest} tokens'
+                f'responses {bad} are empty, or longer with their prompt than {context} tokens'
             )
         if not docs:
             return LogProbs(np.zeros(0, np.float32), [])
-        row = min(longest, -(-max(len(d.prompt) + len(d.responses[0]) for d in docs) // 128) * 128)
-        tokens = [None] * len(docs)
-        packed = packing.batches(
-            docs, batch=batch, row_length=row, parts=sharding.row_shards(self.mesh)
-        )
-        for one in packed:
-            logp = np.asarray(_selected(self.module, params, packing.place(self, one)))
-            doc = np.take_along_axis(one.doc.reshape(len(one.target), -1), one.target, axis=1)
-            for i in range(int(one.real.sum())):
-                tokens[one.index[i]] = logp[(doc == i + 1) & (one.mask > 0)]
-        return LogProbs(np.array([t.sum(dtype=np.float64) for t in tokens], np.float32), tokens)
+        row_length = min(context, buckets.round_up(max(doc.length for doc in docs), 128))
+        parts = sharding.row_shards(self.mesh)
+        tokens = [np.zeros(0, np.float32)] * len(docs)
+        for rows in packing.batches(docs, batch=batch, row_length=row_length, parts=parts):
+            logp_PS = np.asarray(_selected_logp(self.module, params, packing.place(self, rows)))
+            doc_PS = np.take_along_axis(rows.doc.reshape(parts, -1), rows.target, axis=1)
+            for i in range(int(rows.real.sum())):
+                tokens[rows.index[i]] = logp_PS[(doc_PS == i + 1) & (rows.mask > 0)]
+        totals = np.array([t.sum(dtype=np.float64) for t in tokens], np.float32)
+        return LogProbs(totals, tokens)
 
     def generate(
         self,
@@ -127,13 +127,13 @@ class Lm(language_model.Lm):
     ) -> list[Rollout]:
         """`n` samples for each prompt (a string, a list of chat messages, or a Prompt), in order.
 
-        The same seed gives the same samples, whatever `slots`, the number of those made at the same
-        time, is. See samplers.sample for the options.
-        Raises ValueError for an option out of range, or where a prompt and max_tokens exceed the
+        The same seed gives the same samples for any `slots`, the number decoded at once. See
+        samplers.sample for the other options.
+        Raises ValueError for an option out of range, or if a prompt and max_tokens exceed the
         context.
         """
         prompts = [prompt_of(p, str(i)) for i, p in enumerate(prompts)]
-        out = samplers.sample(
+        rollouts = samplers.sample(
             self,
             params,
             prompts,
@@ -147,29 +147,25 @@ class Lm(language_model.Lm):
             max_tokens=max_tokens,
             slots=slots,
         )
-        if len(out) < len(prompts):
-            left = sorted({p.id for p in prompts} - {r.prompt.id for r in out})
+        if len(rollouts) < len(prompts):
+            dropped = sorted({p.id for p in prompts} - {r.prompt.id for r in rollouts})
             raise ValueError(
-                f'prompts {left} and max_tokens={max_tokens} exceed the context of '
+                f'prompts {dropped} and max_tokens={max_tokens} exceed the context of '
                 f'{self.config.max_length}'
             )
-        return out
+        return rollouts
 
 
 def load(folder: str, *, mesh: dict | None = None, **options):
-    """(lm, params) of a Hugging Face folder, a hub name, or 'tiny', the base that ships with the
-    package.
+    """(lm, params) of a Hugging Face folder, a hub name, or 'tiny', the model in this package.
 
     Args:
-      mesh: {'data': …, 'fsdp': …, 'tensor': …}, what is left out being 1; None: all devices along
-        fsdp.
-      options: dtype, params, max_length, attention, lora, … as selfrew.models.language_model.load
-        has them.
-    Raises FileNotFoundError or ValueError that names what is wrong.
+      mesh: {'data': …, 'fsdp': …, 'tensor': …}, each 1 by default; None: all devices along fsdp.
+      options: dtype, params, max_length, attention, lora, … of models.language_model.load.
+    Raises FileNotFoundError or ValueError as language_model.load does.
     """
-    lm, params = language_model.load(
-        folder=folder, **({'fsdp': -1} if mesh is None else mesh), **options
-    )
+    axes = {'fsdp': -1} if mesh is None else mesh
+    lm, params = language_model.load(folder=folder, **axes, **options)
     return Lm(**{field.name: getattr(lm, field.name) for field in dataclasses.fields(lm)}), params
 
 

@@ -1,91 +1,86 @@
-"""The nouns, and the legend of axis letters. Layer 0: imports nothing of selfrew.
+"""The nouns that stages pass to each other, and the legend of axis letters. Imports no selfrew.
 
-Left of `encode` (host, text): Prompt, Response, Rollout, Judgement, Example. Each is a frozen
-dataclass and one JSON line. Right of it (device, fixed shapes): Batch, Forward, State.
+On the host, before packing: Prompt, Response, Rollout, Judgement, Example. Each is a frozen
+dataclass, stored as JSON lines. On the device, with fixed shapes: Batch, Forward, State.
 
 Axis letters, as suffixes of array names:
   B examples of an update   N responses of an example   R rows   L tokens of a row
-  P parts of the rows, as many in each   S selected tokens of a part
-  T time in decoding   C columns of a cache   V vocabulary   D width   K key/value heads   G queries
-  a key head H features of a head      F features of the MLP
+  P parts of the rows, of equal size   S selected tokens of a part
+  T time in decoding   C columns of a cache   V vocabulary   D width   K key/value heads
+  G query heads per key head   H features of a head   F features of the MLP
 """
 
 import dataclasses
 import math
 from typing import Any, NamedTuple
 
-# --- host: text -------------------------------------------------------------------------------------------------------
+# --- host: text -----------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-    """What a model is asked. `messages` are chat turns {'role', 'content'}, the last one the
-    user's.
-    """
+    """Chat messages {'role', 'content'} for a model to answer, the last one from the user."""
 
     id: str
     messages: tuple
-    answer: Any = None  # ground truth; None where there is none, or where training must not see it
-    meta: dict = dataclasses.field(
-        default_factory=dict
-    )  # 'task', 'responses' (given ones), 'grades', …
+    answer: Any = None  # ground truth; None if there is none, or if training must not see it
+    meta: dict = dataclasses.field(default_factory=dict)  # 'task', 'responses', 'grades', …
 
     @property
     def text(self) -> str:
-        """What a judge is shown: the user's turn, or, of a longer chat, all turns with their roles."""
+        """What a judge is shown: a single message as it is, or all messages with their roles."""
         if len(self.messages) == 1:
             return self.messages[0]['content']
         return '\n\n'.join(f'{m["role"]}: {m["content"]}' for m in self.messages)
 
 
 def ask(id: str, text: str, answer: Any = None, **meta) -> Prompt:
-    """A prompt of one user turn."""
+    """A prompt of one user message."""
     return Prompt(id, ({'role': 'user', 'content': text},), answer, meta)
 
 
 @dataclasses.dataclass(frozen=True)
 class Response:
-    """One answer. `tokens` are exactly what was sampled, the end token included where finish is
-    'stop'.
-    """
+    """One answer. `tokens` are exactly the sampled ones, with the end token if finish is 'stop'."""
 
     text: str
-    tokens: tuple = ()  # empty: not sampled but given as text; encode tokenises it
-    finish: str = 'stop'  # 'stop': ended by itself; 'length': cut by the limit
-    logp: float | None = (
-        None  # nats, summed over tokens, raw distribution (temperature 1, no truncation)
-    )
+    tokens: tuple = ()  # empty if the response was not sampled; packing then tokenises the text
+    finish: str = 'stop'  # 'stop': the model ended it; 'length': cut by the token limit
+    logp: float | None = None  # nats, summed over tokens, at temperature 1 without truncation
 
 
 @dataclasses.dataclass(frozen=True)
 class Rollout:
+    """A prompt and the responses to it."""
+
     prompt: Prompt
     responses: tuple  # (n,) of Response
 
 
 @dataclasses.dataclass(frozen=True)
 class Judgement:
-    """A rollout with a score for each response. nan is 'no verdict', never a low score."""
+    """A rollout with a score for each response. nan means 'no verdict', never a low score."""
 
     rollout: Rollout
     scores: tuple  # (n,) float
-    verdicts: tuple = ()  # (n,) of tuples: what the judge wrote, a text per vote
-    votes: tuple = ()  # (n,) of tuples: the score read from each verdict, nan where none could be read
+    verdicts: tuple = ()  # (n,) of tuples: the judge's text, one per vote
+    votes: tuple = ()  # (n,) of tuples: the score parsed from each verdict, nan if none was found
 
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """A prompt and its responses, best first. N=1 SFT, 2 a pair, 3 SELM (winner, loser, explored)."""
+    """A prompt and N responses, best first.
+
+    N is 1 for SFT, 2 for a pair, 3 for SELM (winner, loser, explored).
+    """
 
     prompt: Prompt
     responses: tuple  # (N,) of Response
     scores: tuple = ()  # (N,) float
-    weight: float = (
-        1.0  # multiplies the example's loss (ScPO's vote margin); the mean still counts it as one
-    )
+    weight: float = 1.0  # multiplies the loss (ScPO's vote margin); the mean's divisor ignores it
 
 
-def to_json(noun) -> dict:
+def to_json(noun) -> Any:
     """A noun as JSON-ready dicts and lists; nan becomes null."""
     if isinstance(noun, float):
         return None if math.isnan(noun) else noun
@@ -102,69 +97,70 @@ def _floats(values) -> tuple:
     return tuple(math.nan if v is None else float(v) for v in values)
 
 
-def _prompt(d) -> Prompt:
-    return Prompt(d['id'], tuple(d['messages']), d['answer'], d['meta'])
+def _prompt(fields: dict) -> Prompt:
+    return Prompt(fields['id'], tuple(fields['messages']), fields['answer'], fields['meta'])
 
 
-def _rollout(d) -> Rollout:
-    return Rollout(_prompt(d['prompt']), _responses(d['responses']))
+def _rollout(fields: dict) -> Rollout:
+    return Rollout(_prompt(fields['prompt']), _responses(fields['responses']))
 
 
-def _responses(rows) -> tuple:
+def _responses(rows: list) -> tuple:
     return tuple(Response(r['text'], tuple(r['tokens']), r['finish'], r['logp']) for r in rows)
 
 
-def from_json(kind: type, d: dict):
-    """The inverse of `to_json` for the five host nouns."""
+def from_json(kind: type, fields: dict):
+    """The inverse of `to_json` for Prompt, Rollout, Judgement and Example.
+
+    Raises TypeError for any other kind.
+    """
     if kind is Prompt:
-        return _prompt(d)
+        return _prompt(fields)
     if kind is Rollout:
-        return _rollout(d)
+        return _rollout(fields)
     if kind is Judgement:
-        verdicts = tuple(tuple(v) for v in d['verdicts'])
-        return Judgement(
-            _rollout(d['rollout']), _floats(d['scores']), verdicts, tuple(map(_floats, d['votes']))
-        )
+        verdicts = tuple(tuple(texts) for texts in fields['verdicts'])
+        votes = tuple(_floats(scores) for scores in fields['votes'])
+        return Judgement(_rollout(fields['rollout']), _floats(fields['scores']), verdicts, votes)
     if kind is Example:
-        return Example(
-            _prompt(d['prompt']), _responses(d['responses']), _floats(d['scores']), d['weight']
-        )
+        prompt, responses = _prompt(fields['prompt']), _responses(fields['responses'])
+        return Example(prompt, responses, _floats(fields['scores']), fields['weight'])
     raise TypeError(f'no noun {kind}; there are: Prompt, Rollout, Judgement, Example')
 
 
-# --- device: fixed shapes ---------------------------------------------------------------------------------------------
+# --- device: fixed shapes -------------------------------------------------------------------------
 
 
 class Batch(NamedTuple):
-    """The examples of one update as packed rows: a prompt once, its N responses after it as
-    branches.
+    """The examples of one update as packed rows: a prompt once, then its N responses as branches.
 
-    A token sees its own document's prompt and its own branch, causally; a branch's positions
-    continue the prompt's. Rows lie in P parts, as the mesh splits them; a part's selected tokens
-    are of its own rows.
+    A token attends causally to its own document's prompt and its own branch. Each branch's
+    positions continue the prompt's. Rows are split into P parts, as over the mesh; a part's
+    selected tokens lie in its own rows. `target` and `source` index the part's rows laid end to
+    end.
     """
 
     tokens: Any  # [R L] int32
     position: Any  # [R L] int32, from 0 in each document
     doc: Any  # [R L] int32, 1 + index of the example in the batch; 0 is padding
     branch: Any  # [R L] int32, 0 the prompt, 1 + n the n-th response
-    target: Any  # [P S] int32, where in the part's rows, laid end to end, each response token stands (0 where unused)
-    source: Any  # [P S] int32, where in them the token stands that predicts it
+    target: Any  # [P S] int32, index of each response token (0 if unused)
+    source: Any  # [P S] int32, index of the token that predicts it
     mask: Any  # [P S] float32, 1 for a response token, 0 for unused
     weight: Any  # [B] float32, Example.weight
-    real: Any  # [B] float32, 0 for the filling of a last, incomplete batch
-    index: Any  # [B] int32, which example of the round this is
-    count: Any  # [] float32, real examples of the update, micro-batches together
-    lengths: Any  # [N] float32, tokens of all n-th responses of the update, micro-batches together
-    ref_logp: Any = None  # [B N] float32, the reference column; None before annotation
+    real: Any  # [B] float32, 0 for the filler of a last, incomplete batch
+    index: Any  # [B] int32, index of the example in the round
+    count: Any  # [] float32, real examples of the update, over all its micro-batches
+    lengths: Any  # [N] float32, tokens of all n-th responses of the update, over all micro-batches
+    ref_logp: Any = None  # [B N] float32, the reference column; None before it is computed
 
 
 class Forward(NamedTuple):
-    """What a loss unpacks. All float32; sums are over a response's tokens, 0 where there is no such
-    response.
+    """What a loss unpacks. All float32.
 
-    From `entropy` on: None where the loss does not ask (see loss_contract.requested_fields); what
-    each is: see logprobs.measure.
+    Sums run over a response's tokens and are 0 where the response does not exist. The fields from
+    `entropy` on are None unless the loss asks for them (see loss_contract.requested_fields);
+    logprobs.measure defines each.
     """
 
     logp: Any  # [B N] nats, summed
@@ -181,4 +177,4 @@ class State(NamedTuple):
     params: Any
     opt: Any
     step: Any  # [] int32, updates since the start of the run
-    round: Any  # [] int32, turns finished
+    round: Any  # [] int32, number of the last round trained on, 0 before any

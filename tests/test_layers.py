@@ -1,6 +1,4 @@
-"""The house: a package imports from strictly lower layers, never sideways, and nobody's private
-names.
-"""
+"""A package imports only from strictly lower layers, and no module uses another's private names."""
 
 import ast
 import pathlib
@@ -27,13 +25,13 @@ LAYERS = {
 FILES = sorted(ROOT.rglob('*.py'))
 
 
-def _room(path: pathlib.Path) -> str:
+def _top_name(path: pathlib.Path) -> str:
     """The module or package at the top of selfrew that a file belongs to."""
     return path.relative_to(ROOT).parts[0].removesuffix('.py')
 
 
 def _imports(path: pathlib.Path):
-    """(room, imported name) of each import of selfrew in a file, wherever in the file it stands."""
+    """Yields (module or package at the top, imported name) of each import of selfrew in a file."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f'{path}: a relative import'
@@ -54,15 +52,15 @@ def test_the_top_is_a_map_of_a_dozen_names():
 def test_imports_only_go_down():
     wrong = []
     for path in FILES:
-        room = _room(path)
+        top = _top_name(path)
         for other, _ in _imports(path):
-            if other != room and room != '__init__' and LAYERS[other] >= LAYERS[room]:
+            if other != top and top != '__init__' and LAYERS[other] >= LAYERS[top]:
                 where = path.relative_to(ROOT)
-                wrong.append(f'{where} (layer {LAYERS[room]}) imports {other} ({LAYERS[other]})')
+                wrong.append(f'{where} (layer {LAYERS[top]}) imports {other} ({LAYERS[other]})')
     assert not wrong, '\n'.join(wrong)
 
 
-def test_nobody_imports_a_private_name_of_another_module():
+def test_no_module_imports_a_private_name_of_another():
     wrong = [
         f'{path.relative_to(ROOT)} imports {name} of {other}'
         for path in FILES
@@ -73,9 +71,7 @@ def test_nobody_imports_a_private_name_of_another_module():
 
 
 def _private_uses(path: pathlib.Path):
-    """Attributes with a leading underscore of modules of selfrew that a file imports:
-    `trainer._step`.
-    """
+    """Private attributes that a file uses of modules of selfrew, such as `trainer._step`."""
     tree = ast.parse(path.read_text())
     modules = {
         alias.asname or alias.name
@@ -85,36 +81,34 @@ def _private_uses(path: pathlib.Path):
     }
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            private = node.attr.startswith('_') and not node.attr.startswith('__')
-            if (
-                private
-                and node.attr not in ('_replace', '_asdict', '_fields')
-                and node.value.id in modules
-            ):
+            is_private = node.attr.startswith('_') and not node.attr.startswith('__')
+            is_private &= node.attr not in ('_replace', '_asdict', '_fields')  # of namedtuples
+            if is_private and node.value.id in modules:
                 yield f'{node.value.id}.{node.attr}'
 
 
-def test_nobody_reaches_into_another_modules_private_names():
+def test_no_module_uses_private_names_of_another():
     wrong = [f'{p.relative_to(ROOT)}: {use}' for p in FILES for use in _private_uses(p)]
     assert not wrong, '\n'.join(wrong)
 
 
 @pytest.mark.parametrize('package', [name for name in LAYERS if (ROOT / name).is_dir()])
 def test_a_package_says_what_lives_there_and_what_may_be_imported(package):
-    """Three sentences: what lives here, what may be imported from it, what it may import."""
+    """Its docstring: what lives there, what may be imported from it, what it may import."""
     text = ast.get_docstring(ast.parse((ROOT / package / '__init__.py').read_text())) or ''
     assert 'Import from it:' in text and 'It imports:' in text, text
 
 
-def test_types_import_nothing_of_the_house():
+def test_types_import_nothing_of_selfrew():
     assert not list(_imports(ROOT / 'types.py'))
 
 
 def test_configs_import_no_jax():
     for path in (ROOT.parent / 'configs').rglob('*.py'):
-        nodes = list(ast.walk(ast.parse(path.read_text())))
-        names = {
-            alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names
-        }
-        names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+        names = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                names.add(node.module)
         assert {name.split('.')[0] for name in names} <= {'ml_collections', 'configs', 'copy'}, path

@@ -1,6 +1,6 @@
-"""What a run is made of: config entries bound to functions, turns, stages on disk, checkpoints,
-what is logged and shown.
+"""The parts of a run: its config bound to functions, its turns, files, checkpoints and reports.
 
-Import from it: binding, turns, stage, checkpoint, metrics_log, turn_stats, console, report.
+Import from it: binding, turns, config, selection, stage, checkpoint, metrics_log, turn_stats,
+console, report.
 It imports: types, mesh, models, tasks, engine, shelves.
 """

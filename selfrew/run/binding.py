@@ -1,8 +1,8 @@
-"""A config entry -> the function it names, its arguments bound and checked. Layer 6.
+"""Binds config entries to functions: looks up the name, checks and binds the keyword arguments.
 
-An entry is a dict with 'name' and keyword arguments. Its key says which shelf the name is on;
-entries inside entries bind alike. A function's positional parameters are data and come from the
-loop; its keyword-only ones are the config's.
+An entry is a dict with 'name' and keyword arguments. The key it stands under picks the shelf that
+the name is on. Entries inside entries bind the same way. A function's positional parameters are
+data and come from the loop; its keyword-only parameters come from the config.
 """
 
 import functools
@@ -15,16 +15,11 @@ from typing import Any
 from selfrew import tasks
 from selfrew.engine import reference, schedules, trainer
 from selfrew.models import language_model
+from selfrew.run import selection
 from selfrew.shelves import losses, optimizers, pairs, prompts, samplers, scorers
 from selfrew.tasks import published, records, templates
 
-
-def check_balance(balance: float) -> None:
-    """ValueError where it is no share."""
-    if not 0 < balance < 1:
-        raise ValueError(f'{balance}: want more than 0 and less than 1, or None')
-
-
+# Key of an entry -> the module whose functions it may name.
 SHELVES = {
     'prompts': prompts,
     'sampler': samplers,
@@ -35,11 +30,13 @@ SHELVES = {
     'optimizer': optimizers,
     'train': trainer,
 }
-ON_UPDATE = {'train': ('train',)}
-DEFAULT = {'train': 'train', 'optimizer': 'adamw'}
-# Fields that name something outside the config: looked up when the config is bound, hours before
-# they are used.
-LOOKED_UP = {
+# Keys whose choices are listed instead of read from the shelf.
+LISTED_PARTS = {'train': ('train',)}
+# Keys whose entry may leave out the name, or be left out itself.
+DEFAULT_PARTS = {'train': 'train', 'optimizer': 'adamw'}
+# Fields whose values are checked when the config is bound, hours before they are used. Most name
+# something outside the config: a file, a task, a checkpoint.
+FIELD_CHECKS = {
     'template': templates.get,
     'source': records.check_source,
     'tasks': tasks.get_all,
@@ -54,132 +51,126 @@ LOOKED_UP = {
     'part': prompts.check_part,
     'generator': language_model.resolve_folder,
     'shots': records.check_source,
-    'balance': check_balance,
+    'balance': selection.check_balance,
 }
-COUNTS = (
-    'n',
-    'batch',
-    'accumulate',
-    'epochs',
-    'max_steps',
-    'row_length',
-    'votes',
-    'max_tokens',
-    'rows',
-    'slots',
-    'count',
-    'keep_states',
-    'shown',
-    'longest',
-    'seeds',
-    'own',
-    'tries',
-    'max_examples',
+# Fields that must be at least 1, wherever they appear.
+POSITIVE_FIELDS = frozenset(
+    'n batch accumulate epochs max_steps row_length votes max_tokens rows slots count keep_states '
+    'shown longest seeds own tries max_examples'.split()
 )
 
 
 def part_names(key: str, module) -> tuple:
-    """The functions of a shelf: public, and defined there."""
-    if key in ON_UPDATE:
-        return ON_UPDATE[key]
-    found = inspect.getmembers(module, inspect.isfunction)
-    # A part takes data first: the fillers of a shelf's own vocabulary (scorers.correctness,
-    # prompts.check_part, …) are no parts.
+    """Names of the parts on a shelf: the functions that an entry under `key` may name.
+
+    A part is public, defined on the shelf, and takes that shelf's data first. This leaves out
+    helpers such as scorers.correctness and prompts.check_part.
+    """
+    if key in LISTED_PARTS:
+        return LISTED_PARTS[key]
     return tuple(
-        n
-        for n, f in found
-        if f.__module__.startswith(module.__name__) and not n.startswith('_') and _contract(f, key)
+        name
+        for name, function in inspect.getmembers(module, inspect.isfunction)
+        if function.__module__.startswith(module.__name__)
+        and not name.startswith('_')
+        and _is_part(function, key)
     )
 
 
-def _contract(function, key: str) -> bool:
+def _is_part(function, key: str) -> bool:
+    """Whether a function's signature meets the contract of the shelf for `key`."""
     parameters = inspect.signature(function).parameters.values()
-    if key == 'optimizer':  # which takes no data
+    if key == 'optimizer':  # takes no data
         return all(p.kind is p.KEYWORD_ONLY for p in parameters)
     first = next((p.name for p in parameters), '')
     return first == {'pairs': 'judgement', 'loss': 'out'}.get(key, 'lm')
 
 
 def bind(key: str, entry: dict, where: str, module=None):
-    """The function that an entry names, its keyword arguments bound.
+    """The function that an entry names, with its keyword arguments bound (functools.partial).
+
+    Equal entries return the same object, so that programs compiled for it are reused.
 
     Args:
-      key: names the shelf (see SHELVES), or gives `module` a key of its own.
+      key: picks the shelf (see SHELVES), or is a new key for `module`.
       where: the entry's place in the config, for messages.
-    Raises ValueError for an unknown name, an unknown or missing argument, or a value of another
-    type. The same entry gives the same object, so that what is compiled for it is found again.
+    Raises ValueError for an unknown name, an unknown or missing argument, or a value of the wrong
+    type.
     """
     if not isinstance(entry, dict):
         raise ValueError(f'{where}: want an entry with a name, got {entry!r}')
-    return _bind(key, json.dumps(entry, sort_keys=True), where, module or SHELVES[key])
+    packed = json.dumps(entry, sort_keys=True)
+    if (key, packed) not in _bound_entries:
+        shelf = module or SHELVES[key]
+        _bound_entries[key, packed] = _bind_new(key, json.loads(packed), where, shelf)
+    return _bound_entries[key, packed]
 
 
-_bound = {}
+_bound_entries = {}  # (key, entry as JSON) -> its bound function, for the whole process
 
 
-def _bind(key, packed, where, module):
-    if (key, packed) not in _bound:
-        entry = json.loads(packed)
-        name = entry.pop('name', DEFAULT.get(key))
-        if name not in part_names(key, module):
-            raise ValueError(
-                f'{where}: no {key} named {name!r}; there are: {", ".join(part_names(key, module))}'
-            )
-        _bound[key, packed] = bind_arguments(getattr(module, name), entry, f'{where} ({name})')
-    return _bound[key, packed]
+def _bind_new(key: str, entry: dict, where: str, module):
+    name = entry.pop('name', DEFAULT_PARTS.get(key))
+    choices = part_names(key, module)
+    if name not in choices:
+        raise ValueError(f'{where}: no {key} named {name!r}; there are: {", ".join(choices)}')
+    return bind_arguments(getattr(module, name), entry, f'{where} ({name})')
 
 
-def bind_arguments(function, arguments: dict, where: str):
-    """`function` with `arguments` as its keyword-only parameters, entries among them bound. Raises
-    as `bind` does.
+def bind_arguments(function, arguments: dict, where: str) -> functools.partial:
+    """`function` with `arguments` bound to its keyword-only parameters, nested entries included.
+
+    Raises ValueError as `bind` does.
     """
     hints = typing.get_type_hints(function)
-    fields = {
-        n: p for n, p in inspect.signature(function).parameters.items() if p.kind is p.KEYWORD_ONLY
-    }
+    parameters = inspect.signature(function).parameters
+    fields = {name: p for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
     choices = ', '.join(fields) or 'none'
-    for name in arguments:
+    for name, value in arguments.items():
         if name not in fields:
-            raise ValueError(
-                f'{where}: nothing reads {name}={arguments[name]!r}; there are: {choices}'
-            )
+            raise ValueError(f'{where}: nothing reads {name}={value!r}; there are: {choices}')
     values = {}
     for name, field in fields.items():
-        if name in SHELVES and (name in arguments or name in DEFAULT):
-            values[name] = _nested(
-                name, arguments.get(name, {}), f'{where}.{name}', hints.get(name) is tuple
-            )
+        if name in SHELVES and (name in arguments or name in DEFAULT_PARTS):
+            nested, is_list = arguments.get(name, {}), hints.get(name) is tuple
+            values[name] = _bind_nested(name, nested, f'{where}.{name}', is_list)
         elif name in arguments:
             values[name] = typed(arguments[name], hints.get(name, Any), f'{where}.{name}')
-            if name in COUNTS and values[name] is not None and values[name] < 1:
-                raise ValueError(f'{where}.{name}={values[name]}: want at least 1')
-            if name in LOOKED_UP and values[name] is not None:
-                _look_up(name, values[name], where)
+            _check_field(name, values[name], where)
         elif field.default is field.empty:
             raise ValueError(f'{where}: {name} is missing; the fields are: {choices}')
     return functools.partial(function, **values)
 
 
-def _look_up(name, value, where):
-    try:
-        LOOKED_UP[name](value)
-    except (KeyError, ValueError, FileNotFoundError) as problem:
-        raise ValueError(f'{where}.{name}: {problem.args[0]}') from None
+def _check_field(name: str, value, where: str) -> None:
+    """Raises ValueError if a field's value is out of range or names something unknown."""
+    if value is None:
+        return
+    if name in POSITIVE_FIELDS and value < 1:
+        raise ValueError(f'{where}.{name}={value}: want at least 1')
+    if name in FIELD_CHECKS:
+        try:
+            FIELD_CHECKS[name](value)
+        except (KeyError, ValueError, FileNotFoundError) as problem:
+            raise ValueError(f'{where}.{name}: {problem.args[0]}') from None
 
 
-def _nested(key, value, where, several: bool):
-    if several != isinstance(value, (list, tuple)):
-        raise ValueError(
-            f'{where}: want {"a list of entries" if several else "one entry"}, got {value!r}'
-        )
-    if several:
+def _bind_nested(key: str, value, where: str, is_list: bool):
+    if is_list != isinstance(value, (list, tuple)):
+        wanted = 'a list of entries' if is_list else 'one entry'
+        raise ValueError(f'{where}: want {wanted}, got {value!r}')
+    if is_list:
         return tuple(bind(key, entry, f'{where}[{i}]') for i, entry in enumerate(value))
     return bind(key, value, where)
 
 
-def typed(value, hint, where):
-    """The value, if it is of the hinted type; a whole number serves as a float, a list as a tuple."""
-    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+def typed(value, hint, where: str) -> Any:
+    """The value if it has the hinted type; an int passes as a float, a list becomes a tuple.
+
+    Raises ValueError otherwise. `where` is the value's place in the config.
+    """
+    hints = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    kinds = tuple(typing.get_origin(kind) or kind for kind in hints)  # dict of dict[str, Any]
     if hint is Any or (type(value) is int and float in kinds) or type(value) in kinds:
         return value
     if tuple in kinds and isinstance(value, (list, tuple)):
@@ -189,15 +180,16 @@ def typed(value, hint, where):
 
 
 def check_lengths(part, context: int) -> None:
-    """ValueError where a bound part, or one inside it, writes so many tokens that no prompt fits
-    into the context.
+    """Raises ValueError if max_tokens of a bound part leaves a prompt no room in the context.
+
+    Checks the parts nested in it too. `context` is a number of tokens.
     """
     for name, value in part.keywords.items():
         if name == 'max_tokens' and value >= context:
             raise ValueError(
-                f'{part.func.__name__}: max_tokens={value} leaves no room for a prompt in the context of '
-                f'{context}; lower it, or raise model.max_length'
+                f'{part.func.__name__}: max_tokens={value} leaves no room for a prompt in the '
+                f'context of {context}; lower it, or raise model.max_length'
             )
-        for inner in value if isinstance(value, tuple) else (value,):
-            if isinstance(inner, functools.partial):
-                check_lengths(inner, context)
+        for nested in value if isinstance(value, tuple) else (value,):
+            if isinstance(nested, functools.partial):
+                check_lengths(nested, context)

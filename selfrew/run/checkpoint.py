@@ -1,4 +1,4 @@
-"""States, in and out, by orbax. Layer 7."""
+"""Saves and restores training states with orbax."""
 
 import os
 import shutil
@@ -9,40 +9,44 @@ from selfrew.types import State
 
 
 def save(lm, folder, state: State) -> None:
-    """Writes the state into the turn's folder, whole or not at all, and enlists it.
+    """Writes the state into the turn's folder, whole or not at all, and marks it done.
 
-    Of a model with adapters, only those. Each process writes its parts.
+    Of a model with adapters, only these are written. Each process writes its own shards.
     """
-    import orbax.checkpoint as ocp  # slow to import
+    import orbax.checkpoint as ocp  # noqa: PLC0415 (slow to import)
 
     with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(
-            os.path.abspath(os.path.join(folder.path, 'state')), _kept(lm, state), force=True
-        )
+        checkpointer.save(_state_path(folder), _trainable_fields(lm, state), force=True)
     folder.mark_done('state', {'step': int(state.step), 'round': int(state.round)})
-
-
-def _kept(lm, state: State) -> dict:
-    return (state._replace(params=train_state.trainable(lm, state.params)))._asdict()
 
 
 def restore(lm, folder, optimizer, params) -> State:
     """The state of a turn's folder, sharded as `lm` says.
 
-    Args: optimizer, the one that it was trained with; params, of the model as it came, for what
-      training left alone.
+    Args:
+      optimizer: the one it was trained with.
+      params: of the model as it was loaded; supplies the parameters that were not trained.
     """
-    import orbax.checkpoint as ocp
+    import orbax.checkpoint as ocp  # noqa: PLC0415 (slow to import)
 
-    like = _kept(lm, train_state.abstract_state(lm, optimizer))
+    target = _trainable_fields(lm, train_state.abstract_state(lm, optimizer))
     with ocp.StandardCheckpointer() as checkpointer:
-        state = State(
-            **checkpointer.restore(os.path.abspath(os.path.join(folder.path, 'state')), like)
-        )
+        state = State(**checkpointer.restore(_state_path(folder), target))
     return state._replace(params=train_state.merge(params, state.params))
 
 
-def delete(folder) -> None:
-    """Removes a state that is no longer needed."""
-    folder.drop('state')
-    processes.on_main(lambda: shutil.rmtree(os.path.join(folder.path, 'state')))
+def delete_old(folders, keep: int | None) -> None:
+    """Deletes the states in these folders but for the last `keep`; None keeps all."""
+    if keep is not None:
+        for folder in [f for f in folders if f.has('state')][:-keep]:
+            folder.drop('state')
+            processes.on_main(lambda folder=folder: shutil.rmtree(_state_path(folder)))
+
+
+def _state_path(folder) -> str:
+    return os.path.abspath(os.path.join(folder.path, 'state'))
+
+
+def _trainable_fields(lm, state: State) -> dict:
+    """The state's fields by name, with only the trainable parameters."""
+    return state._replace(params=train_state.trainable(lm, state.params))._asdict()

@@ -1,4 +1,4 @@
-"""What a run prints: its config and parameters at the start, and the first of everything in a turn."""
+"""What a run prints: its config and parameters at the start, and samples of each turn."""
 
 import sys
 
@@ -11,73 +11,82 @@ from selfrew.run.stage import dump
 
 
 def say(text: str = '') -> None:
-    """A line for the person who watches, clear of the progress bars."""
+    """Prints a line, clear of the progress bars, from process 0 only."""
     if processes.is_main():
         sys.stderr.flush()
         print(text, flush=True)
 
 
 def print_run(config: dict, lm, params) -> None:
-    """The config, the mesh, and the table of parameters with shapes and shardings."""
+    """Prints the config, the mesh, and the table of parameters with shapes and shardings."""
     say(dump(config).decode().rstrip())
     say(
-        f'mesh {dict(lm.mesh.shape)} on {jax.devices()[0].device_kind}, compute {lm.module.dtype}, parameters {lm.param_dtype}'
+        f'mesh {dict(lm.mesh.shape)} on {jax.devices()[0].device_kind}, '
+        f'compute {lm.module.dtype}, parameters {lm.param_dtype}'
     )
-    shapes, names = decoder.abstract_params(lm.module)
-    rows = jax.tree_util.tree_flatten_with_path(shapes)[0]
-    axes = jax.tree.leaves(names, is_leaf=lambda x: isinstance(x, tuple))
+    shapes, axis_names = decoder.abstract_params(lm.module)
+    leaves = jax.tree_util.tree_flatten_with_path(shapes)[0]
+    axes_of = jax.tree.leaves(axis_names, is_leaf=lambda x: isinstance(x, tuple))
     total = 0
-    for (path, leaf), axis, value in zip(rows, axes, jax.tree.leaves(params)):
+    for (path, leaf), axes, value in zip(leaves, axes_of, jax.tree.leaves(params)):
         name = '/'.join(str(p.key) for p in path)
         total += leaf.size
-        say(
-            f'  {name:24} {str(leaf.shape):18} {" ".join(str(a) for a in axis):22} {value.sharding.spec}'
-        )
-    say(f'  {total:,} parameters; moments lie as the parameters do')
+        _print_array(name, str(leaf.shape), axes, value.sharding.spec)
+    say(f'  {total:,} parameters; the optimizer moments are sharded like them')
     for name, axes in {'batch': ('rows', None), 'cache': (None, 'rows', 'kv', None, None)}.items():
-        say(
-            f'  {name:24} {"":18} {" ".join(str(a) for a in axes):22} {sharding.of(lm.mesh, *axes).spec}'
-        )
+        _print_array(name, '', axes, sharding.of(lm.mesh, *axes).spec)
+
+
+def _print_array(name: str, shape: str, axes, spec) -> None:
+    say(f'  {name:24} {shape:18} {" ".join(str(a) for a in axes):22} {spec}')
+
+
+def print_metrics(metrics: dict, title: str = '') -> None:
+    """Prints numbers by name on a line, after a title if there is one."""
+    shown = [f'{k} {v:.4g}' if isinstance(v, float) else f'{k} {v}' for k, v in metrics.items()]
+    say((f'{title}: ' if title else '') + ', '.join(shown))
 
 
 def print_example(title: str, text: str) -> None:
-    """The first of something, indented under its title."""
+    """Prints a text indented under its title."""
     say(f'{title}:\n    ' + text.replace('\n', '\n    '))
 
 
 def print_packed_row(lm, batch) -> None:
-    """The first packed row of a round: each document, its branches, and in [brackets] what the loss
-    looks at.
-    """
+    """Prints the first packed row: each document's branches, with trained text in [brackets]."""
     tokens, doc, branch = batch.tokens[0], batch.doc[0], batch.branch[0]
     trained = set(batch.target[0][batch.mask[0] > 0].tolist())
-    spans, at = [], 0
-    while at < len(tokens) and doc[at]:
-        end = at
-        while end < len(tokens) and (doc[end], branch[end]) == (doc[at], branch[at]):
+    spans, start = [], 0
+    while start < len(tokens) and doc[start]:
+        end = start
+        while end < len(tokens) and (doc[end], branch[end]) == (doc[start], branch[start]):
             end += 1
-        text = lm.text.tokenizer.decode(tokens[at:end].tolist())
-        seen = all(i in trained for i in range(at, end))
-        label = 'prompt' if branch[at] == 0 else f'response {branch[at]}'
-        spans.append(f'doc {doc[at]} {label:10} ' + (f'[{text}]' if seen else text))
-        at = end
+        text = lm.text.tokenizer.decode(tokens[start:end].tolist())
+        is_trained = all(i in trained for i in range(start, end))
+        label = 'prompt' if branch[start] == 0 else f'response {branch[start]}'
+        spans.append(f'doc {doc[start]} {label:10} ' + (f'[{text}]' if is_trained else text))
+        start = end
     filled = (batch.doc > 0).mean()
     rows, length = batch.tokens.shape
     print_example(f'first packed row of {rows} × {length} ({filled:.0%} filled)', '\n'.join(spans))
 
 
-def print_turn(lm, judgements, examples, updating) -> None:
-    """The first prompt as the model sees it, the first verdict, and the first packed row of a turn."""
+def print_turn(lm, judgements, examples, train) -> None:
+    """Prints a turn's first prompt as the model sees it, first response, verdict and packed row.
+
+    `train` is the turn's bound trainer.train.
+    """
     if judgements:
-        j = judgements[0]
-        print_example('first prompt', lm.text.prompt_text(j.rollout.prompt))
-        print_example(
-            'its first response', f'{j.rollout.responses[0].text}\n(score {j.scores[0]:.3g})'
-        )
-        if j.verdicts and j.verdicts[0]:
-            print_example('its first verdict', j.verdicts[0][0])
+        judgement = judgements[0]
+        prompt, response = judgement.rollout.prompt, judgement.rollout.responses[0]
+        print_example('first prompt', lm.text.prompt_text(prompt))
+        scored = f'{response.text}\n(score {judgement.scores[0]:.3g})'
+        print_example('its first response', scored)
+        if judgement.verdicts and judgement.verdicts[0]:
+            print_example('its first verdict', judgement.verdicts[0][0])
     if examples:
-        length = updating.keywords.get('row_length', trainer.train.__kwdefaults__['row_length'])
+        defaults = trainer.train.__kwdefaults__ or {}
+        length = train.keywords.get('row_length', defaults['row_length'])
         docs, _ = packing.tokenise(
             lm.text, examples[:4], row_length=length, positions=lm.config.max_length
         )

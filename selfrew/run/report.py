@@ -1,11 +1,13 @@
-"""A run, read back from its folder: a table by round, summary.json and curve.png. Layer 7."""
+"""The report of a run, from the files in its folder: a table by round, summary.json, curve.png."""
 
 import glob
 import json
 import os
+from typing import Any
 
 from selfrew.run.stage import dump, write_atomic
 
+# Key of a row, title, format.
 COLUMNS = (
     ('round', 'round', '{:d}'),
     ('accuracy', 'accuracy', '{:.3f}'),
@@ -23,74 +25,72 @@ COLUMNS = (
 
 
 def read_rounds(workdir: str) -> list[dict]:
-    """A dict for each finished round, round 0 the model as it came: evaluation, and the counts of
-    its first turn.
+    """A row for each evaluated round, in order; round 0 is the model before training.
+
+    A row holds the numbers of the round's evaluations and turn.json; those of its rehearsal have
+    the prefix 'rehearsal_'. 'seconds' is of both turns together.
     """
-    out = []
+    rows = []
     for path in sorted(glob.glob(os.path.join(workdir, 'rounds', '*', 'evals.json'))):
-        with open(path) as file:
-            found = json.load(file)
-        row = {'round': int(os.path.basename(os.path.dirname(path)).split('-')[0])}
-        for name, prefix in (('', ''), ('-rehearsal', 'rehearsal_')):
-            turn = os.path.join(workdir, 'rounds', f'{row["round"]:02d}{name}', 'turn.json')
-            if os.path.exists(turn):
-                with open(turn) as file:
-                    row |= {prefix + k: v for k, v in json.load(file).items()}
+        number = int(os.path.basename(os.path.dirname(path)).split('-')[0])
+        row: dict[str, Any] = {'round': number}
+        for suffix, prefix in (('', ''), ('-rehearsal', 'rehearsal_')):
+            stats = os.path.join(workdir, 'rounds', f'{number:02d}{suffix}', 'turn.json')
+            if os.path.exists(stats):
+                row |= {prefix + name: value for name, value in _read_json(stats).items()}
         if 'seconds' in row:
             row['seconds'] += row.get('rehearsal_seconds', 0.0)
-        for name, metrics in found.items():
+        for name, metrics in _read_json(path).items():
             row |= {name if k == 'value' else f'{name}_{k}': v for k, v in metrics.items()}
-        out.append(row)
-    return out
+        rows.append(row)
+    return rows
+
+
+def _read_json(path: str) -> dict:
+    with open(path) as file:
+        return json.load(file)
 
 
 def write_report(workdir: str) -> str:
-    """Writes summary.json and, where there is an accuracy, curve.png; returns the table as text."""
+    """Writes summary.json and, if there is an accuracy, curve.png; returns the table as text."""
     rows = read_rounds(workdir)
     write_atomic(os.path.join(workdir, 'summary.json'), dump({'rounds': rows}))
     if any('accuracy' in row for row in rows):
-        _curve(rows, os.path.join(workdir, 'curve.png'))
+        _plot_curve(rows, os.path.join(workdir, 'curve.png'))
     return table(rows)
 
 
 def table(rows: list[dict]) -> str:
-    """The columns that any row has, as aligned text."""
+    """The rows as aligned text, with the columns that any row has."""
     columns = [c for c in COLUMNS if any(row.get(c[0]) is not None for row in rows)]
     cells = [[title for _, title, _ in columns]]
-    for row in rows:
-        cells.append(
-            ['–' if row.get(key) is None else form.format(row[key]) for key, _, form in columns]
-        )
+    cells += [[_cell(row.get(key), form) for key, _, form in columns] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells)]
     return '\n'.join('  '.join(cell.rjust(w) for cell, w in zip(line, widths)) for line in cells)
 
 
-def _curve(rows: list[dict], path: str) -> None:
-    import matplotlib  # slow to import
+def _cell(value, form: str) -> str:
+    return '–' if value is None else form.format(value)
+
+
+def _plot_curve(rows: list[dict], path: str) -> None:
+    import matplotlib  # noqa: PLC0415 (slow to import)
 
     matplotlib.use('Agg')
-    from matplotlib import pyplot as plt
+    from matplotlib import pyplot as plt  # noqa: PLC0415 (slow to import)
 
     rows = [row for row in rows if 'accuracy' in row]
-    x, y = [row['round'] for row in rows], [row['accuracy'] for row in rows]
+    rounds = [row['round'] for row in rows]
+    accuracy = [row['accuracy'] for row in rows]
+    low, high = [row['accuracy_low'] for row in rows], [row['accuracy_high'] for row in rows]
     figure, axes = plt.subplots(figsize=(5, 3.5), layout='constrained')
-    axes.fill_between(
-        x,
-        [r['accuracy_low'] for r in rows],
-        [r['accuracy_high'] for r in rows],
-        alpha=0.25,
-        linewidth=0,
-    )
-    axes.plot(x, y, marker='o', label='held-out accuracy, 95 % interval')
+    axes.fill_between(rounds, low, high, alpha=0.25, linewidth=0)
+    axes.plot(rounds, accuracy, marker='o', label='held-out accuracy, 95 % interval')
     if all(row.get('judge') is not None for row in rows):
-        axes.plot(
-            x,
-            [row['judge'] for row in rows],
-            marker='s',
-            linestyle='--',
-            label='judge, pairwise accuracy',
-        )
-    axes.set(xlabel='round', ylim=(0, 1), xticks=x)
+        judge = [row['judge'] for row in rows]
+        label = 'judge, pairwise accuracy'
+        axes.plot(rounds, judge, marker='s', linestyle='--', label=label)
+    axes.set(xlabel='round', ylim=(0, 1), xticks=rounds)
     axes.grid(alpha=0.3)
     axes.legend(loc='lower right')
     figure.savefig(f'{path}.partial', format='png', dpi=120)

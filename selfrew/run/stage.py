@@ -1,10 +1,7 @@
-"""The files of a run: each is written once, by an atomic rename, under its folder's manifest. Layer
-6.
+"""The files of a run. Each is written once, by an atomic rename, and listed in a manifest.
 
-Beside a stage that is being made lies what has been sampled for it, NAME.partial.jsonl, until the
-stage is written.
-
-Of several processes, process 0 reads and writes them, and tells the others what it found.
+While a stage is being made, the samples for it are recorded in NAME.partial.jsonl. With several
+processes, process 0 reads and writes the files, and sends the others what it read.
 """
 
 import glob
@@ -18,7 +15,7 @@ from selfrew.types import from_json, to_json
 
 
 def write_atomic(path: str, data: bytes) -> None:
-    """The whole file, or none of it."""
+    """Writes the whole file or none of it; makes its folder if needed."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(f'{path}.partial', 'wb') as file:
         file.write(data)
@@ -33,69 +30,69 @@ def dump(value) -> bytes:
 
 
 class Folder:
-    """A turn's folder. What its manifest lists is finished; anything else there is a killed run's,
-    to be made again.
+    """A turn's folder.
+
+    What its manifest lists is finished. Anything else in it is from a killed run and is made again.
     """
 
     def __init__(self, workdir: str, name: str):
         self.path = os.path.join(workdir, 'rounds', name)
-        self.manifest = json.loads(
-            processes.on_main(lambda: _read(os.path.join(self.path, 'manifest.json'))) or '{}'
-        )
+        path = os.path.join(self.path, 'manifest.json')
+        self.manifest = json.loads(processes.on_main(lambda: _read(path)) or '{}')
 
     def has(self, name: str) -> bool:
+        """Whether `name` is finished."""
         return name in self.manifest
 
     def mark_done(self, name: str, entry: dict) -> None:
-        """Says that `name` is finished."""
+        """Lists `name` in the manifest as finished."""
         self.manifest[name] = entry
         self._write('manifest.json', dump(self.manifest))
 
     def drop(self, name: str) -> None:
-        """Takes `name` off the manifest."""
+        """Removes `name` from the manifest."""
         del self.manifest[name]
         self._write('manifest.json', dump(self.manifest))
 
     def write_json(self, name: str, value) -> None:
-        """Writes a file beside the stages, as JSON."""
+        """Writes a JSON file that the manifest does not list."""
         self._write(name, dump(value))
 
     def _write(self, name: str, data: bytes) -> None:
         processes.on_main(lambda: write_atomic(os.path.join(self.path, name), data))
 
     def make_once(self, name: str, kind: type, make) -> list:
-        """The nouns of `name`.jsonl; made by `make()` and written the first time; always read, as a
-        resumed run would.
+        """The nouns of `name`.jsonl, each of type `kind`.
 
-        Raises ValueError where the file is not the one that was written.
+        The first time, `make()` makes them and they are written. They are always read back from
+        the file, so that a resumed run continues from the same values.
+        Raises ValueError if the file was changed after it was written.
         """
         if not self.has(name):
             with self.recording(name):
                 nouns = list(make())
-            data = ''.join(
-                json.dumps(to_json(noun), ensure_ascii=False) + '\n' for noun in nouns
-            ).encode()
+            lines = [json.dumps(to_json(noun), ensure_ascii=False) + '\n' for noun in nouns]
+            data = ''.join(lines).encode()
             self._write(f'{name}.jsonl', data)
             self.mark_done(name, {'lines': len(nouns), 'sha256': hashlib.sha256(data).hexdigest()})
-        processes.on_main(lambda: _remove(self._partial(name)))
-        lines = processes.on_main(lambda: self._checked(name)).decode().split('\n')
-        return [from_json(kind, json.loads(line)) for line in lines if line]
+        processes.on_main(lambda: _remove(self._partial_path(name)))
+        text = processes.on_main(lambda: self._read_checked(name)).decode()
+        return [from_json(kind, json.loads(line)) for line in text.split('\n') if line]
 
     def recording(self, name: str):
-        """What is sampled inside is written down as it comes, and not sampled again by a run that
-        comes after.
-        """
-        return journal.recording(self._partial(name))
+        """A context that records samples as they are made; a resumed run does not repeat them."""
+        return journal.recording(self._partial_path(name))
 
-    def _partial(self, name: str) -> str:
+    def _partial_path(self, name: str) -> str:
         return os.path.join(self.path, f'{name}.partial.jsonl')
 
-    def _checked(self, name: str) -> bytes:
+    def _read_checked(self, name: str) -> bytes:
         path = os.path.join(self.path, f'{name}.jsonl')
         data = _read(path)
         if hashlib.sha256(data).hexdigest() != self.manifest[name]['sha256']:
             raise ValueError(
-                f'{path} was changed after it was written; delete the folder {self.path} to make it again'
+                f'{path} was changed after it was written; '
+                f'delete the folder {self.path} to make it again'
             )
         return data
 
@@ -114,43 +111,55 @@ def _remove(path: str) -> None:
 
 
 def claim_workdir(workdir: str, config: dict, free: tuple) -> None:
-    """Makes a workdir this config's own, or checks that it already is; fields named in `free` may
-    differ.
+    """Writes config.json into a workdir, if it belongs to this config or to none.
 
-    A workdir in which nothing has been sampled yet belongs to nobody. Raises ValueError with the
-    differences where another config made it.
+    A workdir belongs to a config once something has been sampled in it. Fields of the config that
+    are named in `free` may differ. Every process calls this, with the same config.
+    Raises ValueError if another config made the workdir, with the differences; if it holds
+    something else; or if this process and process 0 have different configs.
     """
-    path = os.path.join(workdir, 'config.json')
-    config = json.loads(json.dumps(config))
-    made = [
-        glob.glob(os.path.join(workdir, 'rounds', '*', name))
-        for name in ('manifest.json', '*.partial.jsonl')
-    ]
-    if os.path.exists(path) and any(made):
-        with open(path) as file:
-            theirs = json.load(file)
-        found = [d for d in _differences(theirs, config, '') if d.split(':')[0] not in free]
-        if found:
-            shown = '\n  '.join(found)
-            raise ValueError(
-                f'{workdir} was made by another config; choose another workdir, or undo:\n  {shown}'
-            )
-    elif (
-        not os.path.exists(path)
-        and os.path.isdir(workdir)
-        and set(os.listdir(workdir)) - {'config.json.partial'}
-    ):
+    if processes.on_main(lambda: config) != config:
         raise ValueError(
-            f'{workdir} is not empty and no run made it (there is no config.json); choose another workdir'
+            'this process and process 0 have different configs; start all with the same command'
         )
+    processes.on_main(lambda: _claim(workdir, json.loads(json.dumps(config)), free))
+
+
+def _claim(workdir: str, config: dict, free: tuple) -> None:
+    path = os.path.join(workdir, 'config.json')
+    if not os.path.exists(path):
+        if os.path.isdir(workdir) and set(os.listdir(workdir)) - {'config.json.partial'}:
+            raise ValueError(
+                f'{workdir} is not empty and no run made it (there is no config.json); '
+                'choose another workdir'
+            )
+    elif _has_samples(workdir):
+        with open(path) as file:
+            old_config = json.load(file)
+        differences = [
+            f'{name}: {old!r} in the workdir, {new!r} in the config'
+            for name, old, new in _differences(old_config, config, '')
+            if name not in free
+        ]
+        if differences:
+            listed = '\n  '.join(differences)
+            raise ValueError(
+                f'{workdir} was made by another config; choose another workdir, or undo:\n'
+                f'  {listed}'
+            )
     write_atomic(path, dump(config))
 
 
-def _differences(old, new, where: str):
+def _has_samples(workdir: str) -> bool:
+    patterns = 'manifest.json', '*.partial.jsonl'
+    return any(glob.glob(os.path.join(workdir, 'rounds', '*', p)) for p in patterns)
+
+
+def _differences(old, new, name: str):
+    """Yields (dotted name, old value, new value) of each field that differs."""
     if isinstance(old, dict) and isinstance(new, dict):
-        for name in sorted(set(old) | set(new)):
-            yield from _differences(
-                old.get(name), new.get(name), f'{where}.{name}' if where else name
-            )
+        for key in sorted(set(old) | set(new)):
+            field = f'{name}.{key}' if name else key
+            yield from _differences(old.get(key), new.get(key), field)
     elif old != new:
-        yield f'{where}: there {old!r}, here {new!r}'
+        yield name, old, new

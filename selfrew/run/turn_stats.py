@@ -1,4 +1,4 @@
-"""What became of a turn's prompts: how many fell out and why, scores, votes and lengths."""
+"""Statistics of a turn: how many prompts fell out and why, scores, votes and lengths."""
 
 import itertools
 import math
@@ -7,69 +7,73 @@ import numpy as np
 
 
 def summarize(prompts, judgements, examples) -> dict:
-    """What became of a turn's prompts: how many fell out, and why; shares are of judgements or of
-    votes.
+    """The numbers of a turn by name; those that do not apply are left out.
 
-    too_long: prompts that did not fit into the context. cut: responses that hit the length limit.
-    no_verdict: judgements with fewer than two verdicts (than one, of a single response). ties: all
-      verdicts equal.
-    unasked: responses whose judge prompt did not fit. parse_failures: votes that could not be read.
-    score: the mean. full_scores: scores of 5. scores/0 … scores/5: the histogram, by whole points.
-    agreement: pairs of votes on one response that are the same. length_score: the correlation of
-    length, in characters, and score among the responses to a prompt.
+    prompts, examples, pairs: counts; an example with several responses is a pair.
+    too_long: prompts that did not fit into the context.
+    cut: share of the responses that hit the length limit.
+    no_verdict: share of the judgements with fewer than two scores (than one, of one response).
+    ties: share of the judgements with several scores in which all are equal.
+    unasked: share of the responses without a vote, because their judge prompt did not fit.
+    parse_failures: share of the votes that could not be parsed.
+    score: the mean. full_scores: the share that is 5. scores/0 … scores/5: the histogram, with
+      scores rounded to whole points.
+    agreement: share of the pairs of votes on one response that are equal.
+    length_score: the correlation of length, in characters, and score within a prompt's responses.
     """
-    heard = [[s for s in j.scores if not math.isnan(s)] for j in judgements]
+    scores_of = [[s for s in j.scores if not math.isnan(s)] for j in judgements]
     wanted = [min(2, len(j.scores)) for j in judgements]
-    votes = [v for j in judgements for mine in j.votes for v in mine]
-    scores = [s for mine in heard for s in mine]
+    several = [scores for scores in scores_of if len(scores) > 1]
+    votes_of = [votes for j in judgements for votes in j.votes]  # by response
+    scores = [s for scores in scores_of for s in scores]
     responses = [r for j in judgements for r in j.rollout.responses]
-
-    def share(found, of):
-        return sum(found) / len(of) if of else None
-
-    out = {
+    votes = [v for votes in votes_of for v in votes]
+    stats = {
         'prompts': len(prompts),
         'too_long': len(prompts) - len(judgements),
         'examples': len(examples),
         'pairs': sum(len(e.responses) > 1 for e in examples),
-        'cut': share([r.finish == 'length' for r in responses], responses),
-        'no_verdict': share([len(h) < w for h, w in zip(heard, wanted)], judgements),
+        'cut': _mean([r.finish == 'length' for r in responses]),
+        'no_verdict': _mean([len(s) < least for s, least in zip(scores_of, wanted)]),
+        'ties': _mean([min(s) == max(s) for s in several]),
+        'unasked': _mean([not votes for votes in votes_of]),
+        'parse_failures': _mean([math.isnan(v) for v in votes]),
+        'score': _mean(scores),
     }
-    several = [h for h in heard if len(h) > 1]
-    out['ties'] = share([min(h) == max(h) for h in several], several)
-    asked = [bool(mine) for j in judgements for mine in j.votes]
-    out['unasked'] = share([not a for a in asked], asked)
-    out['parse_failures'] = share([math.isnan(v) for v in votes], votes)
-    out['score'] = share(scores, scores)
     if votes:
-        out['full_scores'] = share([s == 5.0 for s in scores], scores)
         points = [round(s) for s in scores]
-        out |= {
-            f'scores/{k}': share([p == k for p in points], points)
-            for k in sorted({*range(6), *points})
-        }
-        both = [
-            a == b
-            for j in judgements
-            for mine in j.votes
-            for a, b in itertools.combinations(mine, 2)
-            if not math.isnan(a + b)
-        ]
-        out['agreement'] = share(both, both)
-    out['length_score'] = _within(
-        [([len(r.text) for r in j.rollout.responses], j.scores) for j in judgements]
-    )
-    return {k: v for k, v in out.items() if v is not None}
+        stats['full_scores'] = _mean([s == 5.0 for s in scores])
+        for value in sorted({*range(6), *points}):
+            stats[f'scores/{value}'] = _mean([p == value for p in points])
+        stats['agreement'] = _agreement(votes_of)
+    lengths_of = [[len(r.text) for r in j.rollout.responses] for j in judgements]
+    stats['length_score'] = _correlation_within(lengths_of, [j.scores for j in judgements])
+    return {name: value for name, value in stats.items() if value is not None}
 
 
-def _within(columns) -> float | None:
-    """The correlation of (x, y) pairs, each list of them taken from its own mean; pairs with a nan
-    left out.
+def _mean(values) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _agreement(votes_of) -> float | None:
+    """The share of equal pairs among the pairs of readable votes on one response."""
+    pairs = [pair for votes in votes_of for pair in itertools.combinations(votes, 2)]
+    return _mean([a == b for a, b in pairs if not math.isnan(a + b)])
+
+
+def _correlation_within(xs_of, ys_of) -> float | None:
+    """The correlation of x and y after each group's mean is subtracted; pairs with nan y left out.
+
+    xs_of, ys_of: a list of values for each group. None if x or y is constant in every group.
     """
-    apart = []
-    for x, y in columns:
-        pairs = np.array([(a, b) for a, b in zip(x, y) if not math.isnan(b)], float).reshape(-1, 2)
-        apart.append(pairs - pairs.mean(axis=0) if len(pairs) else pairs)
-    x, y = np.concatenate(apart).T if apart else ([], [])
-    norm = np.linalg.norm(x) * np.linalg.norm(y)
-    return float(np.dot(x, y) / norm) if norm else None
+    groups = []
+    for xs, ys in zip(xs_of, ys_of):
+        pairs = [(x, y) for x, y in zip(xs, ys) if not math.isnan(y)]
+        if pairs:
+            points = np.array(pairs, float)
+            groups.append(points - points.mean(axis=0))
+    if not groups:
+        return None
+    centred_x, centred_y = np.concatenate(groups).T
+    norm = np.linalg.norm(centred_x) * np.linalg.norm(centred_y)
+    return float(np.dot(centred_x, centred_y) / norm) if norm else None

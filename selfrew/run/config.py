@@ -1,0 +1,52 @@
+"""Binds a run's whole config: its turns, its evaluations and its model."""
+
+import functools
+from typing import NamedTuple
+
+from selfrew.models import language_model
+from selfrew.run import binding
+from selfrew.run.turns import Turn, bind_turns
+from selfrew.shelves import evals
+
+
+class BoundConfig(NamedTuple):
+    """What a config names, as functions that the loop calls."""
+
+    turns: list[Turn]
+    evaluations: dict[str, functools.partial]  # name in the config -> part of the shelf evals
+    load_model: functools.partial  # () -> (lm, params)
+
+
+def bind_config(config: dict) -> BoundConfig:
+    """Binds and checks the fields of loop.run, before any parameters are loaded.
+
+    Raises ValueError as binding.bind does, or if a part's max_tokens leaves a prompt no room in
+    the context; FileNotFoundError if there is no such model.
+    """
+    turns = turns_of(config)
+    evaluations = {
+        name: binding.bind('evals', entry, f'evals.{name}', evals)
+        for name, entry in (config['evals'] or {}).items()
+    }
+    load_model = model_loader(config)
+    context = language_model.context_length(**load_model.keywords)
+    parts = [part for turn in turns for part in (turn.sampler, turn.scorer)]
+    for part in [*parts, *evaluations.values()]:
+        binding.check_lengths(part, context)
+    return BoundConfig(turns, evaluations, load_model)
+
+
+def turns_of(config: dict) -> list[Turn]:
+    """The turns of a run, in order. Raises ValueError as bind_turns does."""
+    return bind_turns(
+        rounds=config['rounds'],
+        round=config['round'],
+        start=config.get('start'),
+        by_round=config.get('by_round'),
+    )
+
+
+def model_loader(config: dict) -> functools.partial:
+    """language_model.load with the config's `model` and `mesh` bound."""
+    arguments = dict(config['model']) | dict(config['mesh'])
+    return binding.bind_arguments(language_model.load, arguments, 'model, mesh')

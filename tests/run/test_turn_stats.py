@@ -1,0 +1,36 @@
+"""A turn's statistics: how scores are distributed and how far votes agree, by hand."""
+
+import math
+
+import pytest
+
+from selfrew.run import turn_stats
+from selfrew.types import Judgement, Response, Rollout, ask
+
+NAN = math.nan
+
+
+def _rollout(prompt, *texts) -> Rollout:
+    return Rollout(prompt, tuple(map(Response, texts)))
+
+
+def test_statistics_say_how_scores_lie_and_how_far_votes_agree():
+    """Scores 5, 1, 4; of the pairs of valid votes, 1 of 1, 0 of 1 and 0 of 0 agree; longer
+    responses score less.
+    """
+    prompt = ask('p', 'Q?')
+    votes = (5.0, 5.0, NAN), (0.0, 2.0)
+    first = Judgement(_rollout(prompt, 'ab', 'abcd'), (5.0, 1.0), (), votes)
+    second = Judgement(_rollout(prompt, 'abc', 'a' * 99), (4.0, NAN), (), ((4.0,), (NAN,)))
+    summary = turn_stats.summarize([prompt] * 2, [first, second], [])
+    histogram = [summary[f'scores/{score}'] for score in range(6)]
+    assert histogram == pytest.approx([0, 1 / 3, 0, 0, 1 / 3, 1 / 3])
+    assert summary['agreement'] == 0.5 and summary['full_scores'] == pytest.approx(1 / 3)
+    assert summary['length_score'] == pytest.approx(-1.0)
+    assert summary['parse_failures'] == pytest.approx(2 / 7) and summary['no_verdict'] == 0.5
+
+
+def test_scores_without_votes_have_no_histogram():
+    judgement = Judgement(_rollout(ask('p', 'Q?'), 'a', 'b'), (1.0, 0.0))
+    summary = turn_stats.summarize([judgement.rollout.prompt], [judgement], [])
+    assert not {'agreement', 'scores/1', 'length_score', 'full_scores'} & set(summary)
