@@ -1,15 +1,15 @@
-"""What the configs share: the tiny base, the two built-in tasks, the held-out evaluations. Data
-only, no jax.
+"""What the configs share: the tiny base, the two built-in tasks, the held-out evaluations.
+
+Data only, no jax.
 """
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 TASKS = ('word_problems', 'rising')
-ANSWER, VERDICT = (
-    40,
-    56,
-)  # tokens that the longest answer and the longest verdict of the built-in tasks need
+# Tokens of the longest answer and of the longest verdict of the built-in tasks.
+ANSWER = 40
+VERDICT = 56
 
 
 def get(**fields) -> ConfigDict:
@@ -26,7 +26,7 @@ def get(**fields) -> ConfigDict:
 
 
 def model() -> dict:
-    """The base that ships; what each field means is in selfrew.models.language_model.load."""
+    """The tiny base that ships; selfrew.models.language_model.load says what each field means."""
     return {
         'folder': 'tiny',
         'dtype': 'float32',
@@ -42,21 +42,22 @@ def model() -> dict:
     }
 
 
-def accuracy(n: int = 1000) -> dict:
+def accuracy(problems: int = 1000) -> dict:
     """Greedy answers to held-out problems."""
+    heldout = {'name': 'task', 'tasks': TASKS, 'n': problems, 'split': 'heldout', 'answers': True}
     return {
         'name': 'accuracy',
-        'prompts': {'name': 'task', 'tasks': TASKS, 'n': n, 'split': 'heldout', 'answers': True},
+        'prompts': heldout,
         'sampler': {'name': 'sample', 'n': 1, 'temperature': 0.0, 'max_tokens': ANSWER},
         'scorer': {'name': 'exact_answer'},
     }
 
 
-def judge(votes: int, n: int = 150) -> dict:
-    """Verdicts on held-out problems with four answers of different grade each."""
+def judge(votes: int, problems: int = 150) -> dict:
+    """Verdicts on held-out problems with four answers each, all of different grades."""
     return {
         'name': 'judge',
-        'prompts': {'name': 'ranked', 'tasks': TASKS, 'n': n, 'responses': 4},
+        'prompts': {'name': 'ranked', 'tasks': TASKS, 'n': problems, 'responses': 4},
         'sampler': {'name': 'given'},
         'scorer': judging(votes),
     }
@@ -77,16 +78,16 @@ def judging(votes: int) -> dict:
     }
 
 
-def fresh(n: int, answers: bool = False) -> dict:
+def fresh(problems: int, answers: bool = False) -> dict:
     """New training problems each round."""
-    return {'name': 'task', 'tasks': TASKS, 'n': n, 'answers': answers}
+    return {'name': 'task', 'tasks': TASKS, 'n': problems, 'answers': answers}
 
 
-def sampling(n: int) -> dict:
-    """Samples of the policy."""
+def sampling(samples: int) -> dict:
+    """Samples of the policy for each prompt."""
     return {
         'name': 'sample',
-        'n': n,
+        'n': samples,
         'temperature': 1.0,
         'top_k': 0,
         'top_p': 1.0,
@@ -111,31 +112,34 @@ def imitate(*sources: dict, lr: float, epochs: int = 1, max_steps: int | None = 
     }
 
 
-def ift(n: int) -> dict:
+def ift(problems: int) -> dict:
     """Instruction-following seed data: lazy demonstrations."""
-    return {'name': 'demonstrations', 'tasks': TASKS, 'n': n}
+    return {'name': 'demonstrations', 'tasks': TASKS, 'n': problems}
 
 
-def eft(n: int) -> dict:
+def eft(verdicts: int) -> dict:
     """Judging seed data: worked verdicts on lazy demonstrations."""
-    return {'name': 'verdicts', 'tasks': TASKS, 'n': n, 'template': 'check'}
+    return {'name': 'verdicts', 'tasks': TASKS, 'n': verdicts, 'template': 'check'}
 
 
 def training(**fields) -> dict:
-    """How a turn trains. row_length suits the built-in tasks."""
-    optimizer = {'name': 'adamw', 'weight_decay': 0.0, 'clip': 1.0}
-    same = {
+    """How a turn trains; `fields` replace or add. row_length suits the built-in tasks."""
+    return {
         'row_length': 256,
         'accumulate': 1,
         'reference': 'exact',
         'max_gap': 0.01,
         'warmup': 0.05,
+        'optimizer': {'name': 'adamw', 'weight_decay': 0.0, 'clip': 1.0},
+        **fields,
     }
-    return {**same, 'optimizer': optimizer, **fields}
 
 
 def smoke(arg: str) -> bool:
-    """Whether the config was asked for as ':smoke': the same parts, small enough for a minute."""
+    """Whether the variant is ':smoke': the same parts, small enough to finish in a minute.
+
+    Raises ValueError for any other variant.
+    """
     if arg not in ('', 'smoke'):
         raise ValueError(f'no variant {arg!r} of this config; there are: smoke')
     return arg == 'smoke'

@@ -3,25 +3,44 @@ wrong answers.
 
     python -m selfrew.main --config=configs/irpo.py --workdir=runs/irpo
 
-Held-out accuracy, seed 0, 1,000 problems: 0.351 → 0.900, 0.884, 0.865, 0.876 (± 0.02): the first
-round closes the gap. Five minutes on two cores, with another run beside. experiments/irpo has it
-with fewer prompts and a smaller learning rate.
+Held-out accuracy, seed 0, 1,000 problems: 0.351 → 0.900, 0.884, 0.865, 0.876 (± 0.02). The first
+round closes the gap. Five minutes on two cores, beside another run. experiments/irpo runs it with
+fewer prompts and a smaller learning rate.
 
 ":gsm8k", ":math" and ":arc" are the paper's runs on Llama-2-70B-Chat, with its numbers (§3). They
-want the sets' training rows as files, gsm8k.jsonl, math.jsonl and arc.jsonl (prompts.problems says
-in which forms), and math_shots.jsonl with the four solved problems that MATH's prompts show; and
-the test rows as gsm8k_test.jsonl and so on. What they need of a TPU:
+read the training sets from gsm8k.jsonl, math.jsonl and arc.jsonl (prompts.problems lists the
+accepted forms), the test sets from gsm8k_test.jsonl and so on, and the four solved problems that
+MATH's prompts show from math_shots.jsonl. To see what they need of a TPU:
 
     python -m selfrew.plan --config=configs/irpo.py:gsm8k --topology=v5p:4x4x4
 """
 
 from configs import base, models
 
-# Rows to train on; N samples; K pairs of a problem; temperatures by round; updates of a round.
+# The paper's numbers (§3): rows to train on, samples N and pairs K of a problem, temperatures by
+# round, updates of a round.
 PAPER = {
-    'gsm8k': (7473, 30, 10, (0.8, 0.8, 1.3, 1.3), 5000),
-    'math': (7500, 20, 15, (0.8, 0.8, 1.0), 5000),
-    'arc': (7700, 30, 20, (0.8, 0.8, 1.3), 4000),
+    'gsm8k': {
+        'rows': 7473,
+        'samples': 30,
+        'pairs': 10,
+        'temperatures': (0.8, 0.8, 1.3, 1.3),
+        'updates': 5000,
+    },
+    'math': {
+        'rows': 7500,
+        'samples': 20,
+        'pairs': 15,
+        'temperatures': (0.8, 0.8, 1.0),
+        'updates': 5000,
+    },
+    'arc': {
+        'rows': 7700,
+        'samples': 30,
+        'pairs': 20,
+        'temperatures': (0.8, 0.8, 1.3),
+        'updates': 4000,
+    },
 }
 
 
@@ -38,70 +57,59 @@ def get_config(arg: str = ''):
             'sampler': {'name': 'sample', 'n': 8, 'max_tokens': base.ANSWER},
             'scorer': {'name': 'exact_answer'},
             'pairs': {'name': 'right_vs_wrong', 'count': 3},
-            'loss': {
-                'name': 'dpo',
-                'beta': 0.1,
-                'nll': 5.0,
-            },  # the paper's α is 1; the tiny base wants a firmer hold
+            # The paper's α is 1; the tiny base needs a stronger NLL term.
+            'loss': {'name': 'dpo', 'beta': 0.1, 'nll': 5.0},
             'train': base.training(lr=1e-4, batch=32),
         },
-        by_round={
-            'sampler': {'temperature': (1.0, 1.0, 1.2)}
-        },  # the paper warms up in its later rounds too
+        # The paper, too, raises the temperature in its later rounds.
+        by_round={'sampler': {'temperature': (1.0, 1.0, 1.2)}},
         evals={'accuracy': base.accuracy(40 if small else 1000)},
     )
 
 
 def at_scale(task: str):
-    """The paper's runs. It chose a round's number of updates on held-out rows, and then trained on
-    all of them.
+    """The paper's runs. The paper chose the number of updates on held-out rows, then trained on all
+    rows.
     """
-    rows, n, pairs, temperatures, updates = PAPER[task]
-    write = {'name': 'sample', 'max_tokens': 512 if task == 'arc' else 1024, 'slots': 256}
-    problems = {
-        'name': 'problems',
-        'form': task,
-        'shots': 'math_shots.jsonl' if task == 'math' else None,
-    }
-    test = problems | {'source': f'{task}_test.jsonl'}
-    judged = {'scorer': {'name': 'exact_answer'}}
+    paper = PAPER[task]
+    temperatures = paper['temperatures']
+    sampler = {'name': 'sample', 'max_tokens': 512 if task == 'arc' else 1024, 'slots': 256}
+    shots = 'math_shots.jsonl' if task == 'math' else None
+    problems = {'name': 'problems', 'form': task, 'shots': shots}
+    test_problems = problems | {'source': f'{task}_test.jsonl'}
+    scorer = {'name': 'exact_answer'}
+    model = base.model() | models.get('llama2_70b_chat')
+    model |= {'dtype': 'bfloat16', 'params': 'bfloat16', 'max_length': 4096, 'remat': 'full'}
     return base.get(
         rounds=len(temperatures),
         keep_states=1,
-        model=base.model()
-        | models.get('llama2_70b_chat')
-        | {
-            'dtype': 'bfloat16',
-            'params': 'bfloat16',
-            'max_length': 4096,
-            'remat': 'full',
-        },
+        model=model,
         mesh={'data': 1, 'fsdp': -1, 'tensor': 4},
         round={
-            'prompts': problems | {'source': f'{task}.jsonl', 'n': rows},
-            'sampler': write | {'n': n, 'temperature': temperatures[0]},
+            'prompts': problems | {'source': f'{task}.jsonl', 'n': paper['rows']},
+            'sampler': sampler | {'n': paper['samples'], 'temperature': temperatures[0]},
             'scorer': {'name': 'exact_answer'},
-            # In the paper the set's own solutions join the right ones on GSM8K alone.
-            'pairs': {'name': 'right_vs_wrong', 'count': pairs, 'gold': task == 'gsm8k'},
+            # In the paper only GSM8K adds the set's own solutions to the right ones.
+            'pairs': {'name': 'right_vs_wrong', 'count': paper['pairs'], 'gold': task == 'gsm8k'},
             'max_examples': 60_000,
             'loss': {'name': 'dpo', 'beta': 0.1, 'nll': 1.0},
             'train': base.training(
-                lr=7e-7, batch=16, max_steps=updates, epochs=2, row_length=4096, warmup=0.0
+                lr=7e-7, batch=16, max_steps=paper['updates'], epochs=2, row_length=4096, warmup=0.0
             ),
         },
         by_round={'sampler': {'temperature': temperatures}},
         evals={
             'accuracy': {
                 'name': 'accuracy',
-                'prompts': test,
-                'sampler': write | {'n': 1, 'temperature': 0.0},
-                **judged,
+                'prompts': test_problems,
+                'sampler': sampler | {'n': 1, 'temperature': 0.0},
+                'scorer': scorer,
             },
             'majority': {
                 'name': 'majority',
-                'prompts': test,
-                'sampler': write | {'n': 32, 'temperature': 0.8},
-                **judged,
+                'prompts': test_problems,
+                'sampler': sampler | {'n': 32, 'temperature': 0.8},
+                'scorer': scorer,
             },
         },
     )

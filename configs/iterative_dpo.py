@@ -1,10 +1,9 @@
-"""Iterative DPO: best against worst of n samples by a fixed scorer, the reference renewed each
-round.
+"""Iterative DPO: best against worst of n samples by a fixed scorer, a new reference each round.
 
     python -m selfrew.main --config=configs/iterative_dpo.py --workdir=runs/iterative_dpo
 
-Held-out accuracy, seed 0, 1,000 problems: 0.351 → 0.920, 0.891, 0.831 (± 0.02): one round is enough
-here, and plain DPO then loses sums. Three minutes on two cores, with another run beside.
+Held-out accuracy, seed 0, 1,000 problems: 0.351 → 0.920, 0.891, 0.831 (± 0.02). One round is enough
+here; after it, plain DPO unlearns sums. Three minutes on two cores, beside another run.
 """
 
 from configs import base

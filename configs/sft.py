@@ -4,7 +4,7 @@
 
 Held-out accuracy, seed 0, 1,000 problems: 0.351 → 0.650 (± 0.03). A minute on two cores.
 
-README.md shows how a config of your own reads a JSONL file instead.
+README.md shows a config that reads a JSONL file instead.
 """
 
 from configs import base

@@ -1,47 +1,21 @@
-"""What studies share: arms × seeds of a config, run once each, and what became of them as a table
-and a plot.
+"""What studies share: they run arms × seeds of a config, and tabulate and plot the results.
+
+A result is a row of results.json: the figures of one round of one run.
 """
 
 import json
 import os
+from collections.abc import Callable
 
 import numpy as np
+from matplotlib.figure import Figure
 from scipy import stats
 
 from selfrew import loop
 from selfrew.run import binding
 from selfrew.run.stage import dump, write_atomic
 
-
-def run(folder: str, configs: dict, more=lambda where, number: {}) -> list[dict]:
-    """Runs what is not in the folder yet. Returns, and writes to results.json, a row for each run
-    and round.
-
-    configs: (arm, seed) -> config. more(a run's folder, a round): what else goes into a row.
-    A run that was killed goes on where it stopped.
-    """
-    results = []
-    for (arm, seed), config in configs.items():
-        where = os.path.join(folder, f'{arm}-{seed}')
-        print(f'##### {where}', flush=True)
-        print(binding.bind_arguments(loop.run, config, 'config')(where), flush=True)
-        with open(os.path.join(where, 'summary.json')) as file:
-            rows = json.load(file)['rounds']
-        results += [
-            {
-                'method': arm,
-                'seed': seed,
-                **row,
-                **learnt(where, row['round']),
-                **more(where, row['round']),
-            }
-            for row in rows
-        ]
-    write_atomic(os.path.join(folder, 'results.json'), dump(results))
-    return results
-
-
-LEARNT = (
+REWARDS = (
     'logps/chosen',
     'logps/rejected',
     'rewards/chosen',
@@ -50,90 +24,120 @@ LEARNT = (
 )
 
 
-def learnt(where: str, number: int) -> dict:
-    """What the updates of a round said of winners and losers: 'first …' and 'last …' of LEARNT, a
-    quarter of them each.
+def run(
+    folder: str,
+    configs: dict[tuple[str, int], dict],
+    more: Callable[[str, int], dict] = lambda workdir, number: {},
+) -> list[dict]:
+    """Runs what is not in the folder yet; returns a row for each run and round.
+
+    configs: (arm, seed) -> config. more(workdir, round): further figures of a row. The rows are
+    also written to results.json. A run that was killed continues where it stopped.
     """
-    with open(os.path.join(where, 'metrics.jsonl')) as file:
+    results = []
+    for (arm, seed), config in configs.items():
+        workdir = os.path.join(folder, f'{arm}-{seed}')
+        print(f'##### {workdir}', flush=True)
+        print(binding.bind_arguments(loop.run, config, 'config')(workdir), flush=True)
+        with open(os.path.join(workdir, 'summary.json')) as file:
+            rounds = json.load(file)['rounds']
+        for row in rounds:
+            number = row['round']
+            figures = row | reward_means(workdir, number) | more(workdir, number)
+            results.append({'method': arm, 'seed': seed} | figures)
+    write_atomic(os.path.join(folder, 'results.json'), dump(results))
+    return results
+
+
+def reward_means(workdir: str, number: int) -> dict:
+    """The means of REWARDS over a round's first and last quarter of updates.
+
+    Their names are 'first rewards/chosen', 'last rewards/chosen' and so on.
+    """
+    with open(os.path.join(workdir, 'metrics.jsonl')) as file:
         rows = [row for row in map(json.loads, file) if row['turn'] == f'{number:02d}']
-    out = {}
-    for name in LEARNT:
-        found = [row[name] for row in rows if name in row]
-        if found:
-            few = max(len(found) // 4, 1)
-            out |= {
-                f'first {name}': float(np.mean(found[:few])),
-                f'last {name}': float(np.mean(found[-few:])),
-            }
-    return out
+    means = {}
+    for name in REWARDS:
+        values = [row[name] for row in rows if name in row]
+        if values:
+            quarter = max(len(values) // 4, 1)
+            means[f'first {name}'] = float(np.mean(values[:quarter]))
+            means[f'last {name}'] = float(np.mean(values[-quarter:]))
+    return means
 
 
-def series(results, arm: str, key: str) -> np.ndarray:
+def series(results: list[dict], arm: str, key: str) -> np.ndarray:
     """[seeds, rounds] of a figure; nan where there is none."""
-    seeds = sorted({r['seed'] for r in results if r['method'] == arm})
-    found = [[r.get(key) for r in results if (r['method'], r['seed']) == (arm, s)] for s in seeds]
-    return np.array(found, float)
+    rows = [row for row in results if row['method'] == arm]
+    seeds = sorted({row['seed'] for row in rows})
+    return np.array(
+        [[row.get(key) for row in rows if row['seed'] == seed] for seed in seeds], float
+    )
 
 
-def half_width(values, axis: int = 0):
-    """Of the 95 % t interval of the mean over seeds."""
-    n = np.shape(values)[axis]
-    return stats.t.ppf(0.975, n - 1) * np.std(values, axis=axis, ddof=1) / np.sqrt(n)
+def half_width(values: np.ndarray, axis: int = 0):
+    """Half the width of the 95 % t interval of the mean over seeds."""
+    count = np.shape(values)[axis]
+    deviation = np.std(values, axis=axis, ddof=1)
+    return stats.t.ppf(0.975, count - 1) * deviation / np.sqrt(count)
 
 
-def table(results, key: str = 'accuracy', seeds: bool = True) -> str:
-    """Markdown: a figure by round, for each seed with its 95 % interval where it has one, and the
-    mean over seeds.
+def table(results: list[dict], key: str = 'accuracy', seeds: bool = True) -> str:
+    """A figure by round in Markdown, for each seed (where `seeds`) and as the mean over seeds.
+
+    A seed's figure has its 95 % interval where it has one, the mean its 95 % t interval.
     """
-    arms = list(dict.fromkeys(r['method'] for r in results))
-    rounds = sorted({r['round'] for r in results})
-    lines = [
-        '| arm | seed | ' + ' | '.join(f'M{r}' for r in rounds) + ' |',
-        '|---' * (len(rounds) + 2) + '|',
-    ]
+    arms = list(dict.fromkeys(row['method'] for row in results))
+    rounds = sorted({row['round'] for row in results})
+    header = ['arm', 'seed', *[f'M{number}' for number in rounds]]
+    lines = [_markdown_row(header), '|---' * len(header) + '|']
     for arm in arms:
-        y, low, high = (series(results, arm, k) for k in (key, f'{key}_low', f'{key}_high'))
-        known = sorted({r['seed'] for r in results if r['method'] == arm})
-        for i, seed in enumerate(known if seeds else ()):
-            between = [f' ({a:.3f}–{b:.3f})' if a == a else '' for a, b in zip(low[i], high[i])]
-            lines.append(
-                f'| {arm} | {seed} | '
-                + ' | '.join(f'{v:.3f}{b}' for v, b in zip(y[i], between))
-                + ' |'
-            )
-        if len(known) > 1:
-            cells = [f'{m:.3f} ± {h:.3f}' for m, h in zip(y.mean(axis=0), half_width(y))]
-            lines.append(f'| **{arm}** | mean, 95 % t | ' + ' | '.join(cells) + ' |')
+        values = series(results, arm, key)
+        low, high = series(results, arm, f'{key}_low'), series(results, arm, f'{key}_high')
+        arm_seeds = sorted({row['seed'] for row in results if row['method'] == arm})
+        for i, seed in enumerate(arm_seeds if seeds else ()):
+            cells = map(_with_interval, values[i], low[i], high[i])
+            lines.append(_markdown_row([arm, str(seed), *cells]))
+        if len(arm_seeds) > 1:
+            pairs = zip(values.mean(axis=0), half_width(values))
+            cells = [f'{mean:.3f} ± {half:.3f}' for mean, half in pairs]
+            lines.append(_markdown_row([f'**{arm}**', 'mean, 95 % t', *cells]))
     return '\n'.join(lines)
 
 
-def difference(results, one: str, other: str, key: str = 'accuracy') -> list[str]:
-    """By round, how much more one arm has than the other: the mean over seeds, paired, with its 95
-    % t interval.
+def _markdown_row(cells: list[str]) -> str:
+    return '| ' + ' | '.join(cells) + ' |'
+
+
+def _with_interval(value: float, low: float, high: float) -> str:
+    interval = '' if np.isnan(low) else f' ({low:.3f}–{high:.3f})'
+    return f'{value:.3f}{interval}'
+
+
+def difference(results: list[dict], arm: str, other: str, key: str = 'accuracy') -> list[str]:
+    """By round, how much more an arm has than another: the mean over seeds, paired, with its 95 % t
+    interval.
     """
-    apart = series(results, one, key) - series(results, other, key)
-    return [f'{m:+.3f} ± {h:.3f}' for m, h in zip(apart.mean(axis=0), half_width(apart))]
+    gains = series(results, arm, key) - series(results, other, key)
+    pairs = zip(gains.mean(axis=0), half_width(gains))
+    return [f'{mean:+.3f} ± {half:.3f}' for mean, half in pairs]
 
 
-def plot(results, path: str, panels: dict) -> None:
-    """Figures by round, a faint line a seed and the mean. panels: a figure's key -> (title, its
-    axis' limits or None).
+def plot(results: list[dict], path: str, panels: dict) -> None:
+    """Plots figures by round, a faint line for each seed and their mean.
+
+    panels: a figure's key -> (title, its axis' limits or None).
     """
-    import matplotlib
-
-    matplotlib.use('Agg')
-    from matplotlib import pyplot as plt
-
-    figure, found = plt.subplots(
-        1, len(panels), figsize=(4.5 * len(panels), 3.5), layout='constrained', squeeze=False
-    )
-    for axes, (key, (title, limits)) in zip(found[0], panels.items()):
-        for i, arm in enumerate(dict.fromkeys(r['method'] for r in results)):
-            y = series(results, arm, key)
-            axes.plot(y.T, color=f'C{i}', alpha=0.3)
-            axes.plot(y.mean(axis=0), color=f'C{i}', marker='o', label=arm)
-        axes.set(title=title, xlabel='round', ylim=limits, xticks=range(y.shape[1]))
+    figure = Figure(figsize=(4.5 * len(panels), 3.5), layout='constrained')
+    grid = figure.subplots(1, len(panels), squeeze=False)
+    for axes, (key, (title, limits)) in zip(grid[0], panels.items()):
+        rounds = 0
+        for i, arm in enumerate(dict.fromkeys(row['method'] for row in results)):
+            values = series(results, arm, key)
+            rounds = values.shape[1]
+            axes.plot(values.T, color=f'C{i}', alpha=0.3)
+            axes.plot(values.mean(axis=0), color=f'C{i}', marker='o', label=arm)
+        axes.set(title=title, xlabel='round', ylim=limits, xticks=range(rounds))
         axes.grid(alpha=0.3)
-    found[0][0].legend(fontsize=8)
+    grid[0][0].legend(fontsize=8)
     figure.savefig(path, dpi=110)
-    plt.close(figure)

@@ -1,9 +1,8 @@
-"""Published models by name: what of their config.json shapes a plan or a run. Data only, no jax;
-one family a file.
+"""Published models by name, with what a plan or a run needs of their config.json.
 
-An entry has `folder`, the name on the Hugging Face hub, and `shape`, facts of its config.json. Each
-shape gives the published number of parameters to the last one (tests/plan/test_plan.py). A folder
-that differs from it is refused.
+Data only, no jax; one family a file. An entry has `folder`, the name on the Hugging Face hub, and
+`shape`, fields of its config.json. Each shape gives exactly the published number of parameters
+(tests/configs/test_presets.py). A folder that differs from its shape is refused.
 """
 
 import copy
@@ -21,9 +20,7 @@ PRESETS = {
 
 
 def get(name: str) -> dict:
-    """{'folder': …, 'shape': …} of a model. ValueError, with the choices, for a name that does not
-    exist.
-    """
+    """{'folder': …, 'shape': …} of a model. Raises ValueError for an unknown name."""
     if name not in PRESETS:
         raise ValueError(f'no model {name!r}; there are: {", ".join(PRESETS)}')
     return copy.deepcopy(PRESETS[name])

@@ -1,5 +1,5 @@
-"""Gemma 2 (arXiv 2408.00118): soft-capped logits, a sliding window in every other layer, norms
-around each branch.
+"""Gemma 2 (arXiv 2408.00118): soft-capped logits, a sliding window in every other layer, and norms
+before and after each branch.
 """
 
 PRESETS = {

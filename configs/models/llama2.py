@@ -12,7 +12,7 @@ COMMON = {
 }
 
 
-def _of(size: str, width: int, mlp: int, layers: int, heads: int, kv_heads: int) -> dict:
+def _preset(size: str, width: int, mlp: int, layers: int, heads: int, kv_heads: int) -> dict:
     shape = {
         'hidden_size': width,
         'intermediate_size': mlp,
@@ -24,9 +24,9 @@ def _of(size: str, width: int, mlp: int, layers: int, heads: int, kv_heads: int)
 
 
 PRESETS = {
-    'llama2_7b': _of('7b', 4096, 11008, 32, 32, 32),
-    'llama2_13b': _of('13b', 5120, 13824, 40, 40, 40),
-    'llama2_70b': _of('70b', 8192, 28672, 80, 64, 8),
-    'llama2_7b_chat': _of('7b-chat', 4096, 11008, 32, 32, 32),
-    'llama2_70b_chat': _of('70b-chat', 8192, 28672, 80, 64, 8),
+    'llama2_7b': _preset('7b', 4096, 11008, 32, 32, 32),
+    'llama2_13b': _preset('13b', 5120, 13824, 40, 40, 40),
+    'llama2_70b': _preset('70b', 8192, 28672, 80, 64, 8),
+    'llama2_7b_chat': _preset('7b-chat', 4096, 11008, 32, 32, 32),
+    'llama2_70b_chat': _preset('70b-chat', 8192, 28672, 80, 64, 8),
 }

@@ -1,4 +1,4 @@
-"""Llama 3 and 3.1 (arXiv 2407.21783), the instruct models: their base models have no chat template."""
+"""Llama 3 and 3.1 (arXiv 2407.21783), instruct models; the base models have no chat template."""
 
 COMMON = {
     'architectures': ['LlamaForCausalLM'],

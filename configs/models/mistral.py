@@ -1,4 +1,4 @@
-"""Mistral 7B (arXiv 2310.06825), version 0.3: a larger vocabulary than 0.1, and no sliding window."""
+"""Mistral 7B v0.3 (arXiv 2310.06825): a larger vocabulary than 0.1, and no sliding window."""
 
 PRESETS = {
     'mistral_7b': {

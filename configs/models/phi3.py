@@ -1,6 +1,4 @@
-"""Phi-3 mini (arXiv 2404.14219) with a context of 4,096: fused projections in its folder, a sliding
-window of 2,047.
-"""
+"""Phi-3 mini (arXiv 2404.14219), context 4,096: fused projections, a sliding window of 2,047."""
 
 PRESETS = {
     'phi3_mini_4k': {

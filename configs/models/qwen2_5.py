@@ -11,7 +11,7 @@ COMMON = {
 }
 
 
-def _of(
+def _preset(
     size: str, width: int, mlp: int, layers: int, heads: int, kv_heads: int, vocab: int, tied: bool
 ) -> dict:
     shape = {
@@ -27,11 +27,11 @@ def _of(
 
 
 PRESETS = {
-    'qwen2_5_0_5b': _of('0.5B', 896, 4864, 24, 14, 2, 151936, True),
-    'qwen2_5_1_5b': _of('1.5B', 1536, 8960, 28, 12, 2, 151936, True),
-    'qwen2_5_3b': _of('3B', 2048, 11008, 36, 16, 2, 151936, True),
-    'qwen2_5_7b': _of('7B', 3584, 18944, 28, 28, 4, 152064, False),
-    'qwen2_5_14b': _of('14B', 5120, 13824, 48, 40, 8, 152064, False),
-    'qwen2_5_32b': _of('32B', 5120, 27648, 64, 40, 8, 152064, False),
-    'qwen2_5_72b': _of('72B', 8192, 29568, 80, 64, 8, 152064, False),
+    'qwen2_5_0_5b': _preset('0.5B', 896, 4864, 24, 14, 2, 151936, True),
+    'qwen2_5_1_5b': _preset('1.5B', 1536, 8960, 28, 12, 2, 151936, True),
+    'qwen2_5_3b': _preset('3B', 2048, 11008, 36, 16, 2, 151936, True),
+    'qwen2_5_7b': _preset('7B', 3584, 18944, 28, 28, 4, 152064, False),
+    'qwen2_5_14b': _preset('14B', 5120, 13824, 48, 40, 8, 152064, False),
+    'qwen2_5_32b': _preset('32B', 5120, 27648, 64, 40, 8, 152064, False),
+    'qwen2_5_72b': _preset('72B', 8192, 29568, 80, 64, 8, 152064, False),
 }

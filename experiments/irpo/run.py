@@ -1,11 +1,11 @@
-"""IRPO on the tiny base: what does its NLL term do, and what its moving reference, against STaR and
+"""IRPO on the tiny base: what do its NLL term and its moving reference do, compared with STaR and
 more SFT?
 
     python -m experiments.irpo.run --folder=runs/irpo_study
 
-All arms that sample see the same problems and sample as much, each with the learning rate that did
-best for it on a seed of its own (--tune). A run that is in the folder already is read, not
-repeated. Writes results.json and curve.png.
+All arms that sample see the same problems and sample as much. Each has the learning rate that did
+best for it on a separate seed (--tune). A run that is already in the folder is read, not repeated.
+Writes results.json and curve.png.
 """
 
 import os
@@ -18,16 +18,16 @@ from experiments import study
 FOLDER = flags.DEFINE_string('folder', None, 'Where the runs go.', required=True)
 SEEDS = flags.DEFINE_list('seeds', ['0', '1', '2'], 'One run each.')
 ROUNDS = flags.DEFINE_integer('rounds', 4, 'Of each run.')
-TUNE = flags.DEFINE_bool(
-    'tune', False, 'Run each arm on seed 100 with each learning rate of GRID instead.'
-)
+TUNE = flags.DEFINE_bool('tune', False, 'Instead, run each arm with each rate of GRID, seed 100.')
 
-PROMPTS, PAIRS, TUNING = 200, 3, 100  # so few prompts that one round does not close the gap
+PROMPTS = 200  # so few that one round does not close the gap
+PAIRS = 3
+TUNING_SEED = 100
 GRID = 3e-6, 1e-5, 3e-5, 1e-4
 RATES = {
     'irpo': 1e-5,
-    'irpo_a1': 1e-5,
-    'irpo_fixed': 1e-5,
+    'irpo_a1': 1e-5,  # the paper's α
+    'irpo_fixed': 1e-5,  # the reference stays at the base
     'dpo': 1e-5,
     'star': 1e-5,
     'sft_gold': 3e-5,
@@ -38,11 +38,12 @@ ARMS = flags.DEFINE_list('arms', list(RATES), 'Which to run.')
 
 def config_of(arm: str, seed: int, rate: float) -> dict:
     """configs/irpo.py with one thing changed, and fewer prompts."""
-    config = irpo.get_config().to_dict() | {'seed': seed, 'rounds': ROUNDS.value, 'keep_states': 1}
+    config: dict = irpo.get_config().to_dict()
+    config |= {'seed': seed, 'rounds': ROUNDS.value, 'keep_states': 1}
     turn = config['round']
     turn['prompts']['n'] = PROMPTS
     turn['pairs']['count'] = PAIRS
-    if arm == 'irpo_a1':  # the paper's α
+    if arm == 'irpo_a1':
         turn['loss']['nll'] = 1.0
     elif arm == 'irpo_fixed':
         turn['train']['reference'] = 'base'
@@ -61,32 +62,27 @@ def config_of(arm: str, seed: int, rate: float) -> dict:
 
 
 def main(_):
+    folder, arms = FOLDER.value, ARMS.value
     if TUNE.value:
-        tried = {
-            (f'{arm}@{rate:g}', TUNING): config_of(arm, TUNING, rate)
-            for arm in ARMS.value
+        trials = {
+            (f'{arm}@{rate:g}', TUNING_SEED): config_of(arm, TUNING_SEED, rate)
+            for arm in arms
             for rate in GRID
         }
-        print(study.table(study.run(FOLDER.value, tried)))
+        print(study.table(study.run(folder, trials)))
         return
-    runs = {
-        (arm, int(seed)): config_of(arm, int(seed), RATES[arm])
-        for seed in SEEDS.value
-        for arm in ARMS.value
-    }
-    results = study.run(FOLDER.value, runs)
-    for arm in ARMS.value:
-        print(f'{ARMS.value[0]} - {arm}:', '  '.join(study.difference(results, ARMS.value[0], arm)))
+    seeds = map(int, SEEDS.value)
+    runs = {(arm, seed): config_of(arm, seed, RATES[arm]) for seed in seeds for arm in arms}
+    results = study.run(folder, runs)
+    for arm in arms:
+        print(f'{arms[0]} - {arm}:', '  '.join(study.difference(results, arms[0], arm)))
     print(study.table(results))
-    study.plot(
-        results,
-        os.path.join(FOLDER.value, 'curve.png'),
-        {
-            'accuracy': ('held-out accuracy', (0, 1)),
-            'last rewards/chosen': ('winners: β · (log-prob − reference)', None),
-            'last rewards/rejected': ('losers: β · (log-prob − reference)', None),
-        },
-    )
+    panels = {
+        'accuracy': ('held-out accuracy', (0, 1)),
+        'last rewards/chosen': ('winners: β · (log-prob − reference)', None),
+        'last rewards/rejected': ('losers: β · (log-prob − reference)', None),
+    }
+    study.plot(results, os.path.join(folder, 'curve.png'), panels)
 
 
 if __name__ == '__main__':

@@ -3,8 +3,8 @@ controls?
 
     python -m experiments.self_rewarding.run --folder=runs/self_rewarding_study
 
-No arm but `perfect` and `sft_gold` is shown any truth. All start from the base and see the same
-prompts. A run that is in the folder already is read, not repeated. Writes results.json and
+Only `perfect` and `sft_gold` are shown ground truth. All arms start from the base and see the same
+prompts. A run that is already in the folder is read, not repeated. Writes results.json and
 curve.png.
 """
 
@@ -18,21 +18,21 @@ from experiments import study
 FOLDER = flags.DEFINE_string('folder', None, 'Where the runs go.', required=True)
 SEEDS = flags.DEFINE_list('seeds', ['0', '1', '2'], 'One run each.')
 ROUNDS = flags.DEFINE_integer('rounds', 4, 'M1, by imitation, is the first.')
-TUNE = flags.DEFINE_bool(
-    'tune', False, 'Run each arm on seed 100 with each learning rate of GRID instead.'
-)
+TUNE = flags.DEFINE_bool('tune', False, 'Instead, run each arm with each rate of GRID, seed 100.')
 
-PROMPTS, SEED_DATA, TUNING = 300, 300, 100
-START = 1e-4  # of M1, for all
+PROMPTS, SEED_DATA = 300, 300
+TUNING_SEED = 100
+START_RATE = 1e-4  # of M1, for all arms
 GRID = 3e-6, 1e-5, 3e-5
 RATES = {
-    'self_rewarding': 3e-5,  # IFT + EFT, then pairs that the model judges itself; EFT again after each round
+    # IFT + EFT, then pairs that the model judges itself; EFT again after each round.
+    'self_rewarding': 3e-5,
     'no_rehearsal': 3e-5,
-    'ift_only': 3e-5,  # no EFT at the start, and none after
-    'sft_best': 3e-5,  # imitates what it scores highest, instead of pairs
-    'chance': 3e-5,  # a judge that draws lots
-    'perfect': 3e-5,  # a judge that knows
-    'sft_gold': 3e-5,  # imitates flawless solutions, of which the judge's data have as many
+    'ift_only': 3e-5,  # no EFT at the start, and none later
+    'sft_best': 3e-5,  # imitates the responses it scores highest, instead of pairs
+    'chance': 3e-5,  # a judge with random scores
+    'perfect': 3e-5,  # a judge with the true scores
+    'sft_gold': 3e-5,  # imitates flawless solutions, as many as there are prompts
 }
 ARMS = flags.DEFINE_list('arms', list(RATES), 'Which to run.')
 
@@ -41,15 +41,11 @@ def config_of(arm: str, seed: int, rate: float) -> dict:
     """configs/self_rewarding.py with fewer prompts and one thing changed."""
     if arm not in RATES:
         raise app.UsageError(f'no arm {arm!r}; there are: {", ".join(RATES)}')
-    config = self_rewarding.get_config().to_dict() | {
-        'seed': seed,
-        'rounds': ROUNDS.value,
-        'keep_states': 1,
-    }
-    eft = base.eft(SEED_DATA)
-    config['start'] = base.imitate(
-        base.ift(SEED_DATA), *([] if arm == 'ift_only' else [eft]), lr=START
-    )
+    config: dict = self_rewarding.get_config().to_dict()
+    config |= {'seed': seed, 'rounds': ROUNDS.value, 'keep_states': 1}
+    ift, eft = base.ift(SEED_DATA), base.eft(SEED_DATA)
+    seed_data = [ift] if arm == 'ift_only' else [ift, eft]
+    config['start'] = base.imitate(*seed_data, lr=START_RATE)
     turn = config['round']
     turn['prompts']['n'] = PROMPTS
     turn['rehearsal'] = {'every': 1, **base.imitate(eft, lr=rate)}
@@ -70,37 +66,30 @@ def config_of(arm: str, seed: int, rate: float) -> dict:
 
 
 def main(_):
+    folder, arms = FOLDER.value, ARMS.value
     if TUNE.value:
-        tried = {
-            (f'{arm}@{rate:g}', TUNING): config_of(arm, TUNING, rate)
-            for arm in ARMS.value
+        trials = {
+            (f'{arm}@{rate:g}', TUNING_SEED): config_of(arm, TUNING_SEED, rate)
+            for arm in arms
             for rate in GRID
         }
-        results = study.run(FOLDER.value, tried)
+        results = study.run(folder, trials)
     else:
-        runs = {
-            (arm, int(seed)): config_of(arm, int(seed), RATES[arm])
-            for seed in SEEDS.value
-            for arm in ARMS.value
-        }
-        results = study.run(FOLDER.value, runs)
+        seeds = map(int, SEEDS.value)
+        runs = {(arm, seed): config_of(arm, seed, RATES[arm]) for seed in seeds for arm in arms}
+        results = study.run(folder, runs)
         for key in ('accuracy', 'judge'):
-            for arm in ARMS.value:
-                print(
-                    f'{key}, {ARMS.value[0]} - {arm}:',
-                    '  '.join(study.difference(results, ARMS.value[0], arm, key)),
-                )
+            for arm in arms:
+                gains = study.difference(results, arms[0], arm, key)
+                print(f'{key}, {arms[0]} - {arm}:', '  '.join(gains))
     for key in ('accuracy', 'judge'):
         print(f'\n{key}\n{study.table(results, key)}')
-    study.plot(
-        results,
-        os.path.join(FOLDER.value, 'curve.png'),
-        {
-            'accuracy': ('held-out accuracy', (0, 1)),
-            'judge': ('judge: pairwise accuracy, ties wrong', (0.4, 1)),
-            'judge_spearman': ('judge: rank correlation', (0, 1)),
-        },
-    )
+    panels = {
+        'accuracy': ('held-out accuracy', (0, 1)),
+        'judge': ('judge: pairwise accuracy, ties wrong', (0.4, 1)),
+        'judge_spearman': ('judge: rank correlation', (0, 1)),
+    }
+    study.plot(results, os.path.join(folder, 'curve.png'), panels)
 
 
 if __name__ == '__main__':

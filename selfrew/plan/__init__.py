@@ -1,6 +1,7 @@
-"""Compiles a run's programs for a TPU that is not there: `python -m selfrew.plan`.
+"""Plans a run on TPUs without owning one: `python -m selfrew.plan` compiles its programs.
 
-Import from it: planner, chips, hlo. This module imports no jax: what jax looks for is set before,
-see chips.
-It imports: all but the other doors.
+Import from it: planner (the plan of a config), jobs (what a round samples and trains on), lowering
+(its programs), prediction (what each needs and takes), summary (the plan as text), chips, hlo.
+It imports: types, mesh, models, tasks, engine, shelves, run.
+This module and `chips` import no jax, so that chips.ENVIRONMENT can be set before.
 """

@@ -1,5 +1,5 @@
-"""The speed measurement: its workload is what it says, its FLOPs are those counted by hand, its
-flags are checked.
+"""The speed measurement's workload is as stated, its FLOPs are those counted by hand, its flags are
+checked.
 """
 
 import json
@@ -11,22 +11,22 @@ import pytest
 from experiments.speed import peers, run, workload
 
 MINUTE = (
-    '--shape=minute --pairs=2 --row_length=384 --steps=1 --rounds=1 --prompts=2 --samples=2 --max_tokens=4 '
-    '--gemm=32'
+    '--shape=minute --pairs=2 --row_length=384 --steps=1 --rounds=1 --prompts=2 --samples=2 '
+    '--max_tokens=4 --gemm=32'
 ).split()
 
 
 def test_lengths_are_as_stated():
     shape = workload.SHAPES['default']
     pairs = workload.pairs(shape, 2000)
-    prompt, chosen, rejected = (np.array([len(part) for part in column]) for column in zip(*pairs))
+    lengths = np.array([[len(part) for part in pair] for pair in pairs])
+    prompt, chosen, rejected = lengths.T
     assert (prompt.min(), prompt.max()) == (24, 128) and abs(prompt.mean() - 70) < 2
     for response in (chosen, rejected):
         assert (response.min(), response.max()) == (8, 128) and abs(response.mean() - 60) < 2
     assert workload.real_tokens(pairs) == (2 * prompt + chosen + rejected).sum()
-    assert [len(p) for p in workload.prompts(shape, 3)] != [
-        len(p) for p in workload.prompts(shape, 3, seed=1)
-    ]
+    first, second = workload.prompts(shape, 3), workload.prompts(shape, 3, seed=1)
+    assert list(map(len, first)) != list(map(len, second))
 
 
 def test_tokens_are_words_and_responses_end_once():
@@ -43,8 +43,8 @@ def test_tokens_are_words_and_responses_end_once():
 def test_flops_are_those_counted_by_hand():
     shape = workload.Shape(vocab=10, width=2, layers=1, heads=1, kv_heads=1, head_dim=2, mlp=3)
     assert workload.matrix_weights(shape) == 4 * 2 * 2 + 3 * 2 * 3 == 34
-    # A prompt of 2 tokens; of a response of 2 one is read, of one of 1 none. The three see 1, 2 and
-    # 3 tokens.
+    # A prompt of 2 tokens. Of a response of 2 tokens 1 is read, of a response of 1 none. The 3 that
+    # are read see 1, 2 and 3 tokens.
     forward = 2 * 34 * 3 + 4 * 2 * (1 + 2 + 3) + 2 * 2 * 10 * 3
     assert workload.forward_flops(shape, 2, [2, 1]) == forward == 372
     pair = workload.Pair((5, 6), (7, 1), (1,))
@@ -70,11 +70,11 @@ def test_run_writes_all_figures(tmp_path, monkeypatch, capsys):
     assert all(math.isfinite(x) and x > 0 for x in figures)
     assert out['update']['compiles_timed'] == out['sample']['compiles_timed'] == 0
     assert out['device'] and out['versions']['jax'] and out['flags']['steps'] == 1
-    assert out['update']['useful_gflop'] * 1e9 == workload.update_flops(
-        workload.SHAPES['minute'], workload.pairs(workload.SHAPES['minute'], 2)
-    )
-    said = capsys.readouterr().out
-    assert 'update: ' in said and 'sample: ' in said and 'real tokens/s' in said
+    shape = workload.SHAPES['minute']
+    flops = workload.update_flops(shape, workload.pairs(shape, 2))
+    assert out['update']['useful_gflop'] * 1e9 == pytest.approx(flops)
+    printed = capsys.readouterr().out
+    assert 'update: ' in printed and 'sample: ' in printed and 'real tokens/s' in printed
 
 
 @pytest.mark.parametrize(
@@ -100,12 +100,17 @@ def test_wrong_flags_are_refused(flag, capsys):
     assert stop.value.code == 2 and flag.split('=')[0].strip('-') in capsys.readouterr().err
 
 
-def test_peers_flags(capsys):
+def test_peers_flags_are_checked(capsys):
     assert peers.parse(['--only=trl_dpo,tunix_dpo']).only == ['trl_dpo', 'tunix_dpo']
     for wrong in (['--only=other'], ['--inside', '--only=trl_dpo'], ['--rounds=0'], ['--trl=x']):
         with pytest.raises(SystemExit) as stop:
             peers.parse(wrong)
         assert stop.value.code == 2
     capsys.readouterr()
-    tokens, mask = peers.padded([(5, 6), (7,)], 3, left=True)
+
+
+def test_rows_are_padded_on_the_side_that_is_asked_for():
+    tokens, mask = workload.padded([(5, 6), (7,)], 3, left=True)
     assert tokens.tolist() == [[0, 5, 6], [0, 0, 7]] and mask.tolist() == [[0, 1, 1], [0, 0, 1]]
+    tokens, mask = workload.padded([(5, 6), (7,)], 3, left=False)
+    assert tokens.tolist() == [[5, 6, 0], [7, 0, 0]] and mask.tolist() == [[1, 1, 0], [1, 0, 0]]

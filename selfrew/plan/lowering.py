@@ -1,0 +1,248 @@
+"""The programs of a round, with the shapes and shardings of their arguments, ready to be lowered.
+
+Arrays are jax.ShapeDtypeStructs: nothing is allocated.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from selfrew.engine import reference, train_state, train_step
+from selfrew.engine.generate import memory_plan, programs, scheduler
+from selfrew.mesh import sharding
+from selfrew.models import decoder, language_model, paged_attention
+from selfrew.models.config import ModelConfig
+from selfrew.plan.jobs import BatchShape, Job, PlannedJob
+from selfrew.run.turns import Turn
+from selfrew.types import Batch, State
+
+LEARNING_RATE = 1e-6  # any: it is an argument of the update
+
+
+class Program(NamedTuple):
+    title: str
+    tokens: int  # that a call works on
+    flops: float  # of a call, on all devices; see model_flops
+    lower: Callable[[], jax.stages.Lowered]
+    bytes: dict[str, int]  # a device: 'params', 'optimiser', 'cache'
+
+
+def model_flops(
+    config: ModelConfig, weights: int, tokens: int, head_positions: int, context: float
+) -> float:
+    """FLOPs of a forward pass: 2 a weight and token, and attention.
+
+    weights: of the blocks' matrices. head_positions: where the vocabulary's head is applied.
+    context: columns that a query sees, summed over queries; a causal row of L counts L²/2.
+    """
+    attended = 4 * config.layers * config.heads * config.head_dim * context
+    return 2.0 * weights * tokens + 2.0 * config.width * config.vocab * head_positions + attended
+
+
+def round_programs(
+    lm: language_model.Lm, turn: Turn, planned_jobs: list[PlannedJob], shape: BatchShape
+) -> Iterator[Program]:
+    """The programs of a round: prefill and decode of each job, reference, update."""
+    optimizer = train_state.cached_optimizer(turn.train.keywords['optimizer'])
+    state = train_state.abstract_state(lm, optimizer)
+    for job, sizes in planned_jobs:
+        shared = _prefix_cache(lm, sizes.shared)
+        yield _prefill_program(lm, state.params, job, sizes, shared)
+        yield _decode_program(lm, state.params, job, sizes, shared)
+    batch = _batch(lm, shape)
+    if planned_jobs or shape.n > 1:
+        yield _reference_program(lm, state.params, batch, shape)
+    yield _update_program(lm, turn.loss, optimizer, state, batch, shape)
+
+
+# --- arrays -----------------------------------------------------------------------------------
+
+
+def _rows(lm, shape: tuple, dtype) -> jax.ShapeDtypeStruct:
+    """An array whose first axis is split over the mesh."""
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding.of(lm.mesh, 'rows'))
+
+
+def _replicated(lm, shape: tuple, dtype) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding.of(lm.mesh))
+
+
+def _with_cache_shardings(lm, tree):
+    """The arrays of slots or caches: rows and heads of caches are split, the rest is replicated."""
+
+    def place(array):
+        is_cache = array.ndim == 5
+        names = (None, 'rows', 'kv', None, None) if is_cache else (None,) * array.ndim
+        layout = sharding.of_shape(lm.mesh, array.shape, names)
+        return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=layout)
+
+    return jax.tree.map(place, tree)
+
+
+def _cache(lm, rows: int, columns: int):
+    """An empty cache, see programs.empty_cache."""
+    make_empty = functools.partial(programs.empty_cache, lm.module, lm.cache_dtype, rows, columns)
+    return _with_cache_shardings(lm, jax.eval_shape(make_empty))
+
+
+def _prefix_cache(lm, columns: int):
+    """The cache of a prefix that all prompts share, or None where there is none."""
+    if not columns:
+        return None
+    names = None, 'kv', None, None
+    layout = sharding.of_shape(lm.mesh, (0, lm.config.kv_heads, 0, 0), names)
+    make_prefix = functools.partial(programs.as_prefix_cache, lm.module)
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout),
+        jax.eval_shape(make_prefix, _cache(lm, 1, columns)),
+    )
+
+
+def _batch(lm, shape: BatchShape) -> Batch:
+    """The batch of one micro-batch."""
+    R, L, S = shape.rows, shape.length, shape.selected
+    B, N, P = shape.examples, shape.n, sharding.row_shards(lm.mesh)
+    i32, f32 = jnp.int32, jnp.float32
+    return Batch(
+        tokens=_rows(lm, (R, L), i32),
+        position=_rows(lm, (R, L), i32),
+        doc=_rows(lm, (R, L), i32),
+        branch=_rows(lm, (R, L), i32),
+        target=_rows(lm, (P, S), i32),
+        source=_rows(lm, (P, S), i32),
+        mask=_rows(lm, (P, S), f32),
+        weight=_replicated(lm, (B,), f32),
+        real=_replicated(lm, (B,), f32),
+        index=_replicated(lm, (B,), i32),
+        count=_replicated(lm, (), f32),
+        lengths=_replicated(lm, (N,), f32),
+        ref_logp=_replicated(lm, (B, N), f32),
+    )
+
+
+def _device_bytes(tree) -> int:
+    """Bytes of a tree of arrays on one device."""
+    return sum(
+        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
+    )
+
+
+# --- programs ---------------------------------------------------------------------------------
+
+
+def _prefill_program(lm, params, job: Job, sizes: memory_plan.MemoryPlan, shared) -> Program:
+    """One chunk of the prompts that are read together."""
+    R, L = sizes.prompts, sizes.chunk
+    pool = _cache(lm, R, sizes.pool)
+    context = job.prompt / 2  # columns that a query sees on average
+    weights = decoder.count_weights(lm.module)
+
+    def lower():
+        tokens_RL, start = _rows(lm, (R, L), jnp.int32), _replicated(lm, (), jnp.int32)
+        return programs.prefill.lower(lm.module, params, tokens_RL, start, shared, pool)
+
+    return Program(
+        f'{job.title}: prefill',
+        R * L,
+        model_flops(lm.config, weights, R * L, 0, R * L * context),
+        lower,
+        {'params': _device_bytes(params), 'cache': _device_bytes(pool)},
+    )
+
+
+def _decode_program(lm, params, job: Job, sizes: memory_plan.MemoryPlan, shared) -> Program:
+    """A burst of steps, with a cache in which every sample may reach its full length."""
+    S, blocks = sizes.slots, sizes.blocks
+    page_count = sharding.row_shards(lm.mesh) + S * blocks
+    make_slots = functools.partial(
+        programs.empty_slots,
+        lm.module,
+        lm.cache_dtype,
+        rows=S,
+        pages=page_count,
+        page=sizes.page,
+        limit=sizes.limit,
+        ends=1,
+        words=2,
+    )
+    slots = _with_cache_shardings(lm, jax.eval_shape(make_slots))
+    pages = paged_attention.Pages(
+        table=_rows(lm, (S, blocks), jnp.int32),
+        owner=_rows(lm, (page_count,), jnp.int32),
+        place=_rows(lm, (page_count,), jnp.int32),
+        filled=None,
+    )
+    tokens = S * scheduler.BURST
+    context = job.prompt + job.room / 2  # columns that a query sees on average
+    weights = decoder.count_weights(lm.module)
+
+    def lower():
+        burst = jax.jit(functools.partial(_burst, lm.module), donate_argnums=2)
+        return burst.lower(params, shared, slots, pages)
+
+    return Program(
+        f'{job.title}: decode',
+        tokens,
+        model_flops(lm.config, weights, tokens, tokens, tokens * context),
+        lower,
+        {'params': _device_bytes(params), 'cache': _device_bytes(slots.cache)},
+    )
+
+
+def _burst(module, params, shared, slots, pages):
+    """What programs.decode does in a burst, with a number of steps that the compiler knows."""
+    return jax.lax.fori_loop(
+        0,
+        scheduler.BURST,
+        lambda _, slots: programs.decode_step(module, params, shared, slots, pages),
+        slots,
+    )
+
+
+def _reference_program(lm, params, batch: Batch, shape: BatchShape) -> Program:
+    return Program(
+        'reference',
+        shape.rows * shape.length,
+        _forward_flops(lm, shape),
+        lambda: reference.response_logp.lower(lm.module, params, batch),
+        {'params': _device_bytes(params)},
+    )
+
+
+def _forward_flops(lm, shape: BatchShape) -> float:
+    """FLOPs of a forward pass over one micro-batch."""
+    R, L = shape.rows, shape.length
+    selected = sharding.row_shards(lm.mesh) * shape.selected
+    weights = decoder.count_weights(lm.module)
+    return model_flops(lm.config, weights, R * L, selected, R * L * L / 2)
+
+
+def _update_program(lm, loss, optimizer, state: State, batch: Batch, shape: BatchShape) -> Program:
+    """One update. A backward pass is 2 forward passes; with LoRA 1, without weights' gradients."""
+    A = shape.micros
+    has_lora = bool(lm.config.lora)
+
+    def stacked(array):
+        is_split = array.sharding == sharding.of(lm.mesh, 'rows')
+        layout = sharding.of(lm.mesh, None, *(['rows'] if is_split else []))
+        return jax.ShapeDtypeStruct((A, *array.shape), array.dtype, sharding=layout)
+
+    def lower():
+        batches: Any = batch if A == 1 else jax.tree.map(stacked, batch)
+        frozen = state.params if has_lora else {'blocks': {}}
+        updated = state._replace(params=train_state.trainable(lm, state.params))
+        key = _replicated(lm, (), jax.eval_shape(lambda: jax.random.key(0)).dtype)
+        step = train_step.compiled_step(lm, loss, optimizer).compiled
+        return step.lower(updated, frozen, batches, LEARNING_RATE, key)
+
+    return Program(
+        'update',
+        A * shape.rows * shape.length,
+        A * _forward_flops(lm, shape) * (2 if has_lora else 3),
+        lower,
+        {'params': _device_bytes(state.params), 'optimiser': _device_bytes(state.opt)},
+    )

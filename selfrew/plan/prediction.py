@@ -1,0 +1,111 @@
+"""What a compiled program needs of a chip, how long it takes, and how long a round takes."""
+
+import math
+import os
+import pathlib
+import re
+import tempfile
+import time
+
+from selfrew.engine.generate import scheduler
+from selfrew.plan import chips, hlo
+from selfrew.plan.jobs import BatchShape, GiB, PlannedJob, argument, prompt_count
+from selfrew.plan.lowering import Program
+from selfrew.run.turns import Turn
+
+
+def examine(program: Program, chip: chips.Chip, count: int) -> dict:
+    """Compiles a program for `count` chips; what it needs and how long it takes, as JSON can hold.
+
+    'bytes' are per chip, times in seconds. Where the compiler refuses it for its memory there is
+    only 'refused', the compiler's sentence.
+    """
+    start = time.time()
+    result = {'tokens': program.tokens, 'model_flops': program.flops}
+    try:
+        compiled, text = _compile(program)
+    except Exception as problem:
+        if 'RESOURCE_EXHAUSTED' not in str(problem):
+            raise
+        return result | {'bytes': program.bytes, 'fits': False, 'refused': _refusal(problem)}
+    counted, cost = hlo.read(text), compiled.cost_analysis() or {}
+    needed = _memory_bytes(compiled)
+    total = sum(needed.values())
+    seconds = chip.seconds(
+        count,
+        cycles=counted['cycles'],
+        flops=program.flops,
+        touched=needed['arguments'],
+        wire=counted['wire'],
+    )
+    return result | {
+        'bytes': program.bytes | needed | {'total': total},
+        'fits': total <= chip.hbm * GiB,
+        'seconds': seconds,
+        'tokens_per_s': program.tokens / seconds,
+        'mfu': program.flops / seconds / count / chip.peak,
+        'kernel_seconds': counted['cycles'] / chip.clock,
+        'collective_seconds': counted['wire'] / chip.ici,
+        'collectives': counted['collectives'],
+        'unknown_loops': counted['unknown'],
+        'untimed': counted['untimed'],
+        'compiler': {key: cost.get(key) for key in ('flops', 'bytes accessed', 'optimal_seconds')},
+        'compile_seconds': time.time() - start,
+    }
+
+
+def _compile(program: Program):
+    """(the compiled program, its text). Compiled.as_text cannot read all that libtpu writes."""
+    with tempfile.TemporaryDirectory() as folder:
+        options = {'xla_dump_to': folder, 'xla_dump_hlo_as_text': True}
+        compiled = program.lower().compile(compiler_options=options)
+        dumps = pathlib.Path(folder).glob('*after_codegen.txt')
+        return compiled, max(dumps, key=os.path.getsize).read_text()
+
+
+def _refusal(problem: Exception) -> str:
+    """The compiler's sentence about the memory it ran out of, or else its first line."""
+    sentence = re.search(r'Ran out of memory.*?(?=\. HLO|\n|$)', str(problem))
+    return sentence[0] if sentence else str(problem).splitlines()[0]
+
+
+def _memory_bytes(compiled) -> dict[str, int]:
+    """Bytes that a compiled program needs on a chip; they add up to its total."""
+    memory = compiled.memory_analysis()
+    return {
+        'arguments': memory.argument_size_in_bytes,
+        'outputs': memory.output_size_in_bytes - memory.alias_size_in_bytes,
+        'temporaries': memory.temp_size_in_bytes,
+        'code': memory.generated_code_size_in_bytes,
+    }
+
+
+def round_seconds(
+    turn: Turn, planned_jobs: list[PlannedJob], shape: BatchShape, results: dict
+) -> dict:
+    """Seconds of each stage of a round, and of all as 'round'; None where they are not known.
+
+    Every response is taken to run to its limit, and every prompt to give all of its pairs.
+    results: by program title, see `examine`.
+    """
+
+    def seconds_of(title: str) -> float:
+        return results.get(title, {}).get('seconds', math.nan)
+
+    stages = {}
+    for job, sizes in planned_jobs:
+        chunks = math.ceil((job.prompt - 1 - sizes.shared) / sizes.chunk)
+        shared_chunks = math.ceil(sizes.shared / sizes.chunk)
+        prefills = math.ceil(job.distinct / sizes.prompts) * chunks + shared_chunks
+        bursts = math.ceil(job.requests / sizes.slots) * job.room / scheduler.BURST
+        stages[job.title] = prefills * seconds_of(f'{job.title}: prefill') + bursts * seconds_of(
+            f'{job.title}: decode'
+        )
+    examples = prompt_count(turn) * (argument(turn.pairs, 'count') or 1)
+    batches = math.ceil(min(examples, turn.max_examples or examples) / shape.examples)
+    if 'reference' in results:
+        stages['reference'] = batches * seconds_of('reference')
+    epochs, max_steps = argument(turn.train, 'epochs'), argument(turn.train, 'max_steps')
+    stages['update'] = min(batches * epochs, max_steps or math.inf) * seconds_of('update')
+    stages['round'] = sum(stages.values())
+    return {stage: None if math.isnan(value) else value for stage, value in stages.items()}

@@ -1,0 +1,97 @@
+"""`python -m selfrew.plan` plans a small model with libtpu's compiler and names mistakes."""
+
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+SMALL = """
+from configs import base
+
+SHAPE = {
+    'architectures': ['LlamaForCausalLM'], 'hidden_size': 256, 'intermediate_size': 512,
+    'num_hidden_layers': 2, 'num_attention_heads': 2, 'num_key_value_heads': 2, 'vocab_size': 512,
+    'max_position_embeddings': 256,
+}
+
+def get_config(arg=''):
+    config = base.get(rounds=1, round={
+        'prompts': {'name': 'records', 'source': 'no/such/file.jsonl', 'n': 100},
+        'sampler': {'name': 'sample', 'n': 2, 'max_tokens': 32, 'slots': 16},
+        'scorer': {'name': 'length'}, 'pairs': {'name': 'extremes'}, 'loss': {'name': 'dpo'},
+        'train': {'lr': 1e-6, 'batch': 8, 'row_length': 128},
+    }, evals={})
+    config.model = {'folder': 'none', 'dtype': 'bfloat16', 'shape': SHAPE}
+    config.mesh.fsdp = 4
+    return config
+"""
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec('libtpu') is None, reason='wants pip install -e ".[plan]"'
+)
+
+
+def run_plan(*arguments: str) -> subprocess.CompletedProcess:
+    environment = {name: value for name, value in os.environ.items() if name != 'XLA_FLAGS'}
+    return subprocess.run(
+        [sys.executable, '-m', 'selfrew.plan', *arguments],
+        cwd=ROOT,
+        env=environment | {'PYTHONPATH': str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'words'),
+    [
+        (['--topology=v5e-8'], 'want --config'),
+        (
+            ['--config=configs/self_rewarding.py:llama2_70b', '--topology=v7-8'],
+            "no topology 'v7-8'",
+        ),
+    ],
+    ids=['config', 'topology'],
+)
+def test_a_mistake_is_named_without_a_traceback(arguments, words):
+    process = run_plan(*arguments)
+    assert process.returncode != 0 and words in process.stdout + process.stderr
+    assert 'Traceback' not in process.stderr
+
+
+@needs_libtpu
+def test_a_mesh_that_the_torus_cannot_hold_is_refused_in_a_sentence():
+    process = run_plan(
+        '--config=configs/self_rewarding.py:llama2_70b',
+        '--topology=v5p:8x8x4',
+        '--config.mesh.tensor=16',
+    )
+    assert process.returncode == 1 and 'tensor=16 cannot be laid out' in process.stderr
+    assert 'Traceback' not in process.stderr
+
+
+@needs_libtpu
+@pytest.mark.slow
+def test_a_small_model_is_planned_for_eight_chips(tmp_path):
+    (tmp_path / 'small.py').write_text(SMALL)
+    process = run_plan(
+        f'--config={tmp_path}/small.py', '--topology=v5e:2x4', '--prompt_tokens=32', '--json'
+    )
+    assert process.returncode == 0, process.stderr
+    plan = json.loads(process.stdout)
+    assert plan['devices'] == 8 and plan['mesh']['fsdp'] == 4
+    assert '4 chips have nothing to do' in plan['verdict']
+    titles = {'sample: prefill', 'sample: decode', 'reference', 'update'}
+    assert plan['fits'] and set(plan['programs']) == titles
+    update = plan['programs']['update']
+    matrix = 2 * (4 * 256 * 256 + 3 * 256 * 512)  # of both layers: q, k, v, o; gate, up, down
+    # float32 over 4 devices; norms are whole on each
+    share = plan['parameters'] * 4 / 4
+    assert share <= update['bytes']['params'] < 1.02 * share
+    assert update['model_flops'] > 6 * matrix * update['tokens'] and update['unknown_loops'] == 0
+    assert update['collectives'] and 0 < update['mfu'] < 1 and plan['round_seconds']['round'] > 0
