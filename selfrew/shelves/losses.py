@@ -1,13 +1,13 @@
-"""Losses. Layer 1. The shelf's contract: (out, batch, key, *, …) -> (loss_B, metrics).
+"""Losses. The shelf's contract: (out, batch, key, *, …) -> (loss_B, metrics).
 
-`out.logp` [B N] are summed log-probabilities, best response first; `batch.ref_logp` [B N] the
-reference's. `loss_B` is per example, to be minimised; update takes the mean over B once, weighted
-by `batch.weight`. `metrics` are [B] arrays, averaged alike but unweighted. A loss is a pure
-function of what it is given; `key` is for losses that draw.
+`out.logp` [B N] are summed log-probabilities, best response first; `batch.ref_logp` [B N] those of
+the reference. `loss_B` is the loss of each example; `train` takes its mean over B once, weighted by
+`batch.weight`. `metrics` are [B] arrays, averaged without the weights. A loss is a pure function of
+its arguments; `key` is for losses that draw.
 
-A loss asks for an optional field of `out` by a keyword argument of that name: where it is set, the
-field is computed, as the value says (logprobs.measure); where it is 0, False or None, the field is
-None and nothing is computed.
+A loss requests an optional field of `out` by a keyword argument with the field's name. A value that
+is not 0, False or None says how the field is computed (logprobs.measure); otherwise the field is
+None and costs nothing.
 """
 
 import chex
@@ -20,7 +20,7 @@ MEANS = 'token', 'sequence', 'sum'
 
 
 def check_mean(mean: str) -> None:
-    """ValueError where `sft` knows no such mean."""
+    """Raises ValueError for a mean that `sft` does not have."""
     if mean not in MEANS:
         raise ValueError(f'no mean {mean!r}; there are: {", ".join(MEANS)}')
 
@@ -30,10 +30,11 @@ def sft(out, batch, key, *, mean: str = 'token', entropy: bool = False):
     """Negative log-likelihood of the best response.
 
     Args:
-      mean: 'token', averaged over the update's tokens; 'sequence', over each response's own; 'sum',
-        not averaged.
-      entropy: log the mean entropy of the distributions that the response's tokens were predicted
-        by.
+      mean: 'token', over all tokens of the update; 'sequence', over each response's own tokens;
+        'sum', no mean.
+      entropy: logs the mean entropy, in nats a token, of the distributions that predict the
+        response.
+    Raises ValueError for another mean.
     """
     del key
     chex.assert_rank([out.logp, out.length], 2)
@@ -54,10 +55,10 @@ def sft(out, batch, key, *, mean: str = 'token', entropy: bool = False):
 
 
 def _entropies(out, *names) -> dict:
-    """Nats a token of the first responses."""
+    """The mean entropy, in nats a token, of the first responses, under their names."""
     return {
-        f'entropy/{name}': out.entropy[:, n] / jnp.maximum(out.length[:, n], 1.0)
-        for n, name in enumerate(names)
+        f'entropy/{name}': out.entropy[:, i] / jnp.maximum(out.length[:, i], 1.0)
+        for i, name in enumerate(names)
     }
 
 
@@ -72,33 +73,30 @@ def dpo(
     explore: float = 0.0,
     entropy: bool = False,
 ):
-    """Direct preference optimisation on summed log-probabilities, −log σ(margin), margin =
-    β(ratio_w − ratio_l).
+    """Direct preference optimisation and its extensions, on summed log-probabilities.
 
-    Rafailov et al. 2023, Eq. 7, and what is built on it:
+    −log σ(margin), margin = β(ratio_w − ratio_l) (Rafailov et al. 2023, Eq. 7).
+
     Args:
       beta: strength of the tie to the reference.
-      smoothing: ε of conservative DPO, −(1−ε) log σ(margin) − ε log σ(−margin).
-      nll: α of IRPO (arXiv 2404.19733, Eq. 1), + α · NLL(winner) / its length.
-      explore: α of SELM (arXiv 2405.19332, Eq. 4.2), + αβ · ratio of the third response: *lowers*
-        its likelihood.
-      entropy: log the mean entropy of the distributions that the winner's and the loser's tokens
-        were predicted by.
-    Raises ValueError where the examples have no loser, or `explore` has no third response.
+      smoothing: ε of conservative DPO: −(1−ε) log σ(margin) − ε log σ(−margin).
+      nll: α of IRPO (arXiv 2404.19733, Eq. 1): adds α · NLL(winner) / its length.
+      explore: α of SELM (arXiv 2405.19332, Eq. 4.2): adds αβ · ratio of the third response, which
+        *lowers* its likelihood.
+      entropy: logs the mean entropy, in nats a token, of the distributions that predict the winner
+        and the loser.
+    Raises ValueError where examples have no loser, or no third response for `explore`.
     """
     del key
     chex.assert_rank([out.logp, out.length, batch.ref_logp], 2)
-    n = out.logp.shape[1]
-    if n < 2 or (explore and n < 3):
-        raise ValueError(
-            f'dpo with explore={explore} wants {3 if explore else 2} responses an example, got {n}'
-        )
+    N, least = out.logp.shape[1], 3 if explore else 2
+    if N < least:
+        raise ValueError(f'dpo with explore={explore} wants {least} responses an example, got {N}')
     ratio_BN = out.logp - batch.ref_logp
     reward_BN = beta * ratio_BN
     margin_B = reward_BN[:, 0] - reward_BN[:, 1]
-    loss_B = -(1.0 - smoothing) * jax.nn.log_sigmoid(margin_B) - smoothing * jax.nn.log_sigmoid(
-        -margin_B
-    )
+    right_B, wrong_B = jax.nn.log_sigmoid(margin_B), jax.nn.log_sigmoid(-margin_B)
+    loss_B = -(1.0 - smoothing) * right_B - smoothing * wrong_B
     metrics = {'dpo': loss_B}
     nll_B = -out.logp[:, 0] / jnp.maximum(out.length[:, 0], 1.0)
     loss_B = loss_B + nll * nll_B
@@ -106,8 +104,14 @@ def dpo(
         loss_B = loss_B + explore * reward_BN[:, 2]
         metrics['logps/explored'] = out.logp[:, 2]
     metrics |= _entropies(out, 'chosen', 'rejected') if entropy else {}
-    return loss_B, metrics | {
-        'nll': nll_B,
+    return loss_B, metrics | _pair_metrics(out, reward_BN)
+
+
+def _pair_metrics(out, reward_BN) -> dict:
+    """What preference losses log of winners and losers, given the implicit rewards."""
+    margin_B = reward_BN[:, 0] - reward_BN[:, 1]
+    return {
+        'nll': -out.logp[:, 0] / jnp.maximum(out.length[:, 0], 1.0),
         'rewards/chosen': reward_BN[:, 0],
         'rewards/rejected': reward_BN[:, 1],
         'rewards/margins': margin_B,

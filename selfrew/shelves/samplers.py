@@ -1,8 +1,6 @@
-"""How responses are made. Layer 5. The shelf's contract: (lm, params, prompts, key, *, …) ->
-[Rollout].
+"""How responses are made. The shelf's contract: (lm, params, prompts, key, *, …) -> [Rollout].
 
-A prompt that does not fit into the context is left out of the rollouts; the loop counts what is
-missing.
+Prompts that do not fit into the context have no rollout; the loop counts them.
 """
 
 import math
@@ -32,30 +30,28 @@ def sample(
     """`n` samples of the model for each prompt.
 
     Args:
-      temperature: 0 is greedy. top_k, top_p, min_p: which tokens may be drawn; 0, 1.0 and 0.0 keep
-        all.
-      stop: strings of which the first that appears ends a response, which does not show it.
-        max_tokens: of a response.
-      slots: samples made at the same time, at most, see generate.generate; changes the speed and
-        the memory, not the samples.
+      temperature: 0 is greedy.
+      top_k, top_p, min_p: which tokens can be drawn; 0, 1.0 and 0.0 keep all.
+      stop: strings; the first that appears ends a response and is not part of its text.
+      max_tokens: the longest response.
+      slots: samples that are decoded at the same time, at most, see generate.generate. Changes the
+        speed and the memory, not the samples.
     Raises ValueError for an option out of range.
     """
     if n < 1:
         raise ValueError(f'sampler.n={n}: want at least 1')
-    fitting = [
-        (p, tokens)
-        for p in prompts
-        if len(tokens := lm.text.prompt_tokens(p)) + max_tokens <= lm.config.max_length
-    ]
-    ids, index = (
-        [p.id for p, _ in fitting for _ in range(n)],
-        [i for _ in fitting for i in range(n)],
-    )
+    fitting = []
+    for prompt in prompts:
+        tokens = lm.text.prompt_tokens(prompt)
+        if len(tokens) + max_tokens <= lm.config.max_length:
+            fitting.append((prompt, tokens))
+    ids = [prompt.id for prompt, _ in fitting for _ in range(n)]
+    sample_indices = [i for _ in fitting for i in range(n)]
     responses = generate.generate(
         lm,
         params,
         [tokens for _, tokens in fitting for _ in range(n)],
-        generate.request_keys(key, ids, index),
+        generate.request_keys(key, ids, sample_indices),
         max_tokens=max_tokens,
         temperature=temperature,
         top_k=top_k,
@@ -64,54 +60,60 @@ def sample(
         stop=stop,
         slots=slots,
     )
-    return [Rollout(p, tuple(responses[i * n : (i + 1) * n])) for i, (p, _) in enumerate(fitting)]
+    return [
+        Rollout(prompt, tuple(responses[i * n : (i + 1) * n]))
+        for i, (prompt, _) in enumerate(fitting)
+    ]
 
 
 def with_greedy(lm, params, prompts, key, *, sampler) -> list[Rollout]:
-    """The rollouts of `sample`, each with the model's greedy response behind its samples (SELM,
-    arXiv 2405.19332, §4).
+    """The rollouts of `sample`, with the greedy response added as the last one of each (SELM, arXiv
+    2405.19332, §4).
 
-    Raises ValueError for another sampler inside.
+    Raises ValueError where `sampler` is another function than `sample`.
     """
     if sampler.func is not sample:
         raise ValueError(f'with_greedy wants the sampler named sample, got {sampler.func.__name__}')
-    same = {
-        name: sampler.keywords[name]
-        for name in ('max_tokens', 'stop', 'slots')
-        if name in sampler.keywords
-    }
-    greedy = sample(lm, params, prompts, key, n=1, temperature=0.0, **same)
-    drawn = sampler(lm, params, prompts, key)  # leaves out the same prompts: the limit is the same
+    shared = {k: v for k, v in sampler.keywords.items() if k in ('max_tokens', 'stop', 'slots')}
+    greedy = sample(lm, params, prompts, key, n=1, temperature=0.0, **shared)
+    sampled = sampler(lm, params, prompts, key)  # of the same prompts, as max_tokens is the same
     return [
-        Rollout(d.prompt, d.responses + g.responses) for d, g in zip(drawn, greedy, strict=True)
+        Rollout(drawn.prompt, drawn.responses + best.responses)
+        for drawn, best in zip(sampled, greedy, strict=True)
     ]
 
 
 def disputed(lm, params, prompts, key, *, sampler) -> list[Rollout]:
-    """Of the judge prompts over the responses to one prompt, that whose verdicts' scores vary most
-    (2407.19594, §2.2).
+    """For each original prompt, the judge prompt whose verdicts vary most (arXiv 2407.19594, §2.2).
 
-    sampler: writes the verdicts. A verdict that cannot be read says nothing; of prompts that are
-    disputed as much, the first is taken. Raises ValueError where the prompts are not such as
-    prompts.judged makes.
+    The prompts are those of prompts.judged, one for each response to an original prompt. The
+    variance is of the scores of the valid verdicts. Of equal variances, the first is taken; a judge
+    prompt without a valid verdict is taken only where no other has one.
+
+    Args:
+      sampler: writes the verdicts.
+    Raises ValueError for prompts that prompts.judged did not make.
     """
-    widest = {}
+    most_disputed = {}  # id of the original prompt -> (variance, rollout)
     for rollout in sampler(lm, params, prompts, key):
-        said = [s for s in answers.scores(rollout) if not math.isnan(s)]
-        spread = float(np.var(said)) if said else -1.0
-        if spread > widest.get(rollout.prompt.meta['judged'], (-2.0,))[0]:
-            widest[rollout.prompt.meta['judged']] = spread, rollout
-    return [rollout for _, rollout in widest.values()]
+        scores = [s for s in answers.scores(rollout) if not math.isnan(s)]
+        variance = float(np.var(scores)) if scores else -1.0
+        original = rollout.prompt.meta['judged']
+        if original not in most_disputed or variance > most_disputed[original][0]:
+            most_disputed[original] = variance, rollout
+    return [rollout for _, rollout in most_disputed.values()]
 
 
 def given(lm, params, prompts, key) -> list[Rollout]:
-    """The responses that came with the prompts (`meta['responses']`). ValueError where one has
-    none.
+    """The responses in the data (`meta['responses']`).
+
+    Raises ValueError for a prompt without responses.
     """
     del lm, params, key
-    for p in prompts:
-        if not p.meta.get('responses'):
+    for prompt in prompts:
+        if not prompt.meta.get('responses'):
             raise ValueError(
-                f'prompt {p.id!r} came without a response; the sampler given takes only such as have one'
+                f"prompt {prompt.id!r} came without a response in meta['responses']; "
+                f'the sampler given wants at least one for each prompt'
             )
-    return [Rollout(p, tuple(Response(text) for text in p.meta['responses'])) for p in prompts]
+    return [Rollout(prompt, tuple(map(Response, prompt.meta['responses']))) for prompt in prompts]

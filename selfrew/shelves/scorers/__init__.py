@@ -1,0 +1,54 @@
+"""How responses are scored. The shelf's contract: (lm, params, rollouts, key, *, …) -> [Judgement].
+
+A higher score is better; nan means 'no verdict'. Each rollout gets one judgement, in order.
+"""
+
+import numpy as np
+
+from selfrew.shelves.scorers.judging import compare, judge
+from selfrew.shelves.scorers.reward_models import check_checkpoint, reward_model
+from selfrew.shelves.scorers.rules import (
+    chance,
+    consistency,
+    correctness,
+    exact_answer,
+    given,
+    length,
+)
+from selfrew.types import Judgement
+
+__all__ = [
+    'chance',
+    'check_checkpoint',
+    'compare',
+    'composite',
+    'consistency',
+    'correctness',
+    'exact_answer',
+    'given',
+    'judge',
+    'length',
+    'reward_model',
+]
+
+
+def composite(lm, params, rollouts, key, *, scorers: tuple, weights: tuple) -> list[Judgement]:
+    """The weighted sum of the scores of several scorers, each an entry of this shelf.
+
+    The score is nan where any of them has no verdict. Verdicts and votes are the first scorer's.
+    Raises ValueError where the numbers of scorers and weights differ or are 0.
+    """
+    if len(scorers) != len(weights) or not scorers:
+        raise ValueError(
+            f'composite: {len(scorers)} scorers and {len(weights)} weights; '
+            f'want one weight for each scorer, and at least one scorer'
+        )
+    columns = [scorer(lm, params, rollouts, key) for scorer in scorers]
+    judgements = []
+    for parts in zip(*columns):
+        scores = np.dot(weights, [part.scores for part in parts])
+        first = parts[0]
+        judgements.append(
+            Judgement(first.rollout, tuple(scores.tolist()), first.verdicts, first.votes)
+        )
+    return judgements

@@ -1,0 +1,180 @@
+"""LLM as a judge: the model scores responses, or compares them, with its own parameters."""
+
+import itertools
+import math
+
+from selfrew.engine import generate
+from selfrew.shelves.scorers.expected_scores import expected_scores
+from selfrew.tasks import answers, templates
+from selfrew.types import Judgement, ask
+
+
+def judge(
+    lm,
+    params,
+    rollouts,
+    key,
+    *,
+    template: str = 'additive',
+    votes: int = 3,
+    temperature: float = 0.7,
+    top_k: int = 0,
+    top_p: float = 0.9,
+    min_p: float = 0.0,
+    max_tokens: int = 256,
+    low: float | None = None,
+    high: float | None = None,
+    expected: bool = False,
+    slots: int | None = None,
+) -> list[Judgement]:
+    """The mean of the valid votes of the model as a judge of responses (arXiv 2401.10020, §2.2).
+
+    A response scores nan if its judge prompt does not fit into the context, or if none of its votes
+    can be read.
+
+    Args:
+      template: a jinja file with {{ prompt }} and {{ response }}, or the name of a shipped one. It
+        must ask for a last 'Score: N'.
+      votes: verdicts sampled for each response.
+      temperature, top_k, top_p, min_p, max_tokens, slots: of a verdict, see samplers.sample.
+      low, high: the range of a score; a score out of range is no verdict. None: as the template
+        sets it, else 0 and 5.
+      expected: a vote is the mean of all whole scores in the range, weighted by the probability of
+        each in the place of the drawn score, see expected_scores.
+    Raises FileNotFoundError without the template, ValueError for an option out of range.
+    """
+    low, high = templates.score_range(template, low, high)
+    fields = [{'prompt': r.prompt.text, 'response': a.text} for r in rollouts for a in r.responses]
+    names = [f'{r.prompt.id}/{i}' for r in rollouts for i in range(len(r.responses))]
+    sampling = {'temperature': temperature, 'top_k': top_k, 'top_p': top_p, 'min_p': min_p}
+    sampling |= {'max_tokens': max_tokens, 'slots': slots}
+    prompts, verdicts = _sample_verdicts(
+        lm, params, key, template, fields, names, votes, **sampling
+    )
+    scores = [[answers.score(v, low=low, high=high) for v in drawn] for drawn in verdicts]
+    if expected:
+        points = [str(point) for point in range(math.ceil(low), math.floor(high) + 1)]
+        scores = _expected_votes(lm, params, prompts, verdicts, scores, points)
+    judgements, start = [], 0
+    for rollout in rollouts:
+        end = start + len(rollout.responses)
+        judgements.append(_judgement(rollout, verdicts[start:end], scores[start:end]))
+        start = end
+    return judgements
+
+
+def compare(
+    lm,
+    params,
+    rollouts,
+    key,
+    *,
+    template: str = 'pairwise',
+    votes: int = 1,
+    temperature: float = 0.7,
+    top_k: int = 0,
+    top_p: float = 0.9,
+    min_p: float = 0.0,
+    max_tokens: int = 256,
+    slots: int | None = None,
+) -> list[Judgement]:
+    """The share of comparisons that a response wins against each other response, in both orders.
+
+    A vote is two verdicts, one for each order. If they disagree, or agree on a tie, it is half a
+    win for both responses (as in the head-to-heads of arXiv 2401.10020, §3.1.3). If either cannot
+    be read, it is no vote. A response's verdicts are those in which it is shown first.
+
+    Args:
+      template: a jinja file with {{ prompt }}, {{ first }} and {{ second }}, or the name of a
+        shipped one. It must ask for a last 'Winner: A', 'B' or 'tie'; '[[A]]', '[[B]]' and '[[C]]'
+        are read too.
+      votes: votes for each pair of responses.
+      temperature, top_k, top_p, min_p, max_tokens, slots: of a verdict, see samplers.sample.
+    Raises FileNotFoundError without the template, ValueError for an option out of range.
+    """
+    fields, names = [], []
+    for rollout in rollouts:
+        texts = [response.text for response in rollout.responses]
+        for i, j in itertools.permutations(range(len(texts)), 2):
+            shown = {'prompt': rollout.prompt.text, 'first': texts[i], 'second': texts[j]}
+            fields.append(shown)
+            names.append(f'{rollout.prompt.id}/{i}/{j}')
+    sampling = {'temperature': temperature, 'top_k': top_k, 'top_p': top_p, 'min_p': min_p}
+    sampling |= {'max_tokens': max_tokens, 'slots': slots}
+    _, verdicts = _sample_verdicts(lm, params, key, template, fields, names, votes, **sampling)
+    verdicts_of = dict(zip(names, verdicts))
+    return [_share_of_wins(rollout, verdicts_of) for rollout in rollouts]
+
+
+def _share_of_wins(rollout, verdicts_of: dict) -> Judgement:
+    """The judgement of a rollout; verdicts_of: 'prompt id/index shown first/second' -> verdicts."""
+    indices = range(len(rollout.responses))
+    shown_first, votes = [], []
+    for i in indices:
+        drawn, wins = [], []
+        for j in indices:
+            if i != j:
+                forward = verdicts_of[f'{rollout.prompt.id}/{i}/{j}']
+                backward = verdicts_of[f'{rollout.prompt.id}/{j}/{i}']
+                drawn += forward
+                wins += [
+                    _win(answers.winner(first), 1.0 - answers.winner(second))
+                    for first, second in zip(forward, backward)
+                ]
+        shown_first.append(drawn)
+        votes.append(wins)
+    return _judgement(rollout, shown_first, votes)
+
+
+def _win(forward: float, backward: float) -> float:
+    """One vote from the wins of both orders: 0.5 where they differ, nan where either is nan."""
+    if math.isnan(forward + backward):
+        return math.nan
+    return forward if forward == backward else 0.5
+
+
+def _sample_verdicts(lm, params, key, template, fields, names, votes: int, **sampling):
+    """(tokens of the judge prompt, its verdicts) of each dict of template fields, as two lists.
+
+    A judge prompt that does not fit into the context gets no verdicts.
+    """
+    if votes < 1:
+        raise ValueError(f'votes={votes}: want at least 1')
+    prompts = [
+        lm.text.prompt_tokens(ask('', templates.render(template, **each))) for each in fields
+    ]
+    room = lm.config.max_length - sampling['max_tokens']
+    fitting = [i for i, tokens in enumerate(prompts) if len(tokens) <= room]
+    requests = [(i, vote) for i in fitting for vote in range(votes)]
+    ids = [f'judge/{names[i]}' for i, _ in requests]
+    keys = generate.request_keys(key, ids, [vote for _, vote in requests])
+    tokens = [prompts[i] for i, _ in requests]
+    responses = generate.generate(lm, params, tokens, keys, title='judge', **sampling)
+    verdicts = [[] for _ in prompts]
+    for (i, _), verdict in zip(requests, responses):
+        verdicts[i].append(verdict)
+    return prompts, verdicts
+
+
+def _expected_votes(lm, params, prompts, verdicts, votes, points: list[str]) -> list[list[float]]:
+    """The votes with each valid one replaced by its expected score, where that is known."""
+    valid = []  # (index of the response, index of its vote)
+    for response, scores in enumerate(votes):
+        valid += [(response, vote) for vote, score in enumerate(scores) if not math.isnan(score)]
+    written = [(prompts[response], verdicts[response][vote].tokens) for response, vote in valid]
+    replaced = [list(scores) for scores in votes]
+    for (response, vote), mean in zip(valid, expected_scores(lm, params, written, points)):
+        if mean is not None:
+            replaced[response][vote] = mean
+    return replaced
+
+
+def _judgement(rollout, verdicts, votes) -> Judgement:
+    """The mean of each response's valid votes as its score; the texts of its verdicts are kept."""
+    texts = tuple(tuple(verdict.text for verdict in drawn) for drawn in verdicts)
+    return Judgement(rollout, tuple(map(_mean_of_valid, votes)), texts, tuple(map(tuple, votes)))
+
+
+def _mean_of_valid(votes) -> float:
+    valid = [vote for vote in votes if not math.isnan(vote)]
+    return sum(valid) / len(valid) if valid else math.nan
