@@ -98,7 +98,9 @@ def sampling(samples: int) -> dict:
     }
 
 
-def imitate(*sources: dict, lr: float, epochs: int = 1, max_steps: int | None = None) -> dict:
+def imitation_turn(
+    *sources: dict, lr: float, epochs: int = 1, max_steps: int | None = None
+) -> dict:
     """A turn of supervised fine-tuning on responses that come with the prompts."""
     return {
         'prompts': {'name': 'mixture', 'prompts': sources},
@@ -135,7 +137,7 @@ def training(**fields) -> dict:
     }
 
 
-def smoke(arg: str) -> bool:
+def is_smoke(arg: str) -> bool:
     """Whether the variant is ':smoke': the same parts, small enough to finish in a minute.
 
     Raises ValueError for any other variant.

@@ -49,7 +49,7 @@ def get_config(arg: str = ''):
         return at_scale(arg)
     if arg not in ('', 'smoke'):
         raise ValueError(f'no variant {arg!r} of this config; there are: smoke, {", ".join(PAPER)}')
-    small = base.smoke(arg)
+    small = base.is_smoke(arg)
     return base.get(
         rounds=1 if small else 4,
         round={

@@ -10,7 +10,7 @@ from configs import base
 
 
 def get_config(arg: str = ''):
-    small = base.smoke(arg)
+    small = base.is_smoke(arg)
     return base.get(
         rounds=1 if small else 3,
         round={

@@ -35,15 +35,15 @@ def get_config(arg: str = ''):
             f'no variant {arg!r} of this config; there are: smoke, {", ".join(models.PRESETS)}'
         )
     config = self_rewarding.get_config(arg).to_dict()
-    answers = config['round']
+    answer_turn = config['round']
     rehearsal = voted(
-        24 if base.smoke(arg) else 300,
+        24 if base.is_smoke(arg) else 300,
         base.sampling(4),
         base.judging(votes=8),
-        answers['train'],
-        answers['loss'],
+        answer_turn['train'],
+        answer_turn['loss'],
     )
-    return base.get(**config | {'round': answers | {'rehearsal': rehearsal}})
+    return base.get(**config | {'round': answer_turn | {'rehearsal': rehearsal}})
 
 
 def voted(problems: int, sampling: dict, judging: dict, train: dict, loss: dict) -> dict:
@@ -78,19 +78,18 @@ def at_scale(name: str):
     epoch.
     """
     config = self_rewarding.at_scale(name, lora=False).to_dict()
-    answers, eft = config['round'], config['start']['prompts']['prompts'][1]
-    answers['prompts']['n'] = 5000
-    answers['sampler'] |= {'n': 7, 'temperature': 0.8, 'top_p': 0.95}
-    answers['scorer']['votes'] = 11
-    answers['train'] |= {'lr': 5e-6, 'batch': 32}
-    judging = verdicts(
-        answers['prompts'], answers['sampler'], answers['scorer'], answers['train'], answers['loss']
-    )
-    judging['sampler'] = {'name': 'disputed', 'sampler': judging['sampler']}
+    answer_turn, eft = config['round'], config['start']['prompts']['prompts'][1]
+    answer_turn['prompts']['n'] = 5000
+    answer_turn['sampler'] |= {'n': 7, 'temperature': 0.8, 'top_p': 0.95}
+    answer_turn['scorer']['votes'] = 11
+    answer_turn['train'] |= {'lr': 5e-6, 'batch': 32}
+    words = ('prompts', 'sampler', 'scorer', 'train', 'loss')
+    judge_turn = verdicts(*(answer_turn[word] for word in words))
+    judge_turn['sampler'] = {'name': 'disputed', 'sampler': judge_turn['sampler']}
     config['start']['prompts'] = eft
     changes = {
         'rounds': 5,  # M0 by imitation of verdicts, then four
-        'round': answers | {'rehearsal': judging},
+        'round': answer_turn | {'rehearsal': judge_turn},
         'by_round': {  # lengths in characters
             'pairs': {'rho': (0.0, 0.32, 0.32, 0.4), 'longest': (2500, None)},
             'rehearsal': {'every': (1, 1, 0), 'pairs': {'longest': (1100, 1000)}},

@@ -10,10 +10,10 @@ from configs import base
 
 
 def get_config(arg: str = ''):
-    small = base.smoke(arg)
+    small = base.is_smoke(arg)
     prompts = 24 if small else 600
     # Off: experiments/quickstart says why.
-    rehearsal = {'every': 0, **base.imitate(base.eft(prompts), lr=2e-4)}
+    rehearsal = {'every': 0, **base.imitation_turn(base.eft(prompts), lr=2e-4)}
     return base.get(
         rounds=1 if small else 3,
         round={

@@ -21,7 +21,7 @@ TASKS = ('word_problems',)
 
 
 def get_config(arg: str = ''):
-    small = base.smoke(arg)
+    small = base.is_smoke(arg)
     accuracy = base.accuracy(40 if small else 1000)
     accuracy['prompts']['tasks'] = TASKS
     return base.get(

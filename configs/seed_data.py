@@ -21,9 +21,9 @@ from configs import base, models, self_rewarding
 def get_config(arg: str = ''):
     if arg in models.PRESETS:
         return at_scale(arg)
-    small = base.smoke(arg)
+    small = base.is_smoke(arg)
     prompts = 40 if small else 1000
-    learn = base.imitate(base.ift(prompts), lr=2e-4)
+    learn = base.imitation_turn(base.ift(prompts), lr=2e-4)
     ranked = {'name': 'ranked', 'tasks': base.TASKS, 'n': prompts, 'responses': 3, 'split': 'train'}
     return base.get(
         rounds=2,

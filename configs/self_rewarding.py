@@ -42,7 +42,7 @@ def get_config(arg: str = ''):
         'pairs': {'name': 'extremes', 'count': 1},
         'loss': {'name': 'dpo', 'beta': 0.1, 'nll': 5.0},
         'train': base.training(lr=3e-5, batch=32),
-        'rehearsal': {'every': 1, **base.imitate(base.eft(prompts), lr=2e-4)},
+        'rehearsal': {'every': 1, **base.imitation_turn(base.eft(prompts), lr=2e-4)},
     }
     if arg == 'paper':
         del turn['rehearsal']
@@ -52,7 +52,7 @@ def get_config(arg: str = ''):
         turn['train'] = base.training(lr=3e-5, batch=16, schedule='cosine', final=0.1)
     return base.get(
         rounds=2 if small else 4,
-        start=base.imitate(base.ift(prompts), base.eft(prompts), lr=2e-4),
+        start=base.imitation_turn(base.ift(prompts), base.eft(prompts), lr=2e-4),
         round=turn,
         evals={
             'accuracy': base.accuracy(40 if small else 1000),
@@ -90,7 +90,7 @@ def at_scale(name: str, lora: bool):
         # All devices. Rows are split over data × fsdp; where that is more than a batch has
         # examples, the rest is padding.
         mesh={'data': 1, 'fsdp': -1, 'tensor': 4 if is_large else 1},
-        start=base.imitate(ift, eft, lr=0.0) | {'train': start_train},
+        start=base.imitation_turn(ift, eft, lr=0.0) | {'train': start_train},
         round={
             'prompts': new_prompts(trees, lora),
             'sampler': {'name': 'sample', 'n': 4, 'max_tokens': 1024, **sampling},

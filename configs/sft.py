@@ -11,9 +11,10 @@ from configs import base
 
 
 def get_config(arg: str = ''):
-    small = base.smoke(arg)
+    small = base.is_smoke(arg)
+    demonstrations = base.ift(64 if small else 2500)
     return base.get(
         rounds=1,
-        round=base.imitate(base.ift(64 if small else 2500), lr=2e-4, epochs=1 if small else 2),
+        round=base.imitation_turn(demonstrations, lr=2e-4, epochs=1 if small else 2),
         evals={'accuracy': base.accuracy(40 if small else 1000)},
     )

@@ -13,7 +13,7 @@ from scipy import stats
 
 from selfrew import loop
 from selfrew.run import binding
-from selfrew.run.stage import dump, write_atomic
+from selfrew.run.stage import json_bytes, write_atomic
 
 REWARDS = (
     'logps/chosen',
@@ -27,12 +27,12 @@ REWARDS = (
 def run(
     folder: str,
     configs: dict[tuple[str, int], dict],
-    more: Callable[[str, int], dict] = lambda workdir, number: {},
+    extra_figures: Callable[[str, int], dict] = lambda workdir, number: {},
 ) -> list[dict]:
     """Runs what is not in the folder yet; returns a row for each run and round.
 
-    configs: (arm, seed) -> config. more(workdir, round): further figures of a row. The rows are
-    also written to results.json. A run that was killed continues where it stopped.
+    configs: (arm, seed) -> config. extra_figures(workdir, round): further figures of a row. The
+    rows are also written to results.json. A run that was killed continues where it stopped.
     """
     results = []
     for (arm, seed), config in configs.items():
@@ -43,9 +43,9 @@ def run(
             rounds = json.load(file)['rounds']
         for row in rounds:
             number = row['round']
-            figures = row | reward_means(workdir, number) | more(workdir, number)
+            figures = row | reward_means(workdir, number) | extra_figures(workdir, number)
             results.append({'method': arm, 'seed': seed} | figures)
-    write_atomic(os.path.join(folder, 'results.json'), dump(results))
+    write_atomic(os.path.join(folder, 'results.json'), json_bytes(results))
     return results
 
 

@@ -13,7 +13,7 @@ from selfrew.engine import logprobs, packing
 from selfrew.mesh import buckets, sharding
 from selfrew.models import decoder, language_model
 from selfrew.shelves import samplers
-from selfrew.types import Example, Prompt, Response, Rollout, ask
+from selfrew.types import Example, Prompt, Response, Rollout, user_prompt
 
 
 class LogProbs(NamedTuple):
@@ -30,7 +30,7 @@ def prompt_of(source, id: str) -> Prompt:
     """
     if isinstance(source, Prompt):
         return source
-    return ask(id, source) if isinstance(source, str) else Prompt(id, tuple(source))
+    return user_prompt(id, source) if isinstance(source, str) else Prompt(id, tuple(source))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -127,8 +127,8 @@ class Lm(language_model.Lm):
     ) -> list[Rollout]:
         """`n` samples for each prompt (a string, a list of chat messages, or a Prompt), in order.
 
-        The same seed gives the same samples for any `slots`, the number decoded at once. See
-        samplers.sample for the other options.
+        The same seed gives the same samples; for other `slots`, the number decoded at once, up to
+        rounding. See samplers.sample for the other options.
         Raises ValueError for an option out of range, or if a prompt and max_tokens exceed the
         context.
         """

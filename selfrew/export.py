@@ -7,11 +7,10 @@ import argparse
 import json
 import os
 import shutil
-import sys
 
 from selfrew.engine import train_state
 from selfrew.models import hf, lora
-from selfrew.run import checkpoint
+from selfrew.run import checkpoint, refusal
 from selfrew.run.config import model_loader, turns_of
 from selfrew.run.stage import Folder
 
@@ -24,8 +23,8 @@ def save(folder: str, lm, params, *, dtype: str = 'float32', shard_bytes: int = 
     Args:
       dtype: of the stored tensors.
       shard_bytes: a file is closed before it grows beyond that.
-    Raises ValueError if the model did not come from a folder, or if `folder` is that one or holds
-    something else than a checkpoint.
+    Raises ValueError if the model did not come from a folder, or if `folder` is that one, belongs
+    to a run, or holds something else than a checkpoint.
     """
     if lm.folder is None:
         raise ValueError(
@@ -35,6 +34,8 @@ def save(folder: str, lm, params, *, dtype: str = 'float32', shard_bytes: int = 
     if os.path.isdir(folder):
         if os.path.realpath(folder) == os.path.realpath(lm.folder):
             raise ValueError(f'{folder} is where the model came from; save it elsewhere')
+        if os.path.isdir(os.path.join(folder, 'rounds')):
+            raise ValueError(f'{folder} is the folder of a run; choose another folder')
         if os.listdir(folder) and not os.path.exists(os.path.join(folder, 'config.json')):
             raise ValueError(
                 f'{folder} is not empty and holds no checkpoint; choose another folder'
@@ -74,11 +75,10 @@ def load_turn(workdir: str, turn: str | None = None):
         raise ValueError(f'{workdir!r} is not a run: it has no config.json') from None
     turns = {t.name: t for t in turns_of(config)}
     saved = [name for name in turns if Folder(workdir, name).has('state')]
-    if not saved or (turn is not None and turn not in saved):
-        raise ValueError(
-            f'{workdir} has no state of turn {turn or "01"!r}; '
-            f'there are: {", ".join(saved) or "none"}'
-        )
+    if not saved:
+        raise ValueError(f'no turn of {workdir} has a saved state')
+    if turn is not None and turn not in saved:
+        raise ValueError(f'{workdir} has no state of turn {turn!r}; there are: {", ".join(saved)}')
     name = turn or saved[-1]
     lm, params = model_loader(config)()
     optimizer = train_state.cached_optimizer(turns[name].train.keywords['optimizer'])
@@ -98,15 +98,17 @@ def main() -> None:
         '--dtype', default='float32', choices=('float32', 'bfloat16'), help='of the stored tensors'
     )
     parser.add_argument(
-        '--shard_gb', type=float, default=4.0, help='a file is closed before it grows beyond that'
+        '--shard_gb',
+        type=float,
+        default=4.0,
+        help='GiB; a file is closed before it grows beyond it',
     )
     args = parser.parse_args()
     try:
         lm, params, name = load_turn(args.workdir, args.turn)
         save(args.folder, lm, params, dtype=args.dtype, shard_bytes=int(args.shard_gb * 2**30))
-    except (ValueError, OSError) as problem:
-        print(f'selfrew: {problem}', file=sys.stderr)
-        sys.exit(1)
+    except refusal.MISTAKES as problem:
+        refusal.exit_with(problem)
     print(f'turn {name} of {args.workdir} is in {args.folder}, {args.dtype}')
 
 

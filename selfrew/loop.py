@@ -7,10 +7,8 @@ file.
 import json
 import os
 import time
-import zlib
 
 import jax
-import numpy as np
 
 from selfrew.engine import train_state
 from selfrew.mesh import keys, processes
@@ -85,12 +83,12 @@ def learn(lm, state: State, turn, folder, key, log) -> State:
     """
     begun, compiled = time.time(), log.compiled
     log.start_turn(turn.name)
-    console.say(f'\n=== round {turn.name}')
+    console.say(f'\n=== turn {turn.name}')
     prompts, rollouts, judgements, examples = make_stages(lm, state.params, turn, folder, key)
     stats = turn_stats.summarize(prompts, judgements, examples)
     console.print_turn(lm, judgements, examples, turn.train)
     if not examples:
-        raise ValueError(f'round {turn.name} has nothing to learn from: {json.dumps(stats)}')
+        raise ValueError(f'turn {turn.name} has nothing to learn from: {json.dumps(stats)}')
 
     step, k_update = int(state.step), keys.fold_name(key, 'update')
 
@@ -120,7 +118,7 @@ def make_stages(lm, params, turn, folder, key) -> tuple[list, list, list, list]:
         'prompts', Prompt, lambda: turn.prompts(lm, params, key_of('prompts'))
     )
     if not prompts:
-        raise ValueError(f'round {turn.name}: no prompts came from {turn.prompts.func.__name__}')
+        raise ValueError(f'turn {turn.name}: no prompts came from {turn.prompts.func.__name__}')
     rollouts = folder.make_once(
         'rollouts', Rollout, lambda: turn.sampler(lm, params, prompts, key_of('sampler'))
     )
@@ -128,24 +126,21 @@ def make_stages(lm, params, turn, folder, key) -> tuple[list, list, list, list]:
         'judgements', Judgement, lambda: turn.scorer(lm, params, rollouts, key_of('scorer'))
     )
     examples = folder.make_once(
-        'examples', Example, lambda: pair(turn, judgements, key_of('pairs'))
+        'examples', Example, lambda: make_examples(turn, judgements, key_of('pairs'))
     )
     return prompts, rollouts, judgements, examples
 
 
-def pair(turn, judgements, key) -> list[Example]:
+def make_examples(turn, judgements, key) -> list[Example]:
     """The examples of all judgements, balanced and subsampled as turns.turn says.
 
     Each judgement is paired with a random generator of its own, seeded by the prompt's id.
     """
-    seed = np.asarray(jax.random.key_data(key)).tolist()
-
-    def rng_of(name: str) -> np.random.Generator:
-        return np.random.default_rng([*seed, zlib.crc32(name.encode())])
-
-    examples = [e for j in judgements for e in turn.pairs(j, rng_of(j.rollout.prompt.id))]
-    examples = selection.balance_scores(examples, turn.balance, rng_of('balance'))
-    return selection.subsample(examples, turn.max_examples, rng_of(''))
+    examples = []
+    for judgement in judgements:
+        examples += turn.pairs(judgement, keys.named_rng(key, judgement.rollout.prompt.id))
+    examples = selection.balance_scores(examples, turn.balance, keys.named_rng(key, 'balance'))
+    return selection.subsample(examples, turn.max_examples, keys.named_rng(key, ''))
 
 
 def evaluate(lm, state: State, evaluations: dict, folder, key, log) -> None:

@@ -8,10 +8,11 @@
 import logging
 import os
 import sys
-from typing import NoReturn
 
 from absl import app, flags
 from ml_collections import config_flags
+
+from selfrew.run import refusal
 
 # Configs import their neighbours from the current folder.
 sys.path.insert(0, os.getcwd())
@@ -54,35 +55,15 @@ def main(argv) -> None:
         message = f'\nstopped; the same command resumes from what {WORKDIR.value} holds'
         print(message, file=sys.stderr)
         sys.exit(130)
-    except (ValueError, OSError, KeyError) as problem:
-        _exit_with(problem)
+    except refusal.MISTAKES as problem:
+        refusal.exit_with(problem)
     files = "summary.json, metrics.jsonl, curve.png, each round's files"
     console.say(f'\n{table}\n\nin {WORKDIR.value}: {files}')
 
 
-def _exit_with(problem: Exception) -> NoReturn:
-    """Prints the problem without a traceback and exits with status 1."""
-    if os.environ.get('SELFREW_TRACEBACK'):
-        raise problem
-    message = problem.args[0] if isinstance(problem, KeyError) else problem
-    print(f'\nselfrew: {message}\n(SELFREW_TRACEBACK=1 shows where)', file=sys.stderr)
-    sys.exit(1)
-
-
-def _parse(argv):
-    """Parses the flags; an override of an unknown config field exits like any other mistake."""
-    try:
-        return app.parse_flags_with_usage(argv)
-    except (KeyError, AttributeError) as problem:
-        message = f'an override names a field that the config does not have: {problem.args[0]}'
-        _exit_with(ValueError(message))
-    except OSError as problem:
-        _exit_with(problem)
-
-
 def cli() -> None:
     """The console script `selfrew`."""
-    app.run(main, flags_parser=_parse)
+    app.run(main, flags_parser=refusal.parse_flags)
 
 
 if __name__ == '__main__':

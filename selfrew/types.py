@@ -34,8 +34,8 @@ class Prompt:
         return '\n\n'.join(f'{m["role"]}: {m["content"]}' for m in self.messages)
 
 
-def ask(id: str, text: str, answer: Any = None, **meta) -> Prompt:
-    """A prompt of one user message."""
+def user_prompt(id: str, text: str, answer: Any = None, **meta) -> Prompt:
+    """A prompt of one user turn."""
     return Prompt(id, ({'role': 'user', 'content': text},), answer, meta)
 
 
@@ -152,15 +152,17 @@ class Batch(NamedTuple):
     index: Any  # [B] int32, index of the example in the round
     count: Any  # [] float32, real examples of the update, over all its micro-batches
     lengths: Any  # [N] float32, tokens of all n-th responses of the update, over all micro-batches
-    ref_logp: Any = None  # [B N] float32, the reference column; None before it is computed
+    # [B N] float32, the reference column. nan before the reference pass, and for good if none is
+    # made: under a reference-free loss, where no response was sampled.
+    ref_logp: Any
 
 
 class Forward(NamedTuple):
     """What a loss unpacks. All float32.
 
     Sums run over a response's tokens and are 0 where the response does not exist. The fields from
-    `entropy` on are None unless the loss asks for them (see loss_contract.requested_fields);
-    logprobs.measure defines each.
+    `entropy` on are None unless the loss asks for them by name, see loss_contract.requested_fields;
+    `value` comes with `expect`. logprobs.measure defines each.
     """
 
     logp: Any  # [B N] nats, summed

@@ -12,8 +12,9 @@ import selfrew
 from configs import irpo
 from selfrew import api, export, loop
 from selfrew.models import hf, language_model, lora
+from selfrew.run import stage
 from selfrew.shelves import samplers
-from selfrew.types import Response, Rollout, ask
+from selfrew.types import Response, Rollout, user_prompt
 
 NATS_PER_TOKEN = 1e-5  # between two programs, in float32 with logits of some 10 nats
 QUESTIONS = ['Lena has 4 apples and buys 3 more. How many apples does Lena have?', 'Say: 5']
@@ -38,7 +39,7 @@ def test_importing_selfrew_alone_loads_nothing():
 def test_generate_is_the_sampler_of_the_loop(model):
     lm, params = model
     rollouts = lm.generate(params, QUESTIONS, n=2, max_tokens=24, seed=3)
-    prompts = [ask(str(i), q) for i, q in enumerate(QUESTIONS)]
+    prompts = [user_prompt(str(i), q) for i, q in enumerate(QUESTIONS)]
     want = samplers.sample(
         lm, params, prompts, jax.random.key(3), n=2, temperature=0.7, top_p=0.9, max_tokens=24
     )
@@ -74,7 +75,7 @@ def test_logp_is_the_samplers_and_the_sum_of_its_tokens(model):
 def test_logits_give_the_logp_whichever_side_is_padded(model):
     lm, params = model
     prompt, answer = (
-        lm.text.prompt_tokens(ask('', QUESTIONS[0])),
+        lm.text.prompt_tokens(user_prompt('', QUESTIONS[0])),
         lm.text.response_tokens('7', 'stop'),
     )
     whole, pad = [*prompt, *answer], [0] * 5
@@ -110,7 +111,7 @@ def test_a_saved_model_loads_as_it_was(tmp_path, model):
     selfrew.save(str(tmp_path / 'out'), lm, params)
     other, again = selfrew.load(str(tmp_path / 'out'), mesh={})
     jax.tree.map(np.testing.assert_array_equal, again, params)
-    prompt = ask('', 'Hi')
+    prompt = user_prompt('', 'Hi')
     assert other.config == lm.config
     assert other.text.prompt_tokens(prompt) == lm.text.prompt_tokens(prompt)
     ends = json.loads((tmp_path / 'out/generation_config.json').read_text())['eos_token_id']
@@ -141,6 +142,10 @@ def test_what_cannot_be_saved_is_refused(tmp_path, model):
     with pytest.raises(ValueError, match='is where the model came from'):
         selfrew.save(language_model.TINY, lm, params)
     (tmp_path / 'diary').write_text('dear')
+    (tmp_path / 'a_run' / 'rounds').mkdir(parents=True)
+    (tmp_path / 'a_run' / 'config.json').write_text('{}')
+    with pytest.raises(ValueError, match='is the folder of a run'):
+        selfrew.save(str(tmp_path / 'a_run'), lm, params)
     with pytest.raises(ValueError, match='is not empty and holds no checkpoint'):
         selfrew.save(str(tmp_path), lm, params)
 
@@ -181,8 +186,15 @@ def test_the_export_command_writes_a_turns_model(tmp_path, monkeypatch, capsys):
         assert ended.value.code and message in output and 'Traceback' not in output
 
 
+def test_a_run_without_a_saved_state_is_not_exported(tmp_path):
+    config = irpo.get_config('smoke').to_dict()
+    stage.claim_workdir(str(tmp_path), config, free=())
+    with pytest.raises(ValueError, match=f'^no turn of {tmp_path} has a saved state$'):
+        export.load_turn(str(tmp_path))
+
+
 def test_a_prompt_may_be_a_string_a_chat_or_a_prompt():
-    prompt = ask('x', 'Hi')
+    prompt = user_prompt('x', 'Hi')
     assert api.prompt_of(prompt, '3') is prompt
     chat = [{'role': 'user', 'content': 'Hi'}]
-    assert api.prompt_of('Hi', '3') == ask('3', 'Hi') == api.prompt_of(chat, '3')
+    assert api.prompt_of('Hi', '3') == user_prompt('3', 'Hi') == api.prompt_of(chat, '3')

@@ -30,6 +30,10 @@ def _top_name(path: pathlib.Path) -> str:
     return path.relative_to(ROOT).parts[0].removesuffix('.py')
 
 
+def _folder_name(path: pathlib.Path) -> str:
+    return path.parent.name
+
+
 def _imports(path: pathlib.Path):
     """Yields (module or package at the top, imported name) of each import of selfrew in a file."""
     for node in ast.walk(ast.parse(path.read_text())):
@@ -97,6 +101,19 @@ def test_a_package_says_what_lives_there_and_what_may_be_imported(package):
     """Its docstring: what lives there, what may be imported from it, what it may import."""
     text = ast.get_docstring(ast.parse((ROOT / package / '__init__.py').read_text())) or ''
     assert 'Import from it:' in text and 'It imports:' in text, text
+
+
+@pytest.mark.parametrize(
+    'init', [p for p in FILES if 'It imports:' in p.read_text()], ids=_folder_name
+)
+def test_a_package_imports_what_it_says(init):
+    """Its docstring names exactly the packages and modules at the top that its files import."""
+    text = ast.get_docstring(ast.parse(init.read_text())) or ''
+    imports_line = text.split('It imports:')[1].split('.')[0].strip()
+    files = [path for path in FILES if path.is_relative_to(init.parent)]
+    imported = {other for path in files for other, _ in _imports(path)} - {_top_name(init)}
+    ordered = sorted(imported, key=list(LAYERS).index)
+    assert imports_line == (', '.join(ordered) or 'nothing of selfrew')
 
 
 def test_types_import_nothing_of_selfrew():

@@ -115,9 +115,9 @@ def _load_once():
 
 
 @pytest.fixture(scope='module')
-def whole(tmp_path_factory):
+def uninterrupted_run(tmp_path_factory):
     """The folder of a run that was never killed, and its table."""
-    folder = tmp_path_factory.mktemp('whole')
+    folder = tmp_path_factory.mktemp('uninterrupted')
     return folder, _run(_small(), folder)
 
 
@@ -137,14 +137,14 @@ def _timeless_metrics(workdir):
     return [_timeless(row) for row in _metrics(workdir)]
 
 
-def _assert_same_results(workdir, whole):
+def _assert_same_results(workdir, wanted_workdir):
     """The same files byte for byte, the same states bit for bit, the same statistics."""
-    expected = _files(whole)
+    expected = _files(wanted_workdir)
     assert len(expected) > 20 and _files(workdir) == expected
     lm, params = language_model.load(**_small()['model'], **_small()['mesh'])
     for turn in turns_of(_small()):
         optimizer = train_state.cached_optimizer(turn.train.keywords['optimizer'])
-        folders = [stage.Folder(str(path), turn.name) for path in (workdir, whole)]
+        folders = [stage.Folder(str(path), turn.name) for path in (workdir, wanted_workdir)]
         states = [checkpoint.restore(lm, folder, optimizer, params) for folder in folders]
         jax.tree.map(np.testing.assert_array_equal, *states)
         stats = [_timeless(_json(folder.path, 'turn.json')) for folder in folders]
@@ -162,7 +162,9 @@ def _run_until_done(workdir, is_stuck):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('when', ['before', 'after'])
-def test_a_run_killed_at_every_stage_ends_as_one_that_was_not(tmp_path, monkeypatch, whole, when):
+def test_a_run_killed_at_every_stage_ends_as_one_that_was_not(
+    tmp_path, monkeypatch, uninterrupted_run, when
+):
     """Killed once before or after each entry of each manifest, and started again each time."""
     mark_done, kills = stage.Folder.mark_done, []
 
@@ -176,18 +178,20 @@ def test_a_run_killed_at_every_stage_ends_as_one_that_was_not(tmp_path, monkeypa
 
     monkeypatch.setattr(stage.Folder, 'mark_done', dying)
     _run_until_done(tmp_path, is_stuck=lambda: len(kills) >= 40)
-    turns = os.listdir(whole[0] / 'rounds')
+    turns = os.listdir(uninterrupted_run[0] / 'rounds')
     entries = {
-        (turn, name) for turn in turns for name in _json(whole[0], 'rounds', turn, 'manifest.json')
+        (turn, name)
+        for turn in turns
+        for name in _json(uninterrupted_run[0], 'rounds', turn, 'manifest.json')
     }
     # three rounds, each with three entries for two evaluations; four turns, each with five stages
     assert len(kills) == len(entries) == 3 * 3 + 4 * 5 and set(kills) == entries
-    _assert_same_results(tmp_path, whole[0])
-    assert _timeless_metrics(tmp_path) == _timeless_metrics(whole[0])
+    _assert_same_results(tmp_path, uninterrupted_run[0])
+    assert _timeless_metrics(tmp_path) == _timeless_metrics(uninterrupted_run[0])
 
 
 @pytest.mark.slow
-def test_a_run_killed_amid_its_samples_goes_on_from_them(tmp_path, monkeypatch, whole):
+def test_a_run_killed_amid_its_samples_goes_on_from_them(tmp_path, monkeypatch, uninterrupted_run):
     """Killed after every 20 samples: none of these is made again, and the files are the same."""
     put, made, kills = journal.Journal.put, [], []
 
@@ -204,7 +208,7 @@ def test_a_run_killed_amid_its_samples_goes_on_from_them(tmp_path, monkeypatch, 
     stages = {os.path.basename(path).removesuffix('.partial.jsonl') for path in kills}
     assert stages <= {'rollouts', 'eval_accuracy', 'eval_judge'}
     assert not glob.glob(f'{tmp_path}/rounds/*/*.partial*')
-    _assert_same_results(tmp_path, whole[0])
+    _assert_same_results(tmp_path, uninterrupted_run[0])
 
 
 @pytest.mark.slow
@@ -213,7 +217,7 @@ def test_a_run_killed_amid_its_samples_goes_on_from_them(tmp_path, monkeypatch, 
     [('01', 'rollouts'), ('01', 'state'), ('01-rehearsal', 'state'), ('02', 'examples')],
     ids='-'.join,
 )
-def test_a_run_killed_once_goes_on_to_the_same_end(tmp_path, monkeypatch, whole, place):
+def test_a_run_killed_once_goes_on_to_the_same_end(tmp_path, monkeypatch, uninterrupted_run, place):
     mark_done = stage.Folder.mark_done
 
     def dying(self, name, entry):
@@ -225,12 +229,14 @@ def test_a_run_killed_once_goes_on_to_the_same_end(tmp_path, monkeypatch, whole,
         patch.setattr(stage.Folder, 'mark_done', dying)
         _run(_small(), tmp_path)
     _run(_small(), tmp_path)
-    _assert_same_results(tmp_path, whole[0])
-    assert _timeless_metrics(tmp_path) == _timeless_metrics(whole[0])
+    _assert_same_results(tmp_path, uninterrupted_run[0])
+    assert _timeless_metrics(tmp_path) == _timeless_metrics(uninterrupted_run[0])
 
 
 @pytest.mark.slow
-def test_a_run_killed_amid_an_update_starts_its_turn_again(tmp_path, monkeypatch, whole):
+def test_a_run_killed_amid_an_update_starts_its_turn_again(
+    tmp_path, monkeypatch, uninterrupted_run
+):
     write, seen = MetricsLog.write, []
 
     def dying(self, turn, step, metrics):
@@ -244,23 +250,23 @@ def test_a_run_killed_amid_an_update_starts_its_turn_again(tmp_path, monkeypatch
         _run(_small(), tmp_path)
     assert len(seen) == 1
     _run(_small(), tmp_path)
-    _assert_same_results(tmp_path, whole[0])
+    _assert_same_results(tmp_path, uninterrupted_run[0])
     assert _timeless_metrics(tmp_path) == _timeless_metrics(
-        whole[0]
+        uninterrupted_run[0]
     )  # the first try's line is gone
 
 
 @pytest.mark.slow
-def test_more_rounds_go_on_from_the_last(tmp_path, whole):
+def test_more_rounds_go_on_from_the_last(tmp_path, uninterrupted_run):
     _run(_small(rounds=1), tmp_path)
     assert _json(tmp_path, 'config.json')['rounds'] == 1
     _run(_small(rounds=2), tmp_path)
-    _assert_same_results(tmp_path, whole[0])
-    assert _timeless_metrics(tmp_path) == _timeless_metrics(whole[0])
+    _assert_same_results(tmp_path, uninterrupted_run[0])
+    assert _timeless_metrics(tmp_path) == _timeless_metrics(uninterrupted_run[0])
 
 
 @pytest.mark.slow
-def test_only_the_last_states_are_kept_if_the_config_says_so(tmp_path, whole):
+def test_only_the_last_states_are_kept_if_the_config_says_so(tmp_path, uninterrupted_run):
     _run(_small(keep_states=1), tmp_path)
     states = glob.glob(f'{tmp_path}/rounds/*/state')
     assert [os.path.basename(os.path.dirname(path)) for path in states] == ['02-rehearsal']
@@ -268,13 +274,16 @@ def test_only_the_last_states_are_kept_if_the_config_says_so(tmp_path, whole):
     def stages(workdir):
         return {k: v for k, v in _files(workdir).items() if not k.endswith('manifest.json')}
 
-    assert stages(tmp_path) == stages(whole[0])
-    assert _run(_small(keep_states=1), tmp_path).splitlines()[0] == whole[1].splitlines()[0]
+    assert stages(tmp_path) == stages(uninterrupted_run[0])
+    assert (
+        _run(_small(keep_states=1), tmp_path).splitlines()[0]
+        == uninterrupted_run[1].splitlines()[0]
+    )
 
 
 @pytest.mark.slow
-def test_a_finished_run_is_only_reported_again(monkeypatch, whole):
-    folder, table = whole
+def test_a_finished_run_is_only_reported_again(monkeypatch, uninterrupted_run):
+    folder, table = uninterrupted_run
     before = _files(folder), _metrics(folder)
     for name in ('mark_done', 'drop'):
         monkeypatch.setattr(stage.Folder, name, None)
@@ -283,8 +292,8 @@ def test_a_finished_run_is_only_reported_again(monkeypatch, whole):
 
 
 @pytest.mark.slow
-def test_another_config_in_the_folder_is_refused_with_the_difference(whole):
-    folder, _ = whole
+def test_another_config_in_the_folder_is_refused_with_the_difference(uninterrupted_run):
+    folder, _ = uninterrupted_run
     other = _small(seed=1)
     other['round']['loss']['beta'] = 0.3
     with pytest.raises(ValueError) as caught:
@@ -313,7 +322,7 @@ def test_a_turn_with_nothing_to_learn_from_says_so(tmp_path):
     """Equal scores make no pair."""
     config = _small(rounds=1, evals={})
     config['round']['scorer'] = {'name': 'given'}
-    with pytest.raises(ValueError, match='round 01 has nothing to learn from.*"ties": 1.0'):
+    with pytest.raises(ValueError, match='turn 01 has nothing to learn from.*"ties": 1.0'):
         _run(config, tmp_path)
 
 

@@ -27,7 +27,9 @@ def _main(*arguments):
     return _python('-m', 'selfrew.main', *arguments)
 
 
-@pytest.mark.parametrize('module', ['selfrew', 'selfrew.main', 'configs.quickstart'])
+@pytest.mark.parametrize(
+    'module', ['selfrew', 'selfrew.main', 'selfrew.run.refusal', 'configs.quickstart']
+)
 def test_nothing_heavy_is_loaded_before_there_is_something_to_run(module):
     heavy = "{'jax', 'transformers', 'orbax', 'flax', 'optax', 'matplotlib', 'tensorflow', 'torch'}"
     result = _python('-c', f'import sys, {module}; print(sorted({heavy} & set(sys.modules)))')

@@ -9,7 +9,7 @@ from selfrew.engine import packing
 from selfrew.mesh import sharding
 from selfrew.models import config, decoder
 from selfrew.models.language_model import Lm
-from selfrew.types import ask
+from selfrew.types import user_prompt
 
 SMALL = config.ModelConfig(
     vocab=64,
@@ -62,7 +62,7 @@ def toy(config=SMALL, seed=0, **mesh):
 
 def prompt(tokens, name='p'):
     """A prompt of these tokens (the tokenizer puts BOS before them)."""
-    return ask(name, ' '.join(map(str, tokens)))
+    return user_prompt(name, ' '.join(map(str, tokens)))
 
 
 def docs(count, responses=2, seed=0, low=3, high=9):

@@ -53,7 +53,8 @@ def config_of(arm: str, seed: int, rate: float) -> dict:
         turn['pairs'] = {'name': 'singles', 'at_least': 0.5, 'cap': PAIRS}
         turn['loss'] = {'name': 'sft', 'mean': 'sequence'}
     elif arm in ('sft_gold', 'sft_lazy'):
-        config['round'] = base.imitate(base.ift(PROMPTS) | {'lazy': arm == 'sft_lazy'}, lr=rate)
+        demonstrations = base.ift(PROMPTS) | {'lazy': arm == 'sft_lazy'}
+        config['round'] = base.imitation_turn(demonstrations, lr=rate)
         config['by_round'] = None
     elif arm != 'irpo':
         raise app.UsageError(f'no arm {arm!r}; there are: {", ".join(RATES)}')

@@ -25,7 +25,7 @@ from selfrew.engine import trainer
 from selfrew.models import language_model
 from selfrew.shelves import losses, optimizers
 from selfrew.tasks import templates
-from selfrew.types import Example, Response, State, ask
+from selfrew.types import Example, Response, State, user_prompt
 
 KNOWN_ARMS = ['answers', 'truth', 'votes', 'crossed', 'agreeing', 'eft']
 
@@ -52,12 +52,13 @@ def lessons() -> list[Example]:
     for prompt in tasks.problems(list(tasks.TASKS), LESSONS, rng):
         kind = rng.random()
         if kind < COMPARISONS:
-            prompt, text = ask(prompt.id, 'Check this answer to the question.'), comparison(rng)
+            prompt = user_prompt(prompt.id, 'Check this answer to the question.')
+            text = comparison(rng)
         elif kind < COMPARISONS + VERDICTS:
-            response = tasks.demonstrate(prompt, rng, evenly=True)
+            response = tasks.demonstrate(prompt, rng, has_even_flaws=True)
             text = tasks.get(prompt.meta['task']).worked_verdict(prompt, response)
             question = templates.render('check', prompt=prompt.text, response=response)
-            prompt = ask(prompt.id, question)
+            prompt = user_prompt(prompt.id, question)
         else:
             text = tasks.demonstrate(prompt, rng)
         examples.append(Example(prompt, (Response(text),)))
@@ -98,7 +99,7 @@ def config_of(folder: str, arm: str, seed: int) -> dict:
     config: dict = self_rewarding.get_config().to_dict()
     config |= {'seed': seed, 'rounds': ROUNDS.value, 'keep_states': 1}
     config['model']['folder'] = folder
-    config['start'] = base.imitate(base.ift(SEED_DATA), base.eft(SEED_DATA), lr=START_RATE)
+    config['start'] = base.imitation_turn(base.ift(SEED_DATA), base.eft(SEED_DATA), lr=START_RATE)
     turn = config['round']
     turn['prompts']['n'], turn['train']['lr'] = PROMPTS, ANSWERING_RATE
     turn['rehearsal'] = rehearsal_of(arm, turn)
@@ -126,7 +127,7 @@ def rehearsal_of(arm: str, turn: dict) -> dict | None:
         ranked = {'name': 'ranked', 'tasks': TASKS, 'n': 600, 'responses': 3, 'split': 'train'}
         return selected(ranked)
     if arm == 'eft':  # worked, true verdicts, about as many as the other arms have
-        return base.imitate(base.eft(3000) | {'tasks': TASKS}, lr=JUDGING_RATE)
+        return base.imitation_turn(base.eft(3000) | {'tasks': TASKS}, lr=JUDGING_RATE)
     return None
 
 
@@ -135,7 +136,7 @@ def selected(graded: dict) -> dict:
 
     At most two rankings a prompt are imitated.
     """
-    return base.imitate(graded, lr=JUDGING_RATE) | {
+    return base.imitation_turn(graded, lr=JUDGING_RATE) | {
         'prompts': graded,
         'scorer': base.judging(votes=8) | {'temperature': 1.0},
         'pairs': {'name': 'agreeing', 'template': 'check', 'count': 2},
@@ -163,7 +164,7 @@ def main(_):
         teach(folder)
     seeds = map(int, SEEDS.value)
     runs = {(arm, seed): config_of(folder, arm, seed) for seed in seeds for arm in arms}
-    results = study.run(FOLDER.value, runs, more=verdict_rates)
+    results = study.run(FOLDER.value, runs, extra_figures=verdict_rates)
     for key in ('accuracy', 'judge', 'judge_pairwise_half', 'verdicts_right', 'wrongly_full'):
         print(f'\n{key}\n{study.table(results, key, seeds=key == "judge")}')
         for arm in arms[1:]:

@@ -3,9 +3,9 @@ plain DPO, and with SFT on winners.
 
     python -m experiments.quickstart.run --folder=runs/quickstart_study
 
-All arms judge themselves, see the same prompts, sample as much and rehearse alike; only the loss
-and its pairs differ. A run that is already in the folder is read, not repeated. Writes results.json
-and curve.png.
+All arms judge themselves, see the same prompts and sample as much; only the loss and its pairs
+differ. A run that is already in the folder is read, not repeated. Writes results.json and
+curve.png.
 """
 
 import os

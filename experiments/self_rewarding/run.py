@@ -45,10 +45,10 @@ def config_of(arm: str, seed: int, rate: float) -> dict:
     config |= {'seed': seed, 'rounds': ROUNDS.value, 'keep_states': 1}
     ift, eft = base.ift(SEED_DATA), base.eft(SEED_DATA)
     seed_data = [ift] if arm == 'ift_only' else [ift, eft]
-    config['start'] = base.imitate(*seed_data, lr=START_RATE)
+    config['start'] = base.imitation_turn(*seed_data, lr=START_RATE)
     turn = config['round']
     turn['prompts']['n'] = PROMPTS
-    turn['rehearsal'] = {'every': 1, **base.imitate(eft, lr=rate)}
+    turn['rehearsal'] = {'every': 1, **base.imitation_turn(eft, lr=rate)}
     if arm in ('no_rehearsal', 'ift_only'):
         turn['rehearsal']['every'] = 0
     elif arm == 'sft_best':
@@ -60,7 +60,7 @@ def config_of(arm: str, seed: int, rate: float) -> dict:
         turn['prompts']['answers'] = True
         turn['scorer'] = {'name': 'exact_answer'}
     elif arm == 'sft_gold':
-        turn |= base.imitate(base.ift(PROMPTS) | {'lazy': False}, lr=rate)
+        turn |= base.imitation_turn(base.ift(PROMPTS) | {'lazy': False}, lr=rate)
     turn['train']['lr'] = rate
     return config
 

@@ -1,8 +1,22 @@
-"""The figures of a peer, as the JSON has them."""
+"""The figures of a trainer or a sampler as the JSON has them, and the versions that gave them."""
 
+import importlib.metadata
+import platform
 import statistics
+from collections.abc import Iterable
 
 from experiments.speed import workload
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """The versions of Python and of those of the packages that are installed."""
+    installed = {'python': platform.python_version()}
+    for name in packages:
+        try:
+            installed[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            pass
+    return installed
 
 
 def update_figures(work: list[workload.Pair], steps: int, rounds: list[float], **more) -> dict:

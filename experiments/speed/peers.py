@@ -10,7 +10,6 @@ installed is skipped. The README says how the environments were made and what el
 
 import argparse
 import importlib
-import importlib.metadata
 import importlib.util
 import json
 import os
@@ -21,6 +20,7 @@ import tempfile
 from typing import NamedTuple
 
 from experiments.speed import workload
+from experiments.speed.figures import versions
 
 
 class Peer(NamedTuple):
@@ -49,17 +49,6 @@ PACKAGES = (
     'accelerate',
     'numpy',
 )
-
-
-def versions() -> dict[str, str]:
-    """The versions of Python and of the packages that are installed."""
-    installed = {'python': sys.version.split()[0]}
-    for name in PACKAGES:
-        try:
-            installed[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            pass
-    return installed
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -97,7 +86,7 @@ def run_inside(options: argparse.Namespace) -> None:
     module = importlib.import_module(f'experiments.speed.{PEERS[name].module}')
     figures = getattr(module, name)(workload.SHAPES[options.shape], options)
     figures['peak_rss_gb'] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-    figures['versions'], figures['flags'] = versions(), vars(options) | {'json': None}
+    figures['versions'], figures['flags'] = versions(PACKAGES), vars(options) | {'json': None}
     with open(options.json, 'w') as file:
         json.dump(figures, file)
 

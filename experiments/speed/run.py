@@ -9,23 +9,17 @@ chosen + rejected of an update's pairs, and what sampling produced.
 """
 
 import argparse
-import importlib.metadata
 import json
-import platform
 import resource
 
 import jax
 
 import selfrew
 from experiments.speed import machine, timing, workload
+from experiments.speed.figures import versions
 from selfrew.models import attention, decoder, language_model
 
-
-def versions() -> dict[str, str]:
-    """The versions of selfrew, of Python and of the packages that matter for speed."""
-    packages = 'jax', 'jaxlib', 'flax', 'optax', 'numpy'
-    installed = {name: importlib.metadata.version(name) for name in packages}
-    return {'selfrew': selfrew.__version__, 'python': platform.python_version(), **installed}
+PACKAGES = 'jax', 'jaxlib', 'flax', 'optax', 'numpy'  # those that matter for speed
 
 
 def measure(options: argparse.Namespace) -> dict:
@@ -47,7 +41,8 @@ def measure(options: argparse.Namespace) -> dict:
     del params
     add_peaks(figures, options, device)
     flags = {name: value for name, value in vars(options).items() if name != 'json'}
-    return figures | {'device': machine.device_name(), 'versions': versions(), 'flags': flags}
+    installed = {'selfrew': selfrew.__version__} | versions(PACKAGES)
+    return figures | {'device': machine.device_name(), 'versions': installed, 'flags': flags}
 
 
 def add_peaks(figures: dict, options: argparse.Namespace, device) -> None:

@@ -10,14 +10,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments.speed import workload
+from experiments.speed import figures, workload
 from selfrew.engine import generate, trainer
 from selfrew.engine.generate import memory_plan
 from selfrew.mesh import sharding
 from selfrew.models import decoder, language_model
 from selfrew.models.config import ModelConfig, Rope
 from selfrew.shelves import losses, optimizers
-from selfrew.types import Example, Response, State, ask
+from selfrew.types import Example, Response, State, user_prompt
 
 COMPILED = '/jax/core/compile/backend_compile_duration'
 
@@ -92,7 +92,7 @@ def examples(pairs: list[workload.Pair]) -> list[Example]:
     for i, pair in enumerate(pairs):
         chosen = Response(_as_words(pair.chosen), pair.chosen)
         rejected = Response(_as_words(pair.rejected), pair.rejected)
-        prompt = ask(f'pair/{i}', _as_words(pair.prompt))
+        prompt = user_prompt(f'pair/{i}', _as_words(pair.prompt))
         pair_examples.append(Example(prompt, (chosen, rejected)))
     return pair_examples
 
@@ -182,7 +182,9 @@ def time_sample(lm, params, shape: workload.Shape, options) -> dict:
         run_round(0, workload.prompts(shape, options.prompts, options.seed + 1))
     with compilations() as timed:
         rounds = [run_round(1 + i, prompts) for i in range(options.rounds)]
-    return sample_figures(lm, shape, options, prompts, rounds) | {
+    tokens = [sum(map(sum, lengths)) for _, lengths in rounds]
+    rates = work_rates(lm, shape, options, prompts, rounds)
+    return figures.sample_figures(tokens, [seconds for seconds, _ in rounds], **rates) | {
         'compiles': len(first),
         'compiles_other_prompts': len(second),
         'compiles_timed': len(timed),
@@ -190,22 +192,18 @@ def time_sample(lm, params, shape: workload.Shape, options) -> dict:
     }
 
 
-def sample_figures(lm, shape: workload.Shape, options, prompts: list, rounds: list) -> dict:
-    """The rates of timed rounds of sampling, each (seconds, tokens of each sample)."""
+def work_rates(lm, shape: workload.Shape, options, prompts: list, rounds: list) -> dict:
+    """Useful FLOPs and bytes read a second, the medians of timed rounds of sampling, each (seconds,
+    tokens of each sample).
+    """
     slots = options.slots or memory_plan.default_slots(lm, options.prompts * options.samples)
     width = jnp.dtype(options.dtype).itemsize
-    prompt_lengths, tokens, rates, flops, read = [len(prompt) for prompt in prompts], [], [], [], []
+    prompt_lengths, flops, read = [len(prompt) for prompt in prompts], [], []
     for seconds, lengths in rounds:
-        tokens.append(sum(map(sum, lengths)))
-        rates.append(tokens[-1] / seconds)
         flops.append(workload.sample_flops(shape, prompt_lengths, lengths) / seconds)
         touched = workload.sample_bytes(shape, prompt_lengths, lengths, slots, width)
         read.append(touched / seconds)
     return {
-        'tokens_per_s': statistics.median(rates),
-        'tokens_per_s_best': max(rates),
-        'tokens': tokens,
-        'rounds_s': [seconds for seconds, _ in rounds],
         'useful_gflops': statistics.median(flops) / 1e9,
         'read_gb_per_s': statistics.median(read) / 1e9,
     }

@@ -33,7 +33,7 @@ SHAPES = {
     '0.5b': Shape(151_936, 896, 24, 14, 2, 64, 4864, True, True, 1e6),  # Qwen2.5-0.5B
     # Llama 3.2 1B, without its long context
     '1b': Shape(128_256, 2048, 16, 32, 8, 64, 8192, True, False, 5e5, 1e-5),
-    'minute': Shape(200, 16, 1, 2, 1, 8, 32),  # for tests
+    'test': Shape(200, 16, 1, 2, 1, 8, 32),
 }
 POSITIONS = 1024  # the longest context of all shapes
 PAD = 0

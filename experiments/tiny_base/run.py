@@ -23,7 +23,7 @@ from selfrew.models import decoder, hf, language_model, text as text_module
 from selfrew.models.config import ModelConfig
 from selfrew.shelves import losses, optimizers
 from selfrew.tasks import templates
-from selfrew.types import Example, Response, State, ask
+from selfrew.types import Example, Response, State, user_prompt
 
 FOLDER = flags.DEFINE_string('folder', None, 'Where the Hugging Face folder goes.', required=True)
 DOCUMENTS = flags.DEFINE_integer('documents', 120_000, 'Texts to train on, each seen once.')
@@ -47,11 +47,11 @@ def documents(count: int, rng) -> list[Example]:
     examples = []
     for i, prompt in enumerate(tasks.problems(list(tasks.TASKS), count, rng)):
         is_verdict = i // len(tasks.TASKS) % 2 == 1
-        response = tasks.demonstrate(prompt, rng, evenly=is_verdict)
+        response = tasks.demonstrate(prompt, rng, has_even_flaws=is_verdict)
         if is_verdict:
             verdict = tasks.get(prompt.meta['task']).worked_verdict(prompt, response)
             question = templates.render('check', prompt=prompt.text, response=response)
-            prompt, response = ask(f'verdict/{prompt.id}', question), verdict
+            prompt, response = user_prompt(f'verdict/{prompt.id}', question), verdict
         examples.append(Example(prompt, (Response(response),)))
     return examples
 

@@ -2,6 +2,6 @@
 sampling (`generate`).
 
 Import from it: packing, logprobs, reference, trainer, train_step, train_state, schedules,
-loss_contract, generate.
-It imports: types, mesh, models, tasks.
+loss_contract, scalar_values, generate.
+It imports: types, mesh, models.
 """

@@ -1,4 +1,8 @@
-"""Log-probs of response tokens: the selected-token primitive, and its sums over responses."""
+"""Log-probs of response tokens: the selected-token primitive, and its sums over responses.
+
+Axis letters here:
+  M tokens laid end to end   K the largest logits, as candidates   C chunks   W tokens of a chunk
+"""
 
 import functools
 import math
@@ -108,10 +112,12 @@ def measure(module, params, hidden_PSD, target_PS, *, key_PS=None, **wants) -> d
         2310.17022, Eq. 6).
     Logits beyond CHUNK_BYTES are computed one chunk of tokens at a time, and again in the backward
     pass.
+    Raises ValueError for another measure, or for 'expect' without params['value'].
     """
+    _check_wants(wants, params)
     P, S, _ = hidden_PSD.shape
     mesh, vocab = module.mesh, module.config.vocab
-    shards = mesh.shape['tensor'] if mesh is not None and vocab % mesh.shape['tensor'] == 0 else 1
+    shards = sharding.shards(mesh, 'vocab', vocab)
     chunks = math.ceil(S / max(CHUNK_BYTES * shards // (4 * vocab), 1))
     head_names = ['head' if 'head' in params else 'embed'] + ['value'] * ('expect' in wants)
     heads = {name: params[name] for name in head_names}
@@ -130,6 +136,15 @@ def measure(module, params, hidden_PSD, target_PS, *, key_PS=None, **wants) -> d
     # The stubs of custom_vjp lose what it returns.
     by_chunk = cast(dict[str, jax.Array], _map_chunks(measure_parts, mesh, heads, *inputs))
     return {name: x_CPW.swapaxes(0, 1).reshape(P, -1)[:, :S] for name, x_CPW in by_chunk.items()}
+
+
+def _check_wants(wants: dict, params) -> None:
+    choices = loss_contract.OPTIONAL_FIELDS
+    for name in wants:
+        if name not in choices:
+            raise ValueError(f'no measure {name!r}; there are: {", ".join(choices)}')
+    if 'expect' in wants and 'value' not in params:
+        raise ValueError("'expect' needs a value head, but there is no params['value']")
 
 
 def _flat(function, heads, hidden_PWD, target_PW, key_PW) -> dict:

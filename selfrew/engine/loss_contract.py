@@ -2,9 +2,7 @@
 
 import inspect
 
-from selfrew.types import Forward
-
-OPTIONAL_FIELDS = Forward._fields[2:]
+OPTIONAL_FIELDS = 'entropy', 'contrast', 'expect'  # `value` comes with `expect`
 PER_TOKEN_FIELDS = 'value', 'expect'  # not summed over a response
 
 
@@ -19,7 +17,11 @@ def requested_fields(loss) -> dict:
 
 
 def reference_free(loss):
-    """Marks a loss that never reads batch.ref_logp: no reference pass is made for it."""
+    """Marks a loss that never reads batch.ref_logp.
+
+    A reference pass is then made only where responses were sampled, to measure the gap of trainer
+    and sampler.
+    """
     loss.is_reference_free = True
     return loss
 

@@ -132,8 +132,7 @@ def epochs(
     Returns batches of numpy arrays; their ref_logp is nan. Raises ValueError if the docs differ
     in N.
     """
-    if len(response_counts := {len(doc.responses) for doc in docs}) > 1:
-        raise ValueError(f'examples of one update differ in responses: {sorted(response_counts)}')
+    _check_response_counts(docs)
     starts, passes = range(0, len(docs), batch), []
     for _ in range(count):
         order = range(len(docs)) if rng is None else _shuffled(docs, batch, rng)
@@ -144,6 +143,13 @@ def epochs(
     selected = buckets.bucket(max((x.most_selected for x in layouts), default=0))
     shape = {'batch': batch, 'rows': rows // parts, 'row_length': row_length, 'selected': selected}
     return [[pack_rows(*layout, **shape) for layout in updates] for updates in passes]
+
+
+def _check_response_counts(docs: list[Doc]) -> None:
+    example_of = {len(doc.responses): doc.index for doc in reversed(docs)}
+    if len(example_of) > 1:
+        listed = ', '.join(f'example {i} has {n}' for n, i in sorted(example_of.items()))
+        raise ValueError(f'examples of one update differ in the number of responses: {listed}')
 
 
 def batches(docs: list[Doc], **options) -> list[Batch]:

@@ -1,4 +1,8 @@
-"""The reference column: each response's log-prob under the parameters at the start of the round."""
+"""The reference column: each response's log-prob under the reference.
+
+That is by default the parameters at the start of the round; or the sampler's own log-probs, or the
+base model.
+"""
 
 import functools
 import math
@@ -53,7 +57,7 @@ def with_reference(batch: Batch, column: np.ndarray) -> Batch:
 
 
 def reference_column(
-    lm, params, docs, examples, loss, first, batches, *, kind: str, max_gap: float
+    lm, params, docs, examples, loss, first_update, one_pass, *, kind: str, max_gap: float
 ) -> tuple[np.ndarray | None, list[float]]:
     """(reference column [examples N] in nats, gaps: |trainer − sampler| of each sampled response in
     nats per token).
@@ -62,7 +66,7 @@ def reference_column(
 
     Args:
       params: the parameters at the start of the round.
-      first, batches: the batches of the first update, and of one pass over all examples.
+      first_update, one_pass: the batches of the first update, and of one pass over all examples.
       kind: 'exact', a pass with `params` over all examples. 'sampler', the log-probs that the
         responses were sampled with, checked by a pass over the first update's examples. 'base', a
         pass with M_0, the model as in its folder; it is read again in every round and lies in
@@ -73,15 +77,15 @@ def reference_column(
     sampled, is_needed = _sampled_logp(docs, examples), not loss_contract.is_reference_free(loss)
     if kind == 'sampler' and is_needed:
         _check_all_sampled(docs, sampled)
-        gaps = _gaps(docs, sampled, reference_logp(lm, params, first))
+        gaps = _gaps(docs, sampled, reference_logp(lm, params, first_update))
         _check_gaps(gaps, max_gap)
         return sampled, gaps
     if kind == 'base' and is_needed:
-        column = reference_logp(lm, lm.base_params(), batches)
-        return column, _gaps(docs, sampled, reference_logp(lm, params, first))
+        column = reference_logp(lm, lm.base_params(), one_pass)
+        return column, _gaps(docs, sampled, reference_logp(lm, params, first_update))
     if not is_needed and np.isnan(sampled).all():
         return None, []
-    column = reference_logp(lm, params, batches)
+    column = reference_logp(lm, params, one_pass)
     return column, _gaps(docs, sampled, column)
 
 

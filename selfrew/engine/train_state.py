@@ -11,16 +11,16 @@ from selfrew.models import lora
 from selfrew.types import State
 
 
-def trainable(lm, params) -> dict:
+def trainable_params(lm, params) -> dict:
     """The parameters that updates change: the adapters if the model has any, otherwise all."""
     if not lm.config.lora:
         return params
     return {'blocks': {name: x for name, x in params['blocks'].items() if lora.is_adapter(name)}}
 
 
-def merge(params, part) -> dict:
-    """The parameters with the trainable ones replaced by those of `part`."""
-    return params | part | {'blocks': params['blocks'] | part['blocks']}
+def with_trainable(params, trainable) -> dict:
+    """The parameters with the trainable ones replaced by `trainable`."""
+    return params | trainable | {'blocks': params['blocks'] | trainable['blocks']}
 
 
 def has_master(lm) -> bool:
@@ -28,11 +28,11 @@ def has_master(lm) -> bool:
     return lm.param_dtype != 'float32' and not lm.config.lora
 
 
-def _initial_opt(lm, optimizer, part):
+def _initial_opt(lm, optimizer, trainable):
     """The optimiser state before the first update: moments, and any float32 copy."""
     if not has_master(lm):
-        return optimizer.init(part)
-    master = jax.tree.map(lambda x: x.astype(jnp.float32), part)
+        return optimizer.init(trainable)
+    master = jax.tree.map(lambda x: x.astype(jnp.float32), trainable)
     return {'master': master, 'moments': optimizer.init(master)}
 
 
@@ -45,7 +45,9 @@ def _compiled_initial_opt(lm, optimizer):
 def abstract_state(lm, optimizer) -> State:
     """The state as ShapeDtypeStructs with shardings; moments are sharded like their parameters."""
     params, replicated = lm.abstract_params(), sharding.of(lm.mesh)
-    opt = jax.eval_shape(functools.partial(_initial_opt, lm, optimizer), trainable(lm, params))
+    opt = jax.eval_shape(
+        functools.partial(_initial_opt, lm, optimizer), trainable_params(lm, params)
+    )
     count = jax.ShapeDtypeStruct((), jnp.int32)
     shardings = State(
         lm.param_shardings(), _opt_shardings(lm, optimizer, opt), replicated, replicated
@@ -69,8 +71,8 @@ def _opt_shardings(lm, optimizer, opt):
         optimizer,
         moment_sharding,
         opt['moments'] if has_master(lm) else opt,
-        trainable(lm, lm.abstract_params()),
-        trainable(lm, params),
+        trainable_params(lm, lm.abstract_params()),
+        trainable_params(lm, params),
         transform_non_params=lambda _: replicated,
     )
     return {'master': params, 'moments': moments} if has_master(lm) else moments
@@ -81,7 +83,7 @@ def begin_round(lm, state: State, optimizer) -> State:
 
     Updates will overwrite the arrays of `state.params`.
     """
-    opt = _compiled_initial_opt(lm, optimizer)(trainable(lm, state.params))
+    opt = _compiled_initial_opt(lm, optimizer)(trainable_params(lm, state.params))
     step, round = lm.replicate(jnp.int32(state.step)), lm.replicate(jnp.int32(state.round))
     return State(state.params, opt, step, round)
 

@@ -22,10 +22,10 @@ class TrainStep:
     compiled: Any  # the jitted (state with trainable params, other params, batch, lr, key)
 
     def __call__(self, state: State, batch: Batch, lr, key):
-        part = train_state.trainable(self.lm, state.params)
-        rest = state.params if self.lm.config.lora else {'blocks': {}}
-        changed, metrics = self.compiled(state._replace(params=part), rest, batch, lr, key)
-        params = train_state.merge(state.params, changed.params)
+        trainable = train_state.trainable_params(self.lm, state.params)
+        frozen = state.params if self.lm.config.lora else {'blocks': {}}
+        changed, metrics = self.compiled(state._replace(params=trainable), frozen, batch, lr, key)
+        params = train_state.with_trainable(state.params, changed.params)
         return changed._replace(params=params), metrics
 
 
@@ -40,33 +40,33 @@ def compiled_step(lm, loss, optimizer) -> TrainStep:
     summed_gradient = functools.partial(_summed_gradient, gradient)
     has_master = train_state.has_master(lm)
 
-    def step(state, rest, batch, lr, key):
-        part = state.params
+    def step(state, frozen, batch, lr, key):
+        trainable = state.params
         is_stacked = batch.tokens.ndim == 3
         take_gradient = summed_gradient if is_stacked else gradient
-        (value, metrics), grads = take_gradient(part, rest, batch, key)
+        (value, metrics), grads = take_gradient(trainable, frozen, batch, key)
         master, moments = (
-            (state.opt['master'], state.opt['moments']) if has_master else (part, state.opt)
+            (state.opt['master'], state.opt['moments']) if has_master else (trainable, state.opt)
         )
         updates, moments = optimizer.update(grads, moments, master)
         master = jax.tree.map(lambda param, update: param - lr * update, master, updates)
         opt = {'master': master, 'moments': moments} if has_master else moments
         metrics |= {'loss': value, 'grad_norm': optax.tree.norm(grads)}
-        part = jax.tree.map(lambda param, exact: exact.astype(param.dtype), part, master)
-        return State(part, opt, state.step + 1, state.round), metrics
+        trainable = jax.tree.map(lambda param, exact: exact.astype(param.dtype), trainable, master)
+        return State(trainable, opt, state.step + 1, state.round), metrics
 
     # Explicit output shardings: left to itself the compiler moves small arrays, and the next step
     # would be another program.
     shardings = jax.tree.map(lambda leaf: leaf.sharding, train_state.abstract_state(lm, optimizer))
-    shardings = shardings._replace(params=train_state.trainable(lm, shardings.params))
+    shardings = shardings._replace(params=train_state.trainable_params(lm, shardings.params))
     compiled = jax.jit(step, donate_argnums=0, out_shardings=(shardings, sharding.of(lm.mesh)))
     return TrainStep(lm, compiled)
 
 
-def _objective(lm, loss, part, rest, batch, key):
-    """(mean loss, metrics) of a batch, as a function of the trainable parameters `part`."""
+def _objective(lm, loss, trainable, frozen, batch, key):
+    """(mean loss, metrics) of a batch, as a function of the trainable parameters."""
     wants = loss_contract.requested_fields(loss)
-    params = train_state.merge(rest, part)
+    params = train_state.with_trainable(frozen, trainable)
     out = logprobs.forward(lm.module, params, batch, jax.random.fold_in(key, 1), **wants)
     loss_B, metrics = loss(out, batch, key)
     count = jnp.maximum(batch.count, 1.0)
@@ -74,21 +74,21 @@ def _objective(lm, loss, part, rest, batch, key):
     return jnp.sum(loss_B * batch.weight * batch.real) / count, metrics
 
 
-def _gradient(lm, loss, part, rest, batch, key):
-    """((loss, metrics), gradients with respect to `part`), all float32."""
+def _gradient(lm, loss, trainable, frozen, batch, key):
+    """((loss, metrics), gradients with respect to the trainable parameters), all float32."""
     objective = functools.partial(_objective, lm, loss)
-    result = jax.value_and_grad(objective, has_aux=True)(part, rest, batch, key)
+    result = jax.value_and_grad(objective, has_aux=True)(trainable, frozen, batch, key)
     return jax.tree.map(lambda x: x.astype(jnp.float32), result)
 
 
-def _summed_gradient(gradient, part, rest, batches, key):
+def _summed_gradient(gradient, trainable, frozen, batches, key):
     """The sums of `gradient` over stacked micro-batches, one at a time."""
 
     def add_batch(sums, batch):
-        return jax.tree.map(jnp.add, sums, gradient(part, rest, batch, key)), None
+        return jax.tree.map(jnp.add, sums, gradient(trainable, frozen, batch, key)), None
 
     first = jax.tree.map(lambda x: x[0], batches)
-    shapes = jax.eval_shape(gradient, part, rest, first, key)
+    shapes = jax.eval_shape(gradient, trainable, frozen, first, key)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     return jax.lax.scan(add_batch, zeros, batches)[0]
 

@@ -58,9 +58,10 @@ def train(
     parts, rng = accumulate * sharding.row_shards(lm.mesh), keys.numpy_rng(key)
     sizes = {'batch': batch, 'row_length': row_length, 'parts': parts}
     passes = packing.epochs(docs, epochs, rng=rng, **sizes)
-    first, whole = _split(passes[0][:1], accumulate), _split(passes[0], accumulate)
+    first_update, one_pass = _split(passes[0][:1], accumulate), _split(passes[0], accumulate)
+    source = {'kind': reference, 'max_gap': max_gap}
     column, gaps = references.reference_column(
-        lm, state.params, docs, examples, loss, first, whole, kind=reference, max_gap=max_gap
+        lm, state.params, docs, examples, loss, first_update, one_pass, **source
     )
     batches = [update for updates in passes for update in updates][:max_steps]
     if column is not None:

@@ -14,3 +14,9 @@ def fold_name(key, name: str):
 def numpy_rng(key) -> np.random.Generator:
     """A numpy generator for draws on the host. The same key gives the same draws."""
     return np.random.default_rng(np.asarray(jax.random.key_data(key)))
+
+
+def named_rng(key, name: str) -> np.random.Generator:
+    """A numpy generator of its own for a named purpose: seeded by `key` and the name's CRC-32."""
+    seed = np.asarray(jax.random.key_data(key)).tolist()
+    return np.random.default_rng([*seed, zlib.crc32(name.encode())])

@@ -4,8 +4,6 @@ Every process runs all of the host side, which is deterministic, and holds its o
 device array. With a single process these functions cost nothing.
 """
 
-import contextlib
-import ctypes
 import functools
 import os
 import pickle
@@ -184,12 +182,3 @@ def on_main(make):
     if problem is not None:
         raise problem
     return value
-
-
-def release_freed_memory() -> None:
-    """Returns freed memory to the system.
-
-    After arrays of many sizes, glibc keeps 200 MB and more.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)

@@ -21,7 +21,7 @@ RULES = {
 
 
 def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, devices=None) -> Mesh:
-    """A mesh of the first data × fsdp × tensor of the devices (None: this machine's).
+    """A mesh of the first data × fsdp × tensor of the devices (None: those of all processes).
 
     fsdp=-1 takes all devices that the other axes leave. Raises ValueError if the product does not
     divide the number of devices, or if a process would have no device in the mesh.
@@ -56,14 +56,29 @@ def of(mesh: Mesh, *names) -> NamedSharding:
 
 def of_shape(mesh: Mesh, shape, names) -> NamedSharding:
     """The sharding of an array of this shape; an axis that cannot be split evenly is replicated."""
-
     pairs = zip(names, shape, strict=True)
-    return of(mesh, *(name if size % _shards(mesh, name) == 0 else None for name, size in pairs))
+    return NamedSharding(mesh, PartitionSpec(*(split_axes(mesh, *pair) for pair in pairs)))
 
 
-def _shards(mesh: Mesh, name) -> int:
-    """The number of shards that the rules ask for along a logical axis."""
-    return math.prod(mesh.shape[axis] for axis in np.atleast_1d(RULES[name])) if RULES[name] else 1
+def split_axes(mesh: Mesh, name, size: int):
+    """The mesh axes over which a logical axis of this size is split, as a PartitionSpec takes them.
+
+    None where nothing splits it, or where it cannot be split evenly: it stays whole.
+    """
+    return RULES[name] if size % _device_count(mesh, RULES[name]) == 0 else None
+
+
+def shards(mesh: Mesh | None, name, size: int) -> int:
+    """The number of parts that a logical axis of this size is split into.
+
+    1 where it cannot be split evenly, and without a mesh.
+    """
+    return 1 if mesh is None else _device_count(mesh, split_axes(mesh, name, size))
+
+
+def _device_count(mesh: Mesh, axes) -> int:
+    """The number of devices along mesh axes, as a PartitionSpec takes them."""
+    return math.prod(mesh.shape[axis] for axis in np.atleast_1d(axes)) if axes else 1
 
 
 def of_params(mesh: Mesh, shapes, names):
@@ -80,4 +95,4 @@ def constrain(mesh: Mesh | None, array, *names):
 
 def row_shards(mesh: Mesh) -> int:
     """The number of shards that the rows of a batch are split into."""
-    return mesh.shape['data'] * mesh.shape['fsdp']
+    return _device_count(mesh, RULES['rows'])

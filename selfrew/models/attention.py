@@ -4,8 +4,8 @@
 and 'splash' (TPU) are flash kernels (see flash_attention): scores exist a block at a time, and only
 the mask [R L L] is quadratic in memory.
 
-Axis letters beside those of selfrew.types: N = K·G query heads, T queries of a block, P columns of
-a prefix that all rows share, X layers of a cache.
+Axis letters beside those of selfrew.types: N = K·G query heads, T queries of a block, M = G·T of
+them for each key head, P columns of a prefix that all rows share, X layers of a cache.
 """
 
 import functools
@@ -48,14 +48,14 @@ def attend(
     scale: multiplies the scores. softcap: scores become softcap·tanh(score / softcap); None: as
       they are.
     backend: of BACKENDS; a single token, or a cache, always uses 'xla'.
-    mesh: that of the arrays, for the kernels, which the partitioner cannot split: rows over 'data'
-      and 'fsdp', heads over 'tensor' where these divide them. None: one device.
+    mesh: that of the arrays, for the kernels, which the partitioner cannot split: each device
+      has the rows and heads that sharding.RULES gives it. None: one device.
     Raises ValueError for an unknown back end, or one that cannot compute this.
     """
     if backend not in BACKENDS:
         raise ValueError(f'no attention {backend!r}; there are: {", ".join(BACKENDS)}')
     if backend == 'cudnn' and softcap is not None:
-        raise ValueError("attention='cudnn' has no soft-capping; use xla")
+        raise ValueError(f"attention='cudnn' cannot soft-cap, got softcap={softcap}; use xla")
     if is_cached:
         return _attend_cached(q_RLNH, k_RKHC, v_RKCH, mask_RLC, prefix, scale, softcap)
     if backend == 'xla' or q_RLNH.shape[1] == 1:
@@ -66,15 +66,18 @@ def attend(
 
 
 def masked_scores(product, mask, scale: float, softcap: float | None):
-    """Scores from products q·k: scaled, soft-capped, and MASKED where the mask is False."""
+    """Scores from products q·k: scaled, soft-capped, and MASKED where the mask is False.
+
+    Of any shape; the mask has as many axes.
+    """
     score = product * scale
     score = score if softcap is None else softcap * jnp.tanh(score / softcap)
     return jnp.where(mask, score, MASKED)
 
 
 def _softmax(product_RKGLC, mask_RLC, scale, softcap):
-    score = masked_scores(product_RKGLC, mask_RLC[:, None, None, :, :], scale, softcap)
-    return jax.nn.softmax(score, axis=-1)
+    mask_R11LC = mask_RLC[:, None, None, :, :]
+    return jax.nn.softmax(masked_scores(product_RKGLC, mask_R11LC, scale, softcap), axis=-1)
 
 
 def _attend_causal(q_RLNH, k_RKHL, v_RKLH, mask_RLL, scale, softcap):
@@ -90,14 +93,16 @@ def _attend_causal(q_RLNH, k_RKHL, v_RKLH, mask_RLL, scale, softcap):
 
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def attend_block(q_RKGTH, k_RKHC, v_RKCH, mask_RTC):
-        T, C = mask_RTC.shape[1:]
-        q = q_RKGTH.reshape(R, K, G * T, H)
-        product = jnp.einsum(
-            'rkth,rkhc->rktc', q, k_RKHC.astype(q.dtype), preferred_element_type=jnp.float32
+        (T, C), dtype = mask_RTC.shape[1:], q_RKGTH.dtype
+        q_RKMH = q_RKGTH.reshape(R, K, G * T, H)
+        product_RKMC = jnp.einsum(
+            'rkmh,rkhc->rkmc', q_RKMH, k_RKHC.astype(dtype), preferred_element_type=jnp.float32
         )
-        weight = _softmax(product.reshape(R, K, G, T, C), mask_RTC, scale, softcap)
-        weight = weight.astype(q.dtype).reshape(R, K, G * T, C)
-        return jnp.einsum('rktc,rkch->rkth', weight, v_RKCH.astype(q.dtype)).reshape(R, K, G, T, H)
+        product_RKGTC = product_RKMC.reshape(R, K, G, T, C)
+        weight_RKGTC = _softmax(product_RKGTC, mask_RTC, scale, softcap)
+        weight_RKMC = weight_RKGTC.astype(dtype).reshape(R, K, G * T, C)
+        out_RKMH = jnp.einsum('rkmc,rkch->rkmh', weight_RKMC, v_RKCH.astype(dtype))
+        return out_RKMH.reshape(R, K, G, T, H)
 
     blocks = []
     for start in range(0, L, width):
@@ -108,23 +113,27 @@ def _attend_causal(q_RLNH, k_RKHL, v_RKLH, mask_RLL, scale, softcap):
 
 
 def _attend_cached(q_RLNH, k_RKHC, v_RKCH, mask_RLC, prefix, scale, softcap):
-    """Attention over a cache. The prefix is one product for the queries of all rows."""
-    R, L, N, H = q_RLNH.shape
+    """Attention over a cache; all L queries are one block. The mask's columns are P, then the C
+    of the cache. The prefix is one product for the queries of all rows.
+    """
+    (R, L, N, H), dtype = q_RLNH.shape, q_RLNH.dtype
     K = k_RKHC.shape[1]
     G = N // K
-    q = q_RLNH.reshape(R, L, K, G, H).transpose(0, 2, 3, 1, 4).reshape(R, K, G * L, H)
+    q_RKMH = q_RLNH.reshape(R, L, K, G, H).transpose(0, 2, 3, 1, 4).reshape(R, K, G * L, H)
     multiply = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
-    product, P = multiply('rkth,rkhc->rktc', q, k_RKHC.astype(q.dtype)), 0
+    product_RKMC, P = multiply('rkmh,rkhc->rkmc', q_RKMH, k_RKHC.astype(dtype)), 0
     if prefix is not None:
         P = prefix['k'].shape[2]
-        prefix_product = multiply('rkth,khc->rktc', q, prefix['k'].astype(q.dtype))
-        product = jnp.concatenate([prefix_product, product], axis=-1)
-    weight = _softmax(product.reshape(R, K, G, L, -1), mask_RLC, scale, softcap)
-    weight = weight.astype(q.dtype).reshape(R, K, G * L, -1)
-    out = jnp.einsum('rktc,rkch->rkth', weight[..., P:], v_RKCH.astype(q.dtype))
+        product_RKMP = multiply('rkmh,khp->rkmp', q_RKMH, prefix['k'].astype(dtype))
+        product_RKMC = jnp.concatenate([product_RKMP, product_RKMC], axis=-1)
+    product_RKGLC = product_RKMC.reshape(R, K, G, L, -1)
+    weight_RKGLC = _softmax(product_RKGLC, mask_RLC, scale, softcap)
+    weight_RKMC = weight_RKGLC.astype(dtype).reshape(R, K, G * L, -1)
+    out_RKMH = jnp.einsum('rkmc,rkch->rkmh', weight_RKMC[..., P:], v_RKCH.astype(dtype))
     if prefix is not None:
-        out = out + jnp.einsum('rktc,kch->rkth', weight[..., :P], prefix['v'].astype(q.dtype))
-    return out.reshape(R, K, G, L, H).transpose(0, 3, 1, 2, 4).reshape(R, L, N * H)
+        weight_RKMP = weight_RKMC[..., :P]
+        out_RKMH = out_RKMH + jnp.einsum('rkmp,kph->rkmh', weight_RKMP, prefix['v'].astype(dtype))
+    return out_RKMH.reshape(R, K, G, L, H).transpose(0, 3, 1, 2, 4).reshape(R, L, N * H)
 
 
 # --- the cache --------------------------------------------------------------------------
@@ -136,21 +145,22 @@ def append_to_cache(cache, new, layer, start, mesh):
     new: {'k' [R K H L], 'v' [R K L H]}. start: the column of the first one, the same in all rows.
     The cache is written before it is read, so that it stays in place.
     """
-    k, v = new['k'][None].astype(cache['k'].dtype), new['v'][None].astype(cache['v'].dtype)
-    k = jax.lax.dynamic_update_slice(cache['k'], k, (layer, 0, 0, 0, start))
-    v = jax.lax.dynamic_update_slice(cache['v'], v, (layer, 0, 0, start, 0))
-    return constrain_cache({'k': k, 'v': v}, mesh)
+    k_1RKHL = new['k'][None].astype(cache['k'].dtype)
+    v_1RKLH = new['v'][None].astype(cache['v'].dtype)
+    k_XRKHC = jax.lax.dynamic_update_slice(cache['k'], k_1RKHL, (layer, 0, 0, 0, start))
+    v_XRKCH = jax.lax.dynamic_update_slice(cache['v'], v_1RKLH, (layer, 0, 0, start, 0))
+    return constrain_cache({'k': k_XRKHC, 'v': v_XRKCH}, mesh)
 
 
 def read_cache(cache, layer):
     """(keys [R K H C], values [R K C H]) of one layer of the cache."""
-    k = jax.lax.dynamic_index_in_dim(cache['k'], layer, keepdims=False)
-    v = jax.lax.dynamic_index_in_dim(cache['v'], layer, keepdims=False)
-    return k, v
+    k_RKHC = jax.lax.dynamic_index_in_dim(cache['k'], layer, keepdims=False)
+    v_RKCH = jax.lax.dynamic_index_in_dim(cache['v'], layer, keepdims=False)
+    return k_RKHC, v_RKCH
 
 
 def constrain_cache(cache, mesh):
-    """A part of the cache, its rows and heads split over the mesh."""
+    """The cache {'k' [X R K H C], 'v' [X R K C H]} with rows and heads split over the mesh."""
     return {
         name: sharding.constrain(mesh, x, None, 'rows', 'kv', None, None)
         for name, x in cache.items()

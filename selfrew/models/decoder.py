@@ -22,13 +22,13 @@ REMAT = 'none', 'full', 'dots'
 
 def _views(config: ModelConfig, position_RL, mask_RLC, is_cached: bool) -> tuple[layers.View, ...]:
     """The view of global layers and, if the config has local ones, theirs."""
-    global_view = layers.View(mask_RLC, *rotary.angles(config.rope, config, position_RL))
+    global_view = layers.View(mask_RLC, *rotary.cos_sin(config.rope, config, position_RL))
     if not config.local:
         return (global_view,)
     column_RC = jnp.arange(mask_RLC.shape[2])[None, :] if is_cached else position_RL
     window = config.window or jnp.iinfo(jnp.int32).max
     is_near_RLC = position_RL[:, :, None] - column_RC[:, None, :] < window
-    local_angles = rotary.angles(config.local_rope or config.rope, config, position_RL)
+    local_angles = rotary.cos_sin(config.local_rope or config.rope, config, position_RL)
     return global_view, layers.View(mask_RLC & is_near_RLC, *local_angles)
 
 
@@ -73,12 +73,12 @@ class Decoder(nn.Module):
         broadcast = _views(config, position_RL, mask_RLC, cache is not None), start
         run_blocks = self._scan_blocks if self.stacked else self._loop_blocks
         x_RLD, cache = run_blocks(x_RLD, cache, prefix, broadcast)
-        scale = self.param('norm', layers.norm_scale_init(config), (config.width,))
+        scale_D = self.param('norm', layers.norm_scale_init(config), (config.width,))
         if not config.tied:
             self.param('head', normal(config.width, 'embed', 'vocab'), shape[::-1])
         if config.scalar_head:
             self.param('scalar', layers.zeros_init('embed', None), (config.width, 1))
-        return layers.rms_norm(x_RLD, scale, config.norm_eps, config.unit_offset), cache
+        return layers.rms_norm(x_RLD, scale_D, config.norm_eps, config.unit_offset), cache
 
     def _block_class(self):
         if self.remat == 'none':
@@ -134,6 +134,11 @@ def logits(module: Decoder, params, hidden_XD):
 
 def scalar_value(params, hidden_XD):
     """The scalar head's value [X] of hidden states [X D], float32. KeyError without that head."""
+    if 'scalar' not in params:
+        raise KeyError(
+            "the parameters have no 'scalar' head; checkpoints named …ForSequenceClassification "
+            'have one'
+        )
     head_D1 = params['scalar'].astype(hidden_XD.dtype)
     return jnp.matmul(hidden_XD, head_D1, preferred_element_type=jnp.float32)[:, 0]
 
@@ -150,9 +155,9 @@ def count_weights(module: Decoder) -> int:
 
 def _init_boxed(module: Decoder, key):
     """Random parameters, each boxed with its logical axis names."""
-    tokens, mask = jnp.zeros((1, 2), jnp.int32), jnp.ones((1, 2, 2), bool)
+    tokens_RL, mask_RLC = jnp.zeros((1, 2), jnp.int32), jnp.ones((1, 2, 2), bool)
     plain = module.clone(mesh=None, attention='xla')
-    return plain.init(key, tokens, tokens, mask)['params']
+    return plain.init(key, tokens_RL, tokens_RL, mask_RLC)['params']
 
 
 def init_params(module: Decoder, key):

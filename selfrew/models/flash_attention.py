@@ -13,6 +13,8 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
 )
 from jax.sharding import PartitionSpec
 
+from selfrew.mesh import sharding
+
 KERNELS = 'cudnn', 'splash'
 SPLASH_BLOCKS = 128, 256, 384, 512  # sizes of a block; rows are padded to a multiple of the first
 
@@ -48,9 +50,9 @@ def row_and_head_axes(mesh, q_shape, kv_heads: int):
     None for those that the mesh does not divide: they stay whole.
     """
     R, _, N, _ = q_shape
-    rows = ('data', 'fsdp') if R % (mesh.shape['data'] * mesh.shape['fsdp']) == 0 else None
-    divides_heads = N % mesh.shape['tensor'] == kv_heads % mesh.shape['tensor'] == 0
-    return rows, 'tensor' if divides_heads else None
+    # Key heads and query heads are split together or not at all.
+    heads = sharding.split_axes(mesh, 'kv', kv_heads) and sharding.split_axes(mesh, 'heads', N)
+    return sharding.split_axes(mesh, 'rows', R), heads
 
 
 def _shard(compute, mesh, q_shape, kv_heads: int):
@@ -71,8 +73,8 @@ def pad_tokens(multiple: int, q_RLNH, k_RKHL, v_RKLH, mask_RLL):
     q_RLNH = jnp.pad(q_RLNH, (whole, pad, whole, whole))
     k_RKHL = jnp.pad(k_RKHL, (whole, whole, whole, pad))
     v_RKLH = jnp.pad(v_RKLH, (whole, whole, pad, whole))
-    index = jnp.arange(L + pad[1])
-    sees_itself_LL = (index[:, None] == index[None, :]) & (index[:, None] >= L)
+    index_L = jnp.arange(L + pad[1])
+    sees_itself_LL = (index_L[:, None] == index_L[None, :]) & (index_L[:, None] >= L)
     mask_RLL = jnp.pad(mask_RLL, (whole, pad, pad)) | sees_itself_LL[None]
     return q_RLNH, k_RKHL, v_RKLH, mask_RLL
 
@@ -84,12 +86,12 @@ def _cudnn(q_RLNH, k_RKHL, v_RKLH, mask_RLL, *, scale: float):
         raise ValueError(
             f"attention='cudnn' computes in bfloat16 or float16, not {q_RLNH.dtype}; use xla"
         )
-    q, k, v, mask = pad_tokens(2, q_RLNH, k_RKHL, v_RKLH, mask_RLL)
-    k, v = k.transpose(0, 3, 1, 2), v.transpose(0, 2, 1, 3)
-    out = jax.nn.dot_product_attention(
-        q, k, v, mask=mask[:, None], scale=scale, implementation='cudnn'
+    q_RLNH, k_RKHL, v_RKLH, mask_RLL = pad_tokens(2, q_RLNH, k_RKHL, v_RKLH, mask_RLL)
+    k_RLKH, v_RLKH = k_RKHL.transpose(0, 3, 1, 2), v_RKLH.transpose(0, 2, 1, 3)
+    out_RLNH = jax.nn.dot_product_attention(
+        q_RLNH, k_RLKH, v_RLKH, mask=mask_RLL[:, None], scale=scale, implementation='cudnn'
     )
-    return out[:, :L].reshape(R, L, N * H)
+    return out_RLNH[:, :L].reshape(R, L, N * H)
 
 
 def _splash(q_RLNH, k_RKHL, v_RKLH, mask_RLL, *, scale: float, softcap: float | None, interpret):
@@ -98,8 +100,10 @@ def _splash(q_RLNH, k_RKHL, v_RKLH, mask_RLL, *, scale: float, softcap: float | 
     It loops over rows since the kernel reads its mask as int32: 4·L² bytes, of one row at a time.
     """
     R, L, N, H = q_RLNH.shape
-    q, k, v, mask = pad_tokens(SPLASH_BLOCKS[0], q_RLNH * scale, k_RKHL, v_RKLH, mask_RLL)
-    block = max(size for size in SPLASH_BLOCKS if q.shape[1] % size == 0)
+    q_RLNH, k_RKHL, v_RKLH, mask_RLL = pad_tokens(
+        SPLASH_BLOCKS[0], q_RLNH * scale, k_RKHL, v_RKLH, mask_RLL
+    )
+    block = max(size for size in SPLASH_BLOCKS if q_RLNH.shape[1] % size == 0)
     sizes = splash.BlockSizes(
         block_q=block,
         block_kv=block,
@@ -130,6 +134,7 @@ def _splash(q_RLNH, k_RKHL, v_RKLH, mask_RLL, *, scale: float, softcap: float | 
         )
         return kernel(q_NLH, k_KLH, v_KLH)
 
-    rows = q.transpose(0, 2, 1, 3), k.transpose(0, 1, 3, 2), v, mask
+    q_RNLH, k_RKLH = q_RLNH.transpose(0, 2, 1, 3), k_RKHL.transpose(0, 1, 3, 2)
+    rows = q_RNLH, k_RKLH, v_RKLH, mask_RLL
     out_RNLH = jax.lax.map(attend_row, rows)
     return out_RNLH[:, :, :L].transpose(0, 2, 1, 3).reshape(R, L, N * H)

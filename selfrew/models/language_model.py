@@ -36,7 +36,7 @@ class Lm:
     param_dtype: str = 'float32'  # of the stored parameters; adapters are float32
     folder: str | None = None  # the folder it was loaded from
     cache: str | None = None  # dtype of the KV cache; None: that of the compute
-    cache_gib: float | None = None  # of the KV cache per device; None: see generate.memory_plan
+    cache_gib: float | None = None  # GiB of each device that the KV cache may take; None: see load
 
     @property
     def config(self) -> ModelConfig:
@@ -131,8 +131,8 @@ def load(
     """(lm, params) of a Hugging Face folder, a hub name or 'tiny', the base that ships.
 
     Args:
-      folder: see models.hf for what is supported. shape: its config.json as a preset states it;
-        the folder's must say the same.
+      folder: of a family in hf.FAMILIES. shape: its config.json as a preset states it; the folder's
+        must say the same.
       data, fsdp, tensor: the mesh.
       dtype: of the compute, 'float32' or 'bfloat16'; softmax, norms and log-probs are float32.
       params: dtype of the stored parameters; for 'bfloat16' the optimizer holds a float32 copy
@@ -142,7 +142,8 @@ def load(
       remat: what the backward pass recomputes to save memory: 'none', 'full' (whole blocks) or
         'dots' (all but matrix products).
       cache: dtype of the KV cache, 'float32' or 'bfloat16'; None: `dtype`.
-      cache_gib: the cache's share of each device's memory; None: 0.3 of it, on a CPU 4 GiB.
+      cache_gib: GiB of each device that the cache may take; None: 0.3 of its memory, or 4 GiB where
+        the device does not report it.
       chat_template: a jinja file or 'plain', in place of the folder's template.
       lora: rank of the adapters; 0 trains all parameters. They are scaled by lora_alpha / lora.
     Raises FileNotFoundError or ValueError before anything is put on a device.
@@ -162,7 +163,7 @@ def load(
     config = hf.read_config(folder, max_length)
     if shape is not None:
         _check_shape(hf.config_of(shape, 'model.shape', max_length), config, folder)
-    _check_cudnn(attention, dtype, config)
+    _check_cudnn(attention, dtype, config, folder)
     config = dataclasses.replace(config, lora=lora, lora_alpha=lora_alpha)
     tokenizer = text.load(folder, chat_template)
     _check_vocabulary(tokenizer, config, folder)
@@ -199,11 +200,18 @@ def _check_shape(preset: ModelConfig, config: ModelConfig, folder: str) -> None:
         raise ValueError(f'model.shape is not that of {folder}: {differences}')
 
 
-def _check_cudnn(attention: str, dtype: str, config: ModelConfig) -> None:
-    if attention == 'cudnn' and (dtype == 'float32' or config.attention_softcap):
+def _check_cudnn(attention: str, dtype: str, config: ModelConfig, folder: str) -> None:
+    """ValueError where attention is 'cudnn' and cannot compute this model."""
+    if attention != 'cudnn':
+        return
+    if config.attention_softcap:
         raise ValueError(
-            "attention='cudnn' computes in bfloat16 and without soft-capping: "
-            'use xla, or dtype bfloat16'
+            f"attention='cudnn' cannot soft-cap, and {folder} has "
+            f'attn_logit_softcapping={config.attention_softcap}: use xla'
+        )
+    if dtype == 'float32':
+        raise ValueError(
+            f"attention='cudnn' computes in bfloat16, not {dtype}: use xla, or dtype bfloat16"
         )
 
 

@@ -1,6 +1,7 @@
 """One transformer layer: its norms, attention and MLP, and the initializers of its parameters.
 
-Dense layers run on [X D], X the tokens of all rows.
+Axis letters beside those of selfrew.types: N = K·G query heads, E = N·H, X tokens of all rows laid
+end to end, J see rotary. A dense layer has I input and O output features, its adapter the rank A.
 """
 
 import functools
@@ -22,8 +23,8 @@ class View(NamedTuple):
     """What tokens see in one kind of layer, global or local, and the angles of their positions."""
 
     mask: Any  # [R L C] bool
-    cos: Any  # [R L 1 features/2] float32
-    sin: Any  # [R L 1 features/2] float32
+    cos: Any  # [R L 1 J] float32
+    sin: Any  # [R L 1 J] float32
 
 
 def _partitioned(init, *names) -> jax.nn.initializers.Initializer:
@@ -50,7 +51,8 @@ def norm_scale_init(config: ModelConfig):
 def rms_norm(x, scale, eps: float, unit_offset: bool = False):
     """Root-mean-square normalisation over the last axis, in float32, returned in the dtype of x.
 
-    It multiplies by the scale or, with `unit_offset`, by 1 + scale.
+    It multiplies by the scale or, with `unit_offset`, by 1 + scale. x: of any shape. scale: of the
+    last axis.
     """
 
     @functools.partial(jax.checkpoint, prevent_cse=False)  # cheap to compute again
@@ -85,33 +87,34 @@ class Block(nn.Module):
         R, L, D = x_RLD.shape
         x_XD = x_RLD.reshape(R * L, D)
         q_RLNH, k_RKHL, v_RKLH = self._project(x_XD, R, L, view)
-        out_RLM, cache = self._attend(q_RLNH, k_RKHL, v_RKLH, view, cache, layer, start, prefix)
-        out_XD = self._dense('o', out_RLM.reshape(R * L, -1), D, 'heads', 'embed')
+        out_RLE, cache = self._attend(q_RLNH, k_RKHL, v_RKLH, view, cache, layer, start, prefix)
+        out_XD = self._dense('o', out_RLE.reshape(R * L, -1), D, 'heads', 'embed')
         x_XD = x_XD + self._output_norm('attention_post', out_XD)
         x_XD = x_XD + self._output_norm('mlp_post', self._mlp(self._input_norm('mlp_norm', x_XD)))
         x_RLD = sharding.constrain(self.mesh, x_XD.reshape(R, L, D), 'rows', None, None)
         return (x_RLD, cache), None
 
-    def _dense(self, name: str, x, features: int, *axes):
-        """x [X in] times a matrix [in features], plus its adapter and bias if the config has them.
+    def _dense(self, name: str, x_XI, features: int, *axes):
+        """x times a matrix [I O], plus its adapter and bias if the config has them. Returns [X O].
 
-        axes: the logical names of the matrix's two axes.
+        features: O. axes: the logical names of the matrix's two axes.
         """
-        rank, fan_in = self.config.lora, x.shape[-1]
-        matrix = self.param(name, normal_init(fan_in, *axes), (fan_in, features))
-        out = x @ matrix.astype(self.dtype)
+        rank, fan_in = self.config.lora, x_XI.shape[-1]
+        matrix_IO = self.param(name, normal_init(fan_in, *axes), (fan_in, features))
+        out_XO = x_XI @ matrix_IO.astype(self.dtype)
         if rank:
             name_a, name_b = name + lora.SUFFIXES[0], name + lora.SUFFIXES[1]
-            down = self.param(name_a, normal_init(fan_in, axes[0], None), (fan_in, rank))
-            up = self.param(name_b, zeros_init(None, axes[1]), (rank, features))
-            delta = (x @ down.astype(self.dtype)) @ up.astype(self.dtype)
-            out = out + delta * (self.config.lora_alpha / rank)
+            down_IA = self.param(name_a, normal_init(fan_in, axes[0], None), (fan_in, rank))
+            up_AO = self.param(name_b, zeros_init(None, axes[1]), (rank, features))
+            delta_XO = (x_XI @ down_IA.astype(self.dtype)) @ up_AO.astype(self.dtype)
+            out_XO = out_XO + delta_XO * (self.config.lora_alpha / rank)
         if self.config.qkv_bias and name in ('q', 'k', 'v'):
-            bias = self.param(f'{name}_bias', zeros_init(axes[1]), (features,))
-            out = out + bias.astype(self.dtype)[None]
-        return out
+            bias_O = self.param(f'{name}_bias', zeros_init(axes[1]), (features,))
+            out_XO = out_XO + bias_O.astype(self.dtype)[None]
+        return out_XO
 
     def _norm(self, name: str, x):
+        """rms_norm of x, of any shape, with the scale of this name."""
         scale = self.param(name, norm_scale_init(self.config), x.shape[-1:])
         return rms_norm(x, scale, self.config.norm_eps, self.config.unit_offset)
 
@@ -133,16 +136,16 @@ class Block(nn.Module):
     def _rotated_heads(self, name: str, x_XD, shape, axis: str, view: View):
         """The projection `name` as heads of this shape, normalised and rotated.
 
-        axis: the logical name of the heads' axis.
+        shape: R, L, the number of these heads (N here), H. axis: the logical name of their axis.
         """
-        heads = self._dense(name, x_XD, shape[2] * shape[3], 'embed', axis)
+        heads_XE = self._dense(name, x_XD, shape[2] * shape[3], 'embed', axis)
         if self.config.qk_norm == 'width':
-            heads = self._norm(f'{name}_norm', heads)
-        heads = heads.reshape(shape)
+            heads_XE = self._norm(f'{name}_norm', heads_XE)
+        heads_RLNH = heads_XE.reshape(shape)
         if self.config.qk_norm == 'head':
-            heads = self._norm(f'{name}_norm', heads)
-        heads = sharding.constrain(self.mesh, heads, 'rows', None, axis, None)
-        return rotary.rotate(heads, view.cos, view.sin)
+            heads_RLNH = self._norm(f'{name}_norm', heads_RLNH)
+        heads_RLNH = sharding.constrain(self.mesh, heads_RLNH, 'rows', None, axis, None)
+        return rotary.rotate(heads_RLNH, view.cos, view.sin)
 
     def _attend(self, q_RLNH, k_RKHL, v_RKLH, view: View, cache, layer, start, prefix):
         """(what the queries see [R L N·H], the cache with the new keys and values)."""
@@ -159,8 +162,8 @@ class Block(nn.Module):
             return attention.attend(q_RLNH, k_RKHL, v_RKLH, mask, prefix, **options), None
         cache = attention.append_to_cache(cache, new, layer, start, self.mesh)
         k_RKHC, v_RKCH = attention.read_cache(cache, layer)
-        out_RLM = attention.attend(q_RLNH, k_RKHC, v_RKCH, mask, prefix, is_cached=True, **options)
-        return out_RLM, cache
+        out_RLE = attention.attend(q_RLNH, k_RKHC, v_RKCH, mask, prefix, is_cached=True, **options)
+        return out_RLE, cache
 
     def _mlp(self, x_XD):
         width, activation = self.config.mlp, ACTIVATIONS[self.config.activation]

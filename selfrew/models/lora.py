@@ -2,6 +2,8 @@
 
 An adapter is a pair of factors beside its matrix [in out]: `NAME_lora_a` [in rank] and
 `NAME_lora_b` [rank out], each stacked over layers. Their product counts lora_alpha / rank.
+
+Axis letters here: X layers, I and O input and output features of a matrix, A rank of its adapter.
 """
 
 import jax
@@ -27,8 +29,8 @@ def init_adapters(shapes, key) -> dict:
     adapters = {}
     for i, (name, leaf) in enumerate(sorted(shapes['blocks'].items())):
         if name.endswith(SUFFIXES[0]):
-            normal = jax.random.normal(jax.random.fold_in(key, i), leaf.shape)
-            adapters[name] = normal * leaf.shape[1] ** -0.5
+            normal_XIA = jax.random.normal(jax.random.fold_in(key, i), leaf.shape)
+            adapters[name] = normal_XIA * leaf.shape[1] ** -0.5
         elif name.endswith(SUFFIXES[1]):
             adapters[name] = jnp.zeros(leaf.shape)
     return adapters
@@ -38,10 +40,11 @@ def merge_adapters(config: ModelConfig, params) -> dict:
     """The parameters without adapters: each matrix with its adapter's product added."""
     blocks = params['blocks']
     merged = {name: x for name, x in blocks.items() if not is_adapter(name)}
-    for name, matrix in merged.items():
+    for name, matrix_XIO in merged.items():
         if name + SUFFIXES[0] in blocks:
-            down, up = blocks[name + SUFFIXES[0]], blocks[name + SUFFIXES[1]]
+            down_XIA, up_XAO = blocks[name + SUFFIXES[0]], blocks[name + SUFFIXES[1]]
             scale = config.lora_alpha / config.lora
-            delta = jnp.matmul(down, up, precision='highest') * scale
-            merged[name] = (matrix.astype(jnp.float32) + delta).astype(matrix.dtype)
+            delta_XIO = jnp.matmul(down_XIA, up_XAO, precision='highest') * scale
+            merged_XIO = matrix_XIO.astype(jnp.float32) + delta_XIO
+            merged[name] = merged_XIO.astype(matrix_XIO.dtype)
     return params | {'blocks': merged}

@@ -1,7 +1,8 @@
 """Attention of one token of each sample over a cache in pages.
 
 Axis letters beside those of selfrew.types: S samples, P pages of the cache, W columns of a page,
-B pages that a sample may have, X layers of the cache, N = K·G query heads.
+B pages that a sample may have, X layers of the cache, Y stretches of columns that are attended to
+on their own (pages, or the prefix), N = K·G query heads, M = S·G queries of each key head, E = N·H.
 """
 
 import functools
@@ -70,10 +71,10 @@ def attend(
     page_specs = Pages(row_spec, row_spec, row_spec, row_spec)
     layer_spec, prefix_spec = PartitionSpec(), PartitionSpec(heads)
     in_specs = q_spec, new_specs, cache_specs, layer_spec, page_specs, row_spec, prefix_spec
-    out, cache = jax.shard_map(
+    out_S1E, cache = jax.shard_map(
         kernel, mesh=mesh, in_specs=in_specs, out_specs=(q_spec, cache_specs), check_vma=False
     )(*args)
-    return out, attention.constrain_cache(cache, mesh)
+    return out_S1E, attention.constrain_cache(cache, mesh)
 
 
 def _attend(q_S1NH, new, cache, layer, pages, mask_S1C, prefix, *, scale, softcap, in_place):
@@ -112,16 +113,18 @@ def _attend_prefix(attend_part, q_SKGH, prefix, mask_SP) -> _Part:
     return _Part(*map(by_sample, attend_part(q_1KMH, k_1KHP, v_1KPH, mask_11MP)))
 
 
-def _attend_part(q_XKGH, k_XKHW, v_XKWH, mask, *, scale, softcap) -> _Part:
-    """The part [X K G …] of each of X stretches of W columns. mask: [X 1 1 W] or [X 1 G W]."""
-    product = jnp.einsum('xkgh,xkhw->xkgw', q_XKGH, k_XKHW, preferred_element_type=jnp.float32)
-    score = attention.masked_scores(product, mask, scale, softcap)
-    top = jnp.max(score, axis=-1)
-    weight = jnp.exp(score - top[..., None])
-    out = jnp.einsum(
-        'xkgw,xkwh->xkgh', weight.astype(v_XKWH.dtype), v_XKWH, preferred_element_type=jnp.float32
-    )
-    return _Part(top, jnp.sum(weight, axis=-1), out)
+def _attend_part(q_YKGH, k_YKHW, v_YKWH, mask, *, scale, softcap) -> _Part:
+    """The part [Y K G …] of each of Y stretches of W columns. mask: [Y 1 1 W] or [Y 1 G W].
+
+    For the prefix G is M, and W is its length.
+    """
+    multiply = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+    product_YKGW = multiply('ykgh,ykhw->ykgw', q_YKGH, k_YKHW)
+    score_YKGW = attention.masked_scores(product_YKGW, mask, scale, softcap)
+    top_YKG = jnp.max(score_YKGW, axis=-1)
+    weight_YKGW = jnp.exp(score_YKGW - top_YKG[..., None])
+    out_YKGH = multiply('ykgw,ykwh->ykgh', weight_YKGW.astype(v_YKWH.dtype), v_YKWH)
+    return _Part(top_YKG, jnp.sum(weight_YKGW, axis=-1), out_YKGH)
 
 
 def _combine(parts: _Part):
@@ -133,7 +136,10 @@ def _combine(parts: _Part):
 
 
 def _write_tokens(cache, new, layer, pages: Pages, in_place: bool):
-    """The cache with a token of each sample in the next free column of its pages."""
+    """The cache with a token of each sample in the next free column of its pages.
+
+    cache, new: see `attend`.
+    """
     W, B = cache['k'].shape[4], pages.table.shape[1]
     block_S1 = jnp.minimum(pages.filled // W, B - 1)[:, None]
     page_S = jnp.take_along_axis(pages.table, block_S1, axis=1)[:, 0]
@@ -147,11 +153,11 @@ def _write_tokens(cache, new, layer, pages: Pages, in_place: bool):
 
     def write(sample, cache):
         page, column = page_S[sample], column_S[sample]
-        k = jax.lax.dynamic_slice_in_dim(new['k'], sample, 1)[None]
-        v = jax.lax.dynamic_slice_in_dim(new['v'], sample, 1)[None]
+        k_11KH1 = jax.lax.dynamic_slice_in_dim(new['k'], sample, 1)[None]
+        v_11K1H = jax.lax.dynamic_slice_in_dim(new['v'], sample, 1)[None]
         return {
-            'k': jax.lax.dynamic_update_slice(cache['k'], k, (layer, page, 0, 0, column)),
-            'v': jax.lax.dynamic_update_slice(cache['v'], v, (layer, page, 0, column, 0)),
+            'k': jax.lax.dynamic_update_slice(cache['k'], k_11KH1, (layer, page, 0, 0, column)),
+            'v': jax.lax.dynamic_update_slice(cache['v'], v_11K1H, (layer, page, 0, column, 0)),
         }
 
     return jax.lax.fori_loop(0, len(page_S), write, cache)

@@ -1,4 +1,8 @@
-"""Rotary position embeddings: frequencies of all supported kinds, angles, and the rotation."""
+"""Rotary position embeddings: frequencies of all supported kinds, angles, and the rotation.
+
+Axis letters beside those of selfrew.types: J pairs of features that are rotated, one frequency
+each.
+"""
 
 import math
 
@@ -9,7 +13,7 @@ from selfrew.models.config import ModelConfig, Rope
 
 
 def frequencies(rope: Rope, head_dim: int, max_length: int) -> np.ndarray:
-    """Radians per position [rotated features / 2], float32.
+    """Radians per position [J], float32.
 
     'linear' divides all frequencies by the factor. 'llama3' divides the slow ones, with a ramp to
     the fast ones. 'longrope' divides each by its own factor: from `short` if `max_length` is at
@@ -33,22 +37,28 @@ def frequencies(rope: Rope, head_dim: int, max_length: int) -> np.ndarray:
     return inverse.astype(np.float32)
 
 
-def angles(rope: Rope, config: ModelConfig, position_RL):
-    """(cos, sin) of the positions' angles, [R L 1 rotated features / 2] each, float32.
+def cos_sin(rope: Rope, config: ModelConfig, position_RL):
+    """(cos, sin) of the positions' angles, [R L 1 J] each, float32.
 
     Positions count from 0.
     """
-    frequency = jnp.asarray(frequencies(rope, config.head_dim, config.max_length))
-    angle = position_RL[:, :, None, None].astype(jnp.float32) * frequency[None, None, None, :]
-    return jnp.cos(angle) * rope.attention_factor, jnp.sin(angle) * rope.attention_factor
+    frequency_J = jnp.asarray(frequencies(rope, config.head_dim, config.max_length))
+    position_RL11 = position_RL[:, :, None, None].astype(jnp.float32)
+    angle_RL1J = position_RL11 * frequency_J[None, None, None, :]
+    factor = rope.attention_factor
+    return jnp.cos(angle_RL1J) * factor, jnp.sin(angle_RL1J) * factor
 
 
-def rotate(x_RLNH, cos, sin):
+def rotate(x_RLNH, cos_RL1J, sin_RL1J):
     """The heads rotated by these angles, in the half-split layout of Llama checkpoints.
 
     Features beyond those that have angles stay as they are.
     """
-    cos, sin, half = cos.astype(x_RLNH.dtype), sin.astype(x_RLNH.dtype), cos.shape[-1]
-    first, second = x_RLNH[..., :half], x_RLNH[..., half : 2 * half]
-    rotated = first * cos - second * sin, second * cos + first * sin
-    return jnp.concatenate([*rotated, x_RLNH[..., 2 * half :]], axis=-1)
+    J = cos_RL1J.shape[-1]
+    cos_RL1J, sin_RL1J = cos_RL1J.astype(x_RLNH.dtype), sin_RL1J.astype(x_RLNH.dtype)
+    first_RLNJ, second_RLNJ = x_RLNH[..., :J], x_RLNH[..., J : 2 * J]
+    rotated = (
+        first_RLNJ * cos_RL1J - second_RLNJ * sin_RL1J,
+        second_RLNJ * cos_RL1J + first_RLNJ * sin_RL1J,
+    )
+    return jnp.concatenate([*rotated, x_RLNH[..., 2 * J :]], axis=-1)

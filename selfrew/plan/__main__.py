@@ -14,6 +14,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from selfrew.plan import chips
+from selfrew.run import refusal
 
 sys.path.insert(0, os.getcwd())  # a config imports its neighbours from the working directory
 
@@ -35,10 +36,8 @@ def main(argv) -> None:
         plan = planner.make(
             options.config.to_dict(), options.topology, options.prompt_tokens, _report_progress
         )
-    except (ValueError, OSError, KeyError) as problem:
-        if os.environ.get('SELFREW_TRACEBACK'):
-            raise
-        sys.exit(f'selfrew: {problem.args[0] if isinstance(problem, KeyError) else problem}')
+    except refusal.MISTAKES as problem:
+        refusal.exit_with(problem)
     print(json.dumps(plan, indent=2) if options.json else summary.plan_text(plan))
 
 
@@ -49,4 +48,4 @@ if __name__ == '__main__':
     flags.DEFINE_string('topology', None, 'v5p:8x8x4, v5p-512, v6e:4x4, v5e-8, v4:2x2x2, …')
     flags.DEFINE_integer('prompt_tokens', 512, 'The assumed length of prompts.', lower_bound=1)
     flags.DEFINE_boolean('json', False, 'Print JSON and nothing else.')
-    app.run(main)
+    app.run(main, flags_parser=refusal.parse_flags)

@@ -18,7 +18,7 @@ ENVIRONMENT = {
 class Chip:
     """A TPU chip, which is one jax device. Bytes and seconds; FLOP/s in bfloat16."""
 
-    hbm: float  # GiB that the compiler grants a program (libtpu 0.0.51)
+    hbm_gib: float  # what the compiler grants a program (libtpu 0.0.51)
     peak: float  # FLOP/s
     bandwidth: float  # of HBM, bytes/s
     ici: float  # bytes/s received over all links: half of the published bidirectional figure

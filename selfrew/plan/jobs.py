@@ -9,7 +9,7 @@ from selfrew.mesh.buckets import bucket, round_up
 from selfrew.plan import chips
 from selfrew.run import binding
 from selfrew.run.turns import Turn, bind_turns
-from selfrew.shelves import samplers, scorers
+from selfrew.shelves import pairs, samplers, scorers
 from selfrew.tasks import templates
 
 GiB = 2**30
@@ -22,13 +22,13 @@ RESPONSE_FIELDS = {scorers.judge: ('response',), scorers.compare: ('first', 'sec
 class Job:
     """The requests of one part of a turn that samples: of its sampler, or of a judge."""
 
-    title: str
+    title: str  # 'sample' or 'judge'; of several judges 'judge 1', 'judge 2', …
     requests: int
-    distinct: int  # prompts
-    shared: int  # tokens with which all prompts begin
+    distinct_prompts: int
+    prefix_tokens: int  # with which all prompts begin
     slots: int | None  # None: the engine's default
-    prompt: int  # tokens of one
-    room: int  # tokens of a response, at most
+    prompt_tokens: int  # of one prompt
+    max_tokens: int  # of a response
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,65 +83,105 @@ def _without_files(entry):
     return {k: 'tfds:not/read' if k == 'source' else _without_files(v) for k, v in fields.items()}
 
 
+def _sources(turn: Turn) -> tuple:
+    """The sources that a turn's prompts are mixed from, or the one they come from."""
+    mixed = turn.prompts.keywords.get('prompts')
+    return mixed if isinstance(mixed, tuple) else (turn.prompts,)
+
+
 def prompt_count(turn: Turn) -> int:
     """The number of prompts of a turn. Raises ValueError where the config does not say."""
-    mixed = turn.prompts.keywords.get('prompts')
-    sources = mixed if isinstance(mixed, tuple) else (turn.prompts,)
-    count = sum(argument(source, 'n') or 0 for source in sources)
+    count = sum(argument(source, 'n') or 0 for source in _sources(turn))
     if not count:
         raise ValueError('a plan needs to know how many prompts there are: set n of the prompts')
     return count
 
 
-def sampling_jobs(turn: Turn, prompt_tokens: int, limit: int) -> list[Job]:
-    """What a turn samples: its responses, then the verdicts of each judge. Empty: nothing.
-
-    prompt_tokens: the length of a prompt. limit: the model's context length.
-    Raises ValueError where responses leave no room for a prompt.
-    """
+def _sampler(turn: Turn) -> tuple[Any, int]:
+    """(What a turn makes responses with, without what wraps it; responses of a prompt)."""
     sampler, extra = turn.sampler, 0
     while 'sampler' in sampler.keywords:
         extra += sampler.func is samplers.with_greedy
         sampler = sampler.keywords['sampler']
-    if sampler.func is samplers.given:
+    if sampler.func is not samplers.given:
+        return sampler, argument(sampler, 'n') + extra
+    counts = [argument(source, 'responses') or 1 for source in _sources(turn)]
+    return sampler, max(counts)
+
+
+def sampling_jobs(turn: Turn, prompt_tokens: int, context: int) -> list[Job]:
+    """What a turn samples: its responses, unless they are given with the prompts, then the verdicts
+    of each judge. Empty: nothing.
+
+    Where the prompts do not say how many responses they come with, it is 1 each. A given response
+    is taken to fill the rest of a row.
+
+    Args:
+      prompt_tokens: the length of a prompt.
+      context: the model's, in tokens.
+    Raises ValueError where responses leave no room for a prompt, or the config does not say how
+    many prompts there are.
+    """
+    (sampler, samples), jobs = _sampler(turn), []
+    is_given = sampler.func is samplers.given
+    scored = turn.scorer.keywords.get('scorers', (turn.scorer,))
+    judges = [scorer for scorer in scored if scorer.func in RESPONSE_FIELDS]
+    if is_given and not judges:
         return []
-    prompts, samples = prompt_count(turn), argument(sampler, 'n') + extra
-    jobs = [_job('sample', sampler, prompts * samples, prompts, prompt_tokens, '', limit)]
-    response_tokens = argument(sampler, 'max_tokens')
-    for scorer in turn.scorer.keywords.get('scorers', (turn.scorer,)):
-        if scorer.func not in RESPONSE_FIELDS:
-            continue
-        fields = RESPONSE_FIELDS[scorer.func]
-        before, _, after = templates.render(
-            argument(scorer, 'template'), prompt='\0', **dict.fromkeys(fields, '')
-        ).partition('\0')
-        template_tokens = (len(before) + len(after)) // CHARACTERS_A_TOKEN
-        length = template_tokens + prompt_tokens + len(fields) * response_tokens
-        opponents = samples - 1 if scorer.func is scorers.compare else 1
-        distinct = prompts * samples * opponents
-        requests = distinct * argument(scorer, 'votes')
-        jobs.append(_job('judge', scorer, requests, distinct, length, before, limit))
+    prompts = prompt_count(turn)
+    if is_given:
+        response_tokens = max(argument(turn.train, 'row_length') - prompt_tokens, 1)
+    else:
+        response_tokens = argument(sampler, 'max_tokens')
+        jobs.append(_job('sample', sampler, prompts * samples, prompts, prompt_tokens, '', context))
+    for number, judge in enumerate(judges, 1):
+        title = 'judge' if len(judges) == 1 else f'judge {number}'
+        opponents = samples - 1 if judge.func is scorers.compare else 1
+        shown = prompts * samples * opponents
+        if shown:
+            jobs.append(_judge_job(title, judge, shown, prompt_tokens, response_tokens, context))
     return jobs
 
 
+def _judge_job(
+    title: str, judge, distinct_prompts: int, prompt_tokens: int, response_tokens: int, context: int
+) -> Job:
+    """The verdicts of a judge. prompt_tokens, response_tokens: of what it is shown."""
+    fields = RESPONSE_FIELDS[judge.func]
+    before, _, after = templates.render(
+        argument(judge, 'template'), prompt='\0', **dict.fromkeys(fields, '')
+    ).partition('\0')
+    template_tokens = (len(before) + len(after)) // CHARACTERS_A_TOKEN
+    length = template_tokens + prompt_tokens + len(fields) * response_tokens
+    requests = distinct_prompts * argument(judge, 'votes')
+    return _job(title, judge, requests, distinct_prompts, length, before, context)
+
+
 def _job(
-    title: str, part, requests: int, distinct: int, length: int, beginning: str, limit: int
+    title: str,
+    part,
+    requests: int,
+    distinct_prompts: int,
+    length: int,
+    beginning: str,
+    context: int,
 ) -> Job:
     """A job. length: tokens of a prompt. beginning: text with which all prompts begin."""
-    room = argument(part, 'max_tokens')
-    if room >= limit:
+    max_tokens = argument(part, 'max_tokens')
+    if max_tokens >= context:
         raise ValueError(
-            f'{title}: max_tokens={room} leaves no room for a prompt in a context of {limit}'
+            f'{title}: max_tokens={max_tokens} leaves no room for a prompt in a context of '
+            f'{context}'
         )
-    shared = len(beginning) // CHARACTERS_A_TOKEN // 32 * 32
+    prefix = len(beginning) // CHARACTERS_A_TOKEN // 32 * 32
     return Job(
         title=title,
         requests=requests,
-        distinct=distinct,
-        shared=shared if shared >= memory_plan.MIN_SHARED_PREFIX else 0,
+        distinct_prompts=distinct_prompts,
+        prefix_tokens=prefix if prefix >= memory_plan.MIN_SHARED_PREFIX else 0,
         slots=argument(part, 'slots'),
-        prompt=min(round_up(length, 32), limit - room),
-        room=room,
+        prompt_tokens=min(round_up(length, 32), context - max_tokens),
+        max_tokens=max_tokens,
     )
 
 
@@ -149,16 +189,52 @@ def plan_memory(lm, job: Job, chip: chips.Chip) -> memory_plan.MemoryPlan:
     """The engine's memory plan for a job. Raises ValueError where not even one slot fits."""
     cache_gib = lm.cache_gib
     if cache_gib is None:
-        cache_gib = memory_plan.CACHE_SHARE * chip.hbm
+        cache_gib = memory_plan.CACHE_SHARE * chip.hbm_gib
     return memory_plan.plan(
         lm,
-        [job.prompt] * job.requests,
-        [job.room] * job.requests,
-        job.distinct,
+        [job.prompt_tokens] * job.requests,
+        [job.max_tokens] * job.requests,
+        job.distinct_prompts,
         slots=job.slots or memory_plan.SLOTS,
-        shared=job.shared,
+        prefix_tokens=job.prefix_tokens,
         memory=cache_gib * GiB,
     )
+
+
+def example_count(turn: Turn) -> int:
+    """How many examples a turn makes where every prompt gives as many as its pair rule keeps."""
+    kept = argument(turn.pairs, 'count') or 1
+    if turn.pairs.func is pairs.agreeing:  # rankings, of which each has a verdict a response
+        kept *= _sampler(turn)[1]
+    return prompt_count(turn) * kept
+
+
+def trains_on_samples(turn: Turn) -> bool:
+    """Whether a turn trains on sampled responses, neither on given ones nor on a judge's verdicts,
+    which it takes as texts.
+    """
+    return _sampler(turn)[0].func is not samplers.given and turn.pairs.func is not pairs.agreeing
+
+
+def example_lengths(turn: Turn, jobs: list[Job], prompt_tokens: int) -> tuple[int, int]:
+    """Tokens of an example's prompt and of each of its responses, of full length.
+
+    jobs: see `sampling_jobs`. A given response is taken to be as long as a row.
+    """
+    if turn.pairs.func is pairs.agreeing:  # judge prompts, and a verdict on each
+        for job in jobs:
+            if job.title.startswith('judge'):
+                return job.prompt_tokens, job.max_tokens
+    if trains_on_samples(turn):
+        return prompt_tokens, jobs[0].max_tokens
+    return prompt_tokens, argument(turn.train, 'row_length')
+
+
+def _responses_an_example(part) -> int:
+    """How many responses the examples of a bound pair rule have."""
+    if part.func in (pairs.singles, pairs.agreeing):
+        return 1
+    return 3 if argument(part, 'keep_last') else 2
 
 
 def batch_shape(turn: Turn, prompt: int, response: int, row_shards: int) -> BatchShape:
@@ -166,7 +242,7 @@ def batch_shape(turn: Turn, prompt: int, response: int, row_shards: int) -> Batc
 
     prompt, response: tokens of one. row_shards: into how many parts the mesh splits the rows.
     """
-    N = 1 if turn.pairs.func.__name__ == 'singles' else 2
+    N = _responses_an_example(turn.pairs)
     length, examples = argument(turn.train, 'row_length'), argument(turn.train, 'batch')
     micros = argument(turn.train, 'accumulate')
     examples_a_row = max(length // (prompt + N * response), 1)

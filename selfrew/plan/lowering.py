@@ -16,7 +16,7 @@ from selfrew.engine.generate import memory_plan, programs, scheduler
 from selfrew.mesh import sharding
 from selfrew.models import decoder, language_model, paged_attention
 from selfrew.models.config import ModelConfig
-from selfrew.plan.jobs import BatchShape, Job, PlannedJob
+from selfrew.plan.jobs import BatchShape, Job, PlannedJob, trains_on_samples
 from selfrew.run.turns import Turn
 from selfrew.types import Batch, State
 
@@ -50,11 +50,11 @@ def round_programs(
     optimizer = train_state.cached_optimizer(turn.train.keywords['optimizer'])
     state = train_state.abstract_state(lm, optimizer)
     for job, sizes in planned_jobs:
-        shared = _prefix_cache(lm, sizes.shared)
-        yield _prefill_program(lm, state.params, job, sizes, shared)
-        yield _decode_program(lm, state.params, job, sizes, shared)
+        prefix = _prefix_cache(lm, sizes.prefix_tokens)
+        yield _prefill_program(lm, state.params, job, sizes, prefix)
+        yield _decode_program(lm, state.params, job, sizes, prefix)
     batch = _batch(lm, shape)
-    if planned_jobs or shape.n > 1:
+    if shape.n > 1 or trains_on_samples(turn):
         yield _reference_program(lm, state.params, batch, shape)
     yield _update_program(lm, turn.loss, optimizer, state, batch, shape)
 
@@ -134,16 +134,16 @@ def _device_bytes(tree) -> int:
 # --- programs ---------------------------------------------------------------------------------
 
 
-def _prefill_program(lm, params, job: Job, sizes: memory_plan.MemoryPlan, shared) -> Program:
+def _prefill_program(lm, params, job: Job, sizes: memory_plan.MemoryPlan, prefix) -> Program:
     """One chunk of the prompts that are read together."""
-    R, L = sizes.prompts, sizes.chunk
-    pool = _cache(lm, R, sizes.pool)
-    context = job.prompt / 2  # columns that a query sees on average
+    R, L = sizes.prefill_rows, sizes.prefill_chunk
+    pool = _cache(lm, R, sizes.prefill_columns)
+    context = job.prompt_tokens / 2  # columns that a query sees on average
     weights = decoder.count_weights(lm.module)
 
     def lower():
         tokens_RL, start = _rows(lm, (R, L), jnp.int32), _replicated(lm, (), jnp.int32)
-        return programs.prefill.lower(lm.module, params, tokens_RL, start, shared, pool)
+        return programs.prefill.lower(lm.module, params, tokens_RL, start, prefix, pool)
 
     return Program(
         f'{job.title}: prefill',
@@ -154,35 +154,35 @@ def _prefill_program(lm, params, job: Job, sizes: memory_plan.MemoryPlan, shared
     )
 
 
-def _decode_program(lm, params, job: Job, sizes: memory_plan.MemoryPlan, shared) -> Program:
+def _decode_program(lm, params, job: Job, sizes: memory_plan.MemoryPlan, prefix) -> Program:
     """A burst of steps, with a cache in which every sample may reach its full length."""
-    S, blocks = sizes.slots, sizes.blocks
-    page_count = sharding.row_shards(lm.mesh) + S * blocks
+    S, B = sizes.slots, sizes.pages_per_slot
+    page_count = sharding.row_shards(lm.mesh) + S * B
     make_slots = functools.partial(
         programs.empty_slots,
         lm.module,
         lm.cache_dtype,
         rows=S,
         pages=page_count,
-        page=sizes.page,
-        limit=sizes.limit,
+        page_size=sizes.page_size,
+        max_tokens=sizes.max_tokens,
         ends=1,
         words=2,
     )
     slots = _with_cache_shardings(lm, jax.eval_shape(make_slots))
     pages = paged_attention.Pages(
-        table=_rows(lm, (S, blocks), jnp.int32),
+        table=_rows(lm, (S, B), jnp.int32),
         owner=_rows(lm, (page_count,), jnp.int32),
         place=_rows(lm, (page_count,), jnp.int32),
         filled=None,
     )
     tokens = S * scheduler.BURST
-    context = job.prompt + job.room / 2  # columns that a query sees on average
+    context = job.prompt_tokens + job.max_tokens / 2  # columns that a query sees on average
     weights = decoder.count_weights(lm.module)
 
     def lower():
         burst = jax.jit(functools.partial(_burst, lm.module), donate_argnums=2)
-        return burst.lower(params, shared, slots, pages)
+        return burst.lower(params, prefix, slots, pages)
 
     return Program(
         f'{job.title}: decode',
@@ -193,12 +193,12 @@ def _decode_program(lm, params, job: Job, sizes: memory_plan.MemoryPlan, shared)
     )
 
 
-def _burst(module, params, shared, slots, pages):
+def _burst(module, params, prefix, slots, pages):
     """What programs.decode does in a burst, with a number of steps that the compiler knows."""
     return jax.lax.fori_loop(
         0,
         scheduler.BURST,
-        lambda _, slots: programs.decode_step(module, params, shared, slots, pages),
+        lambda _, slots: programs.decode_step(module, params, prefix, slots, pages),
         slots,
     )
 
@@ -234,7 +234,7 @@ def _update_program(lm, loss, optimizer, state: State, batch: Batch, shape: Batc
     def lower():
         batches: Any = batch if A == 1 else jax.tree.map(stacked, batch)
         frozen = state.params if has_lora else {'blocks': {}}
-        updated = state._replace(params=train_state.trainable(lm, state.params))
+        updated = state._replace(params=train_state.trainable_params(lm, state.params))
         key = _replicated(lm, (), jax.eval_shape(lambda: jax.random.key(0)).dtype)
         step = train_step.compiled_step(lm, loss, optimizer).compiled
         return step.lower(updated, frozen, batches, LEARNING_RATE, key)

@@ -28,13 +28,12 @@ def make(
     chip, turn, lm = chips.CHIPS[kind], jobs.sampling_turn(config), build_lm(config, devices)
     sampling = jobs.sampling_jobs(turn, prompt_tokens, lm.config.max_length)
     planned = [(job, jobs.plan_memory(lm, job, chip)) for job in sampling]
-    row_length = jobs.argument(turn.train, 'row_length')
-    response = sampling[0].room if sampling else row_length
-    shape = jobs.batch_shape(turn, prompt_tokens, response, sharding.row_shards(lm.mesh))
+    lengths = jobs.example_lengths(turn, sampling, prompt_tokens)
+    shape = jobs.batch_shape(turn, *lengths, sharding.row_shards(lm.mesh))
     results = {}
     for program in lowering.round_programs(lm, turn, planned, shape):
         report(f'compiling {program.title} …')
-        results[program.title] = prediction.examine(program, chip, lm.mesh.size)
+        results[program.title] = prediction.compile_and_predict(program, chip, lm.mesh.size)
     changes = summary.advice(results, chip, config['model'])
     verdict = 'does not fit; change\n  ' + '\n  '.join(changes) if changes else 'fits.'
     if (idle := len(devices) - lm.mesh.size) > 0:
@@ -45,7 +44,7 @@ def make(
         'topology': topology,
         'devices': len(devices),
         'mesh': dict(lm.mesh.shape),
-        'hbm': chip.hbm,
+        'hbm_gib': chip.hbm_gib,
         'fits': not changes,
         'prompt_tokens': prompt_tokens,
         'jax': jax.__version__,

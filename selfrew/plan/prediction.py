@@ -9,12 +9,12 @@ import time
 
 from selfrew.engine.generate import scheduler
 from selfrew.plan import chips, hlo
-from selfrew.plan.jobs import BatchShape, GiB, PlannedJob, argument, prompt_count
+from selfrew.plan.jobs import BatchShape, GiB, PlannedJob, argument, example_count
 from selfrew.plan.lowering import Program
 from selfrew.run.turns import Turn
 
 
-def examine(program: Program, chip: chips.Chip, count: int) -> dict:
+def compile_and_predict(program: Program, chip: chips.Chip, count: int) -> dict:
     """Compiles a program for `count` chips; what it needs and how long it takes, as JSON can hold.
 
     'bytes' are per chip, times in seconds. Where the compiler refuses it for its memory there is
@@ -40,7 +40,7 @@ def examine(program: Program, chip: chips.Chip, count: int) -> dict:
     )
     return result | {
         'bytes': program.bytes | needed | {'total': total},
-        'fits': total <= chip.hbm * GiB,
+        'fits': total <= chip.hbm_gib * GiB,
         'seconds': seconds,
         'tokens_per_s': program.tokens / seconds,
         'mfu': program.flops / seconds / count / chip.peak,
@@ -86,7 +86,7 @@ def round_seconds(
     """Seconds of each stage of a round, and of all as 'round'; None where they are not known.
 
     Every response is taken to run to its limit, and every prompt to give all of its pairs.
-    results: by program title, see `examine`.
+    results: by program title, see `compile_and_predict`.
     """
 
     def seconds_of(title: str) -> float:
@@ -94,14 +94,14 @@ def round_seconds(
 
     stages = {}
     for job, sizes in planned_jobs:
-        chunks = math.ceil((job.prompt - 1 - sizes.shared) / sizes.chunk)
-        shared_chunks = math.ceil(sizes.shared / sizes.chunk)
-        prefills = math.ceil(job.distinct / sizes.prompts) * chunks + shared_chunks
-        bursts = math.ceil(job.requests / sizes.slots) * job.room / scheduler.BURST
+        chunks = math.ceil((job.prompt_tokens - 1 - sizes.prefix_tokens) / sizes.prefill_chunk)
+        prefix_chunks = math.ceil(sizes.prefix_tokens / sizes.prefill_chunk)
+        prefills = math.ceil(job.distinct_prompts / sizes.prefill_rows) * chunks + prefix_chunks
+        bursts = math.ceil(job.requests / sizes.slots) * job.max_tokens / scheduler.BURST
         stages[job.title] = prefills * seconds_of(f'{job.title}: prefill') + bursts * seconds_of(
             f'{job.title}: decode'
         )
-    examples = prompt_count(turn) * (argument(turn.pairs, 'count') or 1)
+    examples = example_count(turn)
     batches = math.ceil(min(examples, turn.max_examples or examples) / shape.examples)
     if 'reference' in results:
         stages['reference'] = batches * seconds_of('reference')

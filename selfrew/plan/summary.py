@@ -3,7 +3,7 @@
 from selfrew.plan import chips
 from selfrew.plan.jobs import GiB
 
-NOTES = """GiB a device; the compiler grants {hbm:.2f}. MFU: model FLOPs over the bfloat16 peak,
+NOTES = """GiB a device; the compiler grants {hbm_gib:.2f}. MFU: model FLOPs over the bfloat16 peak,
 every position of a row counted as a token. Model FLOPs: 2 a weight and token forward, 6 in an
 update, 4 with LoRA; the head where it is applied; half of the square for causal attention;
 recomputation is not counted. Times are predicted, not measured: the compiler's estimate of its
@@ -21,7 +21,7 @@ TIME_HEADER = (
 def advice(results: dict, chip: chips.Chip, model: dict) -> list[str]:
     """What to change for each program that does not fit; empty where all do.
 
-    results: by program title, see prediction.examine. model: the config's fields.
+    results: by program title, see prediction.compile_and_predict. model: the config's fields.
     """
     lines = []
     for title, result in results.items():
@@ -29,7 +29,7 @@ def advice(results: dict, chip: chips.Chip, model: dict) -> list[str]:
             continue
         state = sum(result['bytes'].get(part, 0) for part in ('params', 'optimiser'))
         changes = []
-        if state > 0.5 * chip.hbm * GiB:
+        if state > 0.5 * chip.hbm_gib * GiB:
             changes.append('raise mesh.fsdp or mesh.tensor (more chips)')
             if model.get('params') != 'bfloat16':
                 changes.append('model.params=bfloat16')

@@ -32,7 +32,7 @@ def restore(lm, folder, optimizer, params) -> State:
     target = _trainable_fields(lm, train_state.abstract_state(lm, optimizer))
     with ocp.StandardCheckpointer() as checkpointer:
         state = State(**checkpointer.restore(_state_path(folder), target))
-    return state._replace(params=train_state.merge(params, state.params))
+    return state._replace(params=train_state.with_trainable(params, state.params))
 
 
 def delete_old(folders, keep: int | None) -> None:
@@ -49,4 +49,4 @@ def _state_path(folder) -> str:
 
 def _trainable_fields(lm, state: State) -> dict:
     """The state's fields by name, with only the trainable parameters."""
-    return state._replace(params=train_state.trainable(lm, state.params))._asdict()
+    return state._replace(params=train_state.trainable_params(lm, state.params))._asdict()

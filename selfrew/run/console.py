@@ -7,7 +7,7 @@ import jax
 from selfrew.engine import packing, trainer
 from selfrew.mesh import processes, sharding
 from selfrew.models import decoder
-from selfrew.run.stage import dump
+from selfrew.run.stage import json_bytes
 
 
 def say(text: str = '') -> None:
@@ -19,7 +19,7 @@ def say(text: str = '') -> None:
 
 def print_run(config: dict, lm, params) -> None:
     """Prints the config, the mesh, and the table of parameters with shapes and shardings."""
-    say(dump(config).decode().rstrip())
+    say(json_bytes(config).decode().rstrip())
     say(
         f'mesh {dict(lm.mesh.shape)} on {jax.devices()[0].device_kind}, '
         f'compute {lm.module.dtype}, parameters {lm.param_dtype}'

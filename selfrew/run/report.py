@@ -5,7 +5,7 @@ import json
 import os
 from typing import Any
 
-from selfrew.run.stage import dump, write_atomic
+from selfrew.run.stage import json_bytes, write_atomic
 
 # Key of a row, title, format.
 COLUMNS = (
@@ -54,7 +54,7 @@ def _read_json(path: str) -> dict:
 def write_report(workdir: str) -> str:
     """Writes summary.json and, if there is an accuracy, curve.png; returns the table as text."""
     rows = read_rounds(workdir)
-    write_atomic(os.path.join(workdir, 'summary.json'), dump({'rounds': rows}))
+    write_atomic(os.path.join(workdir, 'summary.json'), json_bytes({'rounds': rows}))
     if any('accuracy' in row for row in rows):
         _plot_curve(rows, os.path.join(workdir, 'curve.png'))
     return table(rows)

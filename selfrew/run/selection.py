@@ -12,9 +12,8 @@ def check_balance(balance: float) -> None:
 
 
 def balance_scores(examples: list[Example], balance: float | None, rng) -> list[Example]:
-    """The examples without random ones of the most common first score, in order.
-
-    That score keeps at most the share `balance` of all. None, or a single score, drops nothing.
+    """Drops random examples of the most common first score until they make up at most `balance`;
+    keeps the order. None, or a single score, drops nothing.
     """
     if balance is None or len({e.scores[0] for e in examples}) < 2:
         return examples

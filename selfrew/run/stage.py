@@ -24,7 +24,7 @@ def write_atomic(path: str, data: bytes) -> None:
     os.replace(f'{path}.partial', path)
 
 
-def dump(value) -> bytes:
+def json_bytes(value) -> bytes:
     """Readable JSON, the same bytes for the same value; nan becomes null."""
     return (json.dumps(to_json(value), indent=2) + '\n').encode()
 
@@ -47,16 +47,16 @@ class Folder:
     def mark_done(self, name: str, entry: dict) -> None:
         """Lists `name` in the manifest as finished."""
         self.manifest[name] = entry
-        self._write('manifest.json', dump(self.manifest))
+        self._write('manifest.json', json_bytes(self.manifest))
 
     def drop(self, name: str) -> None:
         """Removes `name` from the manifest."""
         del self.manifest[name]
-        self._write('manifest.json', dump(self.manifest))
+        self._write('manifest.json', json_bytes(self.manifest))
 
     def write_json(self, name: str, value) -> None:
         """Writes a JSON file that the manifest does not list."""
-        self._write(name, dump(value))
+        self._write(name, json_bytes(value))
 
     def _write(self, name: str, data: bytes) -> None:
         processes.on_main(lambda: write_atomic(os.path.join(self.path, name), data))
@@ -147,7 +147,7 @@ def _claim(workdir: str, config: dict, free: tuple) -> None:
                 f'{workdir} was made by another config; choose another workdir, or undo:\n'
                 f'  {listed}'
             )
-    write_atomic(path, dump(config))
+    write_atomic(path, json_bytes(config))
 
 
 def _has_samples(workdir: str) -> bool:

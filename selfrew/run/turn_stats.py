@@ -15,7 +15,8 @@ def summarize(prompts, judgements, examples) -> dict:
     no_verdict: share of the judgements with fewer than two scores (than one, of one response).
     ties: share of the judgements with several scores in which all are equal.
     unasked: share of the responses without a vote, because their judge prompt did not fit.
-    parse_failures: share of the votes that could not be parsed.
+    parse_failures: share of the votes that could not be parsed. evals.missing_votes also counts
+      each response of `unasked` as one such vote; here they are left out.
     score: the mean. full_scores: the share that is 5. scores/0 … scores/5: the histogram, with
       scores rounded to whole points.
     agreement: share of the pairs of votes on one response that are equal.

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from selfrew.run.binding import bind_arguments, typed
+from selfrew.run.binding import bind_arguments, checked_value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +83,7 @@ def bind_turns(
 def _bind_round(number: int, entry: dict, where: str) -> list[Turn]:
     """The turn of a round and, if it is due, its rehearsal. Takes `rehearsal` out of the entry."""
     rehearsal = dict(entry.pop('rehearsal', None) or {})
-    every = typed(rehearsal.pop('every', 1), int, 'round.rehearsal.every')
+    every = checked_value(rehearsal.pop('every', 1), int, 'round.rehearsal.every')
     after = []
     if rehearsal:  # bound, and so checked, even if it is never due
         after = [_bind_turn(f'{number:02d}-rehearsal', number, True, rehearsal, 'round.rehearsal')]
@@ -94,7 +94,10 @@ def _bind_round(number: int, entry: dict, where: str) -> list[Turn]:
 
 def _bind_turn(name: str, number: int, ends_round: bool, entry: dict, where: str) -> Turn:
     if entry.get('scorer', ...) is None:
-        raise ValueError(f'{where}.scorer is None; for data that need no judgement there is: given')
+        raise ValueError(
+            f'{where}.scorer is None; for data that need no judgement use '
+            "scorer={'name': 'given'}"
+        )
     return Turn(name, number, ends_round, **bind_arguments(turn, entry, where)())
 
 

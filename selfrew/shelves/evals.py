@@ -113,7 +113,8 @@ def judge(lm, params, key, *, prompts, sampler, scorer):
 def missing_votes(judgements) -> float:
     """The share of votes that could not be read; nan where there are no votes.
 
-    A response without any vote counts as one missing vote.
+    A response without any vote counts as one that could not be read. turn_stats.summarize, which
+    also reports 'parse_failures', leaves such responses out and counts them as 'unasked'.
     """
     missing = []
     for judgement in judgements:

@@ -1,7 +1,7 @@
 """Optimizers. The shelf's contract: (*, …) -> an optax transformation.
 
-The update of a transformation points uphill, without a learning rate: `train` multiplies it by the
-step's rate and subtracts it. Each optimizer first clips the gradient's global norm to `clip`, and
+An update has the gradient's sign and no learning rate; the train step multiplies by the rate and
+subtracts it. Each optimizer first clips the gradient's global norm to `clip`, and
 last adds `weight_decay` times the parameters (decoupled, arXiv 1711.05101). States are float32
 unless `moments` says otherwise.
 """

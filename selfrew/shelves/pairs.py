@@ -7,7 +7,7 @@ counts judgements that yield no example.
 import math
 
 from selfrew.tasks import templates
-from selfrew.types import Example, Response, ask
+from selfrew.types import Example, Response, user_prompt
 
 
 def _scored(judgement) -> list[tuple[float, Response]]:
@@ -50,8 +50,8 @@ def extremes(
     Yields nothing where the two scores are equal.
 
     Args:
-      count: pairs, at most; each has another winner and another loser. Candidates with the same
-        claim are drawn at random.
+      count: at most this many pairs, no two with the same winner or the same loser. Ties for best
+        and worst score are broken at random.
       keep_last: adds the rollout's last response as a third one, whatever its score (SELM's
         explored response, see samplers.with_greedy).
       rho: length control of Meta-Rewarding (arXiv 2407.19594, §2.1), from 0 to 0.5. Winners are
@@ -91,7 +91,7 @@ def extremes(
 def check_rho(rho: float | None) -> None:
     """Raises ValueError where rho is neither None nor from 0 to 0.5."""
     if rho is not None and not 0 <= rho <= 0.5:
-        raise ValueError(f'rho={rho}: want 0 to 0.5, or None')
+        raise ValueError(f'{rho}: want 0 to 0.5, or None')
 
 
 def agreeing(judgement, rng, *, template: str, count: int = 1):
@@ -124,7 +124,7 @@ def agreeing(judgement, rng, *, template: str, count: int = 1):
         kept += 1
         for i, (response, score) in enumerate(zip(responses, scores)):
             text = templates.render(template, prompt=prompt.text, response=response.text)
-            judge_prompt = ask(f'{prompt.id}/{i}/{vote}', text)
+            judge_prompt = user_prompt(f'{prompt.id}/{i}/{vote}', text)
             yield Example(judge_prompt, (Response(judgement.verdicts[i][vote]),), (score,))
 
 

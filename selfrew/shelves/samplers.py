@@ -34,8 +34,8 @@ def sample(
       top_k, top_p, min_p: which tokens can be drawn; 0, 1.0 and 0.0 keep all.
       stop: strings; the first that appears ends a response and is not part of its text.
       max_tokens: the longest response.
-      slots: samples that are decoded at the same time, at most, see generate.generate. Changes the
-        speed and the memory, not the samples.
+      slots: samples that are decoded at the same time, at most, see generate.generate. Another
+        number changes speed and memory, and the samples up to rounding only.
     Raises ValueError for an option out of range.
     """
     if n < 1:

@@ -1,8 +1,8 @@
 """What has a truth: built-in tasks, published problem sets, rows of the user's files; final answers
 and verdicts; prompt templates.
 
-Import from it: its functions on built-in tasks, and the modules answers, hashing, novelty,
-published, records and templates, each imported whole.
+Import from it: its functions on built-in tasks, and the modules answers, hashing, published,
+records and templates, whole or a function of theirs.
 It imports: types.
 
 A built-in task draws endless problems whose truth can be computed. Contract of a task's module:
@@ -20,7 +20,7 @@ The lazy demonstrator's flaws are deliberate: training methods are to correct th
 import dataclasses
 
 from selfrew.tasks import answers, published, rising, word_problems
-from selfrew.tasks.hashing import short_id, tenth
+from selfrew.tasks.hashing import hash_digit, short_id
 from selfrew.types import Prompt
 
 STOPS_EARLY = 0.5  # share of all lazy responses with the flaw 'short'
@@ -60,7 +60,7 @@ def is_held_out(text: str) -> bool:
     """Whether a problem is reserved for evaluation: one in ten, by a hash of its text, so that the
     splits never overlap.
     """
-    return tenth(text) == 0
+    return hash_digit(text) == 0
 
 
 def problems(names, n: int, rng, split: str = 'train') -> list[Prompt]:
@@ -83,13 +83,13 @@ def problems(names, n: int, rng, split: str = 'train') -> list[Prompt]:
     return drawn
 
 
-def demonstrate(prompt: Prompt, rng, evenly: bool = False) -> str:
+def demonstrate(prompt: Prompt, rng, has_even_flaws: bool = False) -> str:
     """A lazy demonstrator's response to a built-in problem.
 
     Args:
-      evenly: whether each of FLAWS is equally likely; else as STOPS_EARLY and SLIPS say.
+      has_even_flaws: whether each of FLAWS is equally likely; else as STOPS_EARLY and SLIPS say.
     """
-    if evenly:
+    if has_even_flaws:
         flaw = str(rng.choice(FLAWS))
     elif rng.random() < STOPS_EARLY:
         flaw = 'short'

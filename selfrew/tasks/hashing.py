@@ -8,6 +8,6 @@ def short_id(text: str) -> str:
     return hashlib.sha1(text.encode()).hexdigest()[:12]
 
 
-def tenth(text: str) -> int:
+def hash_digit(text: str) -> int:
     """A number from 0 to 9 by the text's SHA-1: about a tenth of all texts share each."""
     return hashlib.sha1(text.encode()).digest()[0] % 10

@@ -151,6 +151,7 @@ def read(form: str, row: dict) -> Problem:
         raise ValueError(
             f'not a row of {form}: {type(error).__name__} {error}; it has {", ".join(row)}'
         ) from None
-    if not problem.question or not problem.answer:
-        raise ValueError('a question or an answer is empty')
+    for name, text in (('question', problem.question), ('answer', problem.answer)):
+        if not text:
+            raise ValueError(f'the {name} is empty')
     return problem

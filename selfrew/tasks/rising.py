@@ -3,7 +3,7 @@ right answers.
 """
 
 from selfrew.tasks.word_problems import LARGEST, NAMES, THINGS
-from selfrew.types import Prompt, ask
+from selfrew.types import Prompt, user_prompt
 
 NAME = 'rising'
 
@@ -19,7 +19,7 @@ def make(rng) -> Prompt:
         f'Give {name} {count} numbers from {low} to {high} for the {thing}, '
         'each larger than the one before.'
     )
-    return ask(NAME, text, {'count': count, 'low': low, 'high': high}, task=NAME)
+    return user_prompt(NAME, text, {'count': count, 'low': low, 'high': high}, task=NAME)
 
 
 def demonstrate(prompt: Prompt, rng, flaw: str) -> str:

@@ -2,7 +2,7 @@
 
 import re
 
-from selfrew.types import Prompt, ask
+from selfrew.types import Prompt, user_prompt
 
 NAME = 'word_problems'
 NAMES = 'Tom Ann Sam Eve Max Lea Ben Ida Leo Mia Jon Zoe'.split()
@@ -28,7 +28,7 @@ def make(rng) -> Prompt:
         total += amount if is_gain else -amount
     sentences.append(f'How many {thing} does {name} have?')
     text = ' '.join(sentences)
-    return ask(NAME, text, total, task=NAME, steps=steps)
+    return user_prompt(NAME, text, total, task=NAME, steps=steps)
 
 
 def _result(step) -> int:

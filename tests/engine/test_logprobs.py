@@ -115,6 +115,15 @@ def test_what_is_wanted_is_that_of_all_logits_at_once(monkeypatch, name, chunk):
     assert_close(pull_back(slope), expected_pull_back(expected_slope))
 
 
+def test_a_measure_that_cannot_be_taken_is_refused_by_name():
+    lm, params = toy()
+    hidden, target = jnp.zeros((1, 3, SMALL.width)), jnp.zeros((1, 3), int)
+    with pytest.raises(ValueError, match="no measure 'value'; there are: entropy, contrast, ex"):
+        logprobs.measure(lm.module, params, hidden, target, value=True)
+    with pytest.raises(ValueError, match=r"'expect' needs a value head, .* params\['value'\]"):
+        logprobs.measure(lm.module, params, hidden, target, expect=True)
+
+
 def test_a_contrast_is_drawn_as_the_softmax_of_the_largest_says():
     # the target 0 is left out, and 3 is not among the two largest
     logits = jnp.log(jnp.array([0.4, 0.3, 0.2, 0.1]))[None].repeat(4000, 0)

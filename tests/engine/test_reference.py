@@ -10,7 +10,7 @@ from toys import EOS, assert_close, prompt, toy
 
 from selfrew.engine import packing, reference
 from selfrew.shelves import losses
-from selfrew.types import Example, Response, ask
+from selfrew.types import Example, Response, user_prompt
 
 
 def _column(lm, params, examples):
@@ -83,7 +83,10 @@ def test_the_base_as_the_reference_is_the_model_of_the_folder(tiny):
     lm, params = tiny
     changed = jax.tree.map(lambda leaf: leaf * 1.02, params)
     responses = Response('7, 8'), Response('9')
-    examples = [Example(ask('p0', 'Hi'), responses), Example(ask('p1', 'Give 2'), responses)]
+    examples = [
+        Example(user_prompt('p0', 'Hi'), responses),
+        Example(user_prompt('p1', 'Give 2'), responses),
+    ]
     logp_BN = _column(lm, changed, examples)
     moved_N = (logp_BN - _column(lm, params, examples)).mean(axis=0)
     loss = functools.partial(losses.dpo, beta=0.3)

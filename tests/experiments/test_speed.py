@@ -10,8 +10,8 @@ import pytest
 
 from experiments.speed import peers, run, workload
 
-MINUTE = (
-    '--shape=minute --pairs=2 --row_length=384 --steps=1 --rounds=1 --prompts=2 --samples=2 '
+TINY = (
+    '--shape=test --pairs=2 --row_length=384 --steps=1 --rounds=1 --prompts=2 --samples=2 '
     '--max_tokens=4 --gemm=32'
 ).split()
 
@@ -58,7 +58,7 @@ def test_flops_are_those_counted_by_hand():
 
 def test_run_writes_all_figures(tmp_path, monkeypatch, capsys):
     path = tmp_path / 'out.json'
-    monkeypatch.setattr('sys.argv', ['run', *MINUTE, f'--json={path}'])
+    monkeypatch.setattr('sys.argv', ['run', *TINY, f'--json={path}'])
     run.main()
     out = json.loads(path.read_text())
     wanted = {
@@ -70,7 +70,7 @@ def test_run_writes_all_figures(tmp_path, monkeypatch, capsys):
     assert all(math.isfinite(x) and x > 0 for x in figures)
     assert out['update']['compiles_timed'] == out['sample']['compiles_timed'] == 0
     assert out['device'] and out['versions']['jax'] and out['flags']['steps'] == 1
-    shape = workload.SHAPES['minute']
+    shape = workload.SHAPES['test']
     flops = workload.update_flops(shape, workload.pairs(shape, 2))
     assert out['update']['useful_gflop'] * 1e9 == pytest.approx(flops)
     printed = capsys.readouterr().out

@@ -75,7 +75,10 @@ def test_a_shared_prefix_equals_the_same_columns_in_each_row():
     'options, message',
     [
         ({'backend': 'flash'}, "no attention 'flash'; there are: xla, cudnn, splash"),
-        ({'backend': 'cudnn', 'softcap': 2.0}, "attention='cudnn' has no soft-capping; use xla"),
+        (
+            {'backend': 'cudnn', 'softcap': 2.0},
+            "attention='cudnn' cannot soft-cap, got softcap=2.0; use xla",
+        ),
         ({'backend': 'cudnn'}, "attention='cudnn' computes in bfloat16 or float16, not float32"),
     ],
 )

@@ -26,7 +26,7 @@ def test_a_scalar_head_begins_at_zero_and_gives_a_number_a_token():
 
 def test_a_model_without_a_scalar_head_has_no_value():
     params = decoder.init_params(decoder.make_module(SMALL), jax.random.key(0))
-    with pytest.raises(KeyError):
+    with pytest.raises(KeyError, match="no 'scalar' head; checkpoints .*SequenceClassification"):
         decoder.scalar_value(params, jnp.zeros((7, SMALL.width)))
 
 

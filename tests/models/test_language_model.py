@@ -12,7 +12,7 @@ from chat_styles import FITS, make_tokenizer, write_folder, zero_params
 from toys import SMALL
 
 from selfrew.models import decoder, hf, language_model
-from selfrew.types import ask
+from selfrew.types import user_prompt
 
 # --- what loads -----------------------------------------------------------------------------------
 
@@ -48,7 +48,7 @@ def test_a_local_folder_loads_without_a_network(tmp_path, monkeypatch):
         monkeypatch.setattr(socket.socket, name, fail)
     monkeypatch.setattr(socket, 'getaddrinfo', fail)
     lm, params = language_model.load(folder=folder)
-    assert lm.text.prompt_tokens(ask('a', 'Hi'))[0] == lm.text.bos
+    assert lm.text.prompt_tokens(user_prompt('a', 'Hi'))[0] == lm.text.bos
     np.testing.assert_equal(params['embed'].shape, (272, 32))
 
 
@@ -56,7 +56,7 @@ def test_a_template_in_the_config_replaces_that_of_the_folder_or_a_missing_one(t
     folder = write_folder(tmp_path, 'llama2', FITS)
     template = tmp_path / 'own.jinja'
     template.write_text("{% for m in messages %}{{ 'Q: ' + m['content'] + '\\nA: ' }}{% endfor %}")
-    prompt = ask('a', 'Hi')
+    prompt = user_prompt('a', 'Hi')
     for has_template in (True, False):
         if not has_template:
             os.remove(os.path.join(folder, 'chat_template.jinja'))
@@ -116,6 +116,23 @@ def test_unknown_folders_dtypes_and_meshes_are_refused():
         language_model.load(folder='tiny', dtype='float16')
     with pytest.raises(ValueError, match='needs 99 devices'):
         language_model.load(folder='tiny', data=99)
+
+
+@pytest.mark.parametrize(
+    'family, dtype, message',
+    [
+        ('Llama', 'float32', 'computes in bfloat16, not float32: use xla, or dtype bfloat16$'),
+        ('Gemma2', 'bfloat16', 'cannot soft-cap, and .* has attn_logit_softcapping=50.0: use xla$'),
+    ],
+)
+def test_what_cudnn_cannot_compute_is_refused_with_the_reason(
+    tmp_path, monkeypatch, family, dtype, message
+):
+    fields = hf.read_fields(language_model.TINY) | {'architectures': [f'{family}ForCausalLM']}
+    hf.write_json(str(tmp_path), 'config.json', fields)
+    monkeypatch.setattr(language_model, '_check_platform', lambda attention, mesh: None)
+    with pytest.raises(ValueError, match=f"attention='cudnn' {message}"):
+        language_model.load(folder=str(tmp_path), attention='cudnn', dtype=dtype)
 
 
 def test_a_preset_for_another_model_is_refused_with_the_differences():

@@ -93,7 +93,7 @@ def test_training_starts_at_ln_two_and_changes_the_adapters_alone(mesh):
     for name in set(params) - {'blocks'}:
         np.testing.assert_array_equal(params[name], state.params[name])
     moments = sum(leaf.size for leaf in jax.tree.leaves(state.opt) if leaf.ndim)
-    trained = sum(leaf.size for leaf in jax.tree.leaves(train_state.trainable(lm, params)))
+    trained = sum(leaf.size for leaf in jax.tree.leaves(train_state.trainable_params(lm, params)))
     assert moments == 2 * trained
 
 

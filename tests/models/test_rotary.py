@@ -14,8 +14,8 @@ from selfrew.models.config import Rope
 
 def _rotated(x, position, theta):
     config = dataclasses.replace(SMALL, head_dim=x.shape[-1])
-    angles = rotary.angles(Rope(theta), config, jnp.array([[position]]))
-    return np.asarray(rotary.rotate(x, *angles)).ravel()
+    cos_sin = rotary.cos_sin(Rope(theta), config, jnp.array([[position]]))
+    return np.asarray(rotary.rotate(x, *cos_sin)).ravel()
 
 
 def test_rotation_keeps_lengths_and_sees_only_differences_of_position():

@@ -10,7 +10,7 @@ from chat_styles import FITS, STYLES, write_folder
 
 from selfrew.engine import generate, packing
 from selfrew.models import language_model, text
-from selfrew.types import Example, Prompt, Response, ask
+from selfrew.types import Example, Prompt, Response, user_prompt
 
 every_style = pytest.mark.parametrize('name', STYLES)
 
@@ -29,7 +29,7 @@ def _chat(*turns):
 @every_style
 def test_a_prompt_has_its_bos_once_and_a_response_never(tmp_path, name):
     tokenizer, style = text.load(write_folder(tmp_path, name)), STYLES[name]
-    tokens = tokenizer.prompt_tokens(ask('a', 'What is 3 + 4?'))
+    tokens = tokenizer.prompt_tokens(user_prompt('a', 'What is 3 + 4?'))
     response = tokenizer.response_tokens('It is 7.', 'stop')
     if style.bos is None:
         assert tokenizer.bos is None
@@ -82,7 +82,7 @@ def test_a_response_stops_at_any_stop_token_and_at_no_other_token(tmp_path, comp
     lm, params = language_model.load(folder=write_folder(tmp_path, 'llama3', FITS))
     params |= {'embed': params['embed'] + 1, 'norm': params['norm'] + 1}
     assert len(lm.text.stop_tokens) == 3
-    prompt = ask('a', 'Hi')
+    prompt = user_prompt('a', 'Hi')
     for token in (*lm.text.stop_tokens, *lm.text.encode('x')):
         prefers_token = params | {'head': params['head'].at[:, token].set(1.0)}
         keys = generate.request_keys(jax.random.key(0), ['a'], [0])
@@ -108,7 +108,7 @@ def test_the_end_is_trained_even_where_padding_has_its_id(tmp_path, name):
     # Without a pad token any will do: masks come from lengths.
     assert tokenizer.pad == (0 if name == 'never' else tokenizer.tokenizer.eos_token_id)
     cut, whole = Response('cut', finish='length'), Response('whole')
-    examples = [Example(ask('a', 'Hi'), (whole, cut))]
+    examples = [Example(user_prompt('a', 'Hi'), (whole, cut))]
     docs, left_out = packing.tokenise(tokenizer, examples, row_length=128)
     batch = packing.batches(docs, batch=2, row_length=128)[0]
     trained = batch.tokens[0][batch.target[0][batch.mask[0] > 0]].tolist()
@@ -120,8 +120,8 @@ def test_the_end_is_trained_even_where_padding_has_its_id(tmp_path, name):
 @every_style
 def test_what_does_not_fit_is_left_out_whole_and_counted(tmp_path, name, tiny):
     tokenizer = text.load(write_folder(tmp_path, name))
-    frame = len(tokenizer.prompt_tokens(ask('a', '')))
-    prompts = [ask(str(length), 'x' * length) for length in (5, 50, 20)]
+    frame = len(tokenizer.prompt_tokens(user_prompt('a', '')))
+    prompts = [user_prompt(str(length), 'x' * length) for length in (5, 50, 20)]
     examples = [Example(prompt, (Response('yes'),)) for prompt in prompts]
     docs, left_out = packing.tokenise(tokenizer, examples, row_length=frame + 20 + 4)
     assert left_out == 1 and [doc.index for doc in docs] == [0, 2]
@@ -173,7 +173,7 @@ def test_no_text_can_spell_a_token_that_opens_or_ends_a_turn(tiny, spelt):
     assert not special & set(lm.text.response_tokens(f'a {spelt} b', 'length'))
 
     def special_tokens(content):
-        return [t for t in lm.text.prompt_tokens(ask('a', content)) if t in special]
+        return [t for t in lm.text.prompt_tokens(user_prompt('a', content)) if t in special]
 
     assert special_tokens(f'a {spelt} b') == special_tokens('plain')
 
@@ -184,11 +184,11 @@ def test_special_tokens_that_a_user_spells_are_removed_from_the_text(tmp_path, n
     added = tokenizer.tokenizer.added_tokens_decoder
     special = {token.content: i for i, token in added.items() if token.special}
     assert len(special) >= 2
-    plain = tokenizer.prompt_tokens(ask('a', 'a  b'))
+    plain = tokenizer.prompt_tokens(user_prompt('a', 'a  b'))
     for token in special:
         half = len(token) // 2
         for spelt in (token, token[:half] + token + token[half:], token * 2):
-            assert tokenizer.prompt_tokens(ask('a', f'a {spelt} b')) == plain
+            assert tokenizer.prompt_tokens(user_prompt('a', f'a {spelt} b')) == plain
             response = tokenizer.response_tokens(f'a {spelt} b', 'length')
             assert not set(response) & set(special.values())
 
@@ -210,7 +210,7 @@ def test_the_chat_template_opens_the_answer_and_marks_every_turn(tiny):
     assert rendered.endswith('<|assistant|>')
     assert rendered.count('<|user|>') == 2 and rendered.count('<|end|>') == 1
     assert rendered.index('Hi') < rendered.index('Hello') < rendered.index('Bye')
-    tokens = lm.text.prompt_tokens(ask('a', 'Hi'))
+    tokens = lm.text.prompt_tokens(user_prompt('a', 'Hi'))
     assert lm.text.decode(tokens) == 'Hi' and lm.text.eos not in tokens
 
 

@@ -6,9 +6,9 @@ import functools
 import pytest
 import toys
 
-from configs import self_rewarding
+from configs import seed_data, self_rewarding
 from selfrew.plan import chips, jobs, prediction
-from selfrew.shelves import scorers
+from selfrew.shelves import pairs, samplers, scorers
 
 CONTEXT = 4096
 
@@ -28,22 +28,58 @@ def planned(turn):
 def test_requests_are_read_from_the_config_without_its_data(turn):
     sample, judge = jobs.sampling_jobs(turn, 500, CONTEXT)
     assert sample.requests == 7000 * 4
-    assert (sample.prompt, sample.room) == (512, 1024)  # the prompt: a multiple of 32
-    assert (sample.distinct, sample.shared, sample.slots) == (7000, 0, 256)
-    assert judge.requests == 7000 * 4 * 3 and judge.distinct == 7000 * 4
-    assert judge.prompt > 500 + 1024
+    assert (sample.prompt_tokens, sample.max_tokens) == (512, 1024)  # the prompt: a multiple of 32
+    assert (sample.distinct_prompts, sample.prefix_tokens, sample.slots) == (7000, 0, 256)
+    assert judge.requests == 7000 * 4 * 3 and judge.distinct_prompts == 7000 * 4
+    assert judge.prompt_tokens > 500 + 1024
 
 
 def test_a_pairwise_judge_compares_each_response_with_each_in_both_orders(turn):
     pairwise = functools.partial(scorers.compare, votes=2, template='pairwise', max_tokens=256)
     turn = dataclasses.replace(turn, scorer=pairwise)
     _, compare = jobs.sampling_jobs(turn, 500, CONTEXT)
-    assert compare.requests == 7000 * 4 * 3 * 2 and compare.distinct == 7000 * 4 * 3
-    assert 500 + 2 * 1024 < compare.prompt < 500 + 2 * 1024 + 400
+    assert compare.requests == 7000 * 4 * 3 * 2 and compare.distinct_prompts == 7000 * 4 * 3
+    assert 500 + 2 * 1024 < compare.prompt_tokens < 500 + 2 * 1024 + 400
+
+
+def test_judges_share_the_responses_and_have_titles_of_their_own(turn):
+    judge = turn.scorer
+    both = functools.partial(scorers.composite, scorers=(judge, judge), weights=(0.5, 0.5))
+    sample, *judges = jobs.sampling_jobs(dataclasses.replace(turn, scorer=both), 500, CONTEXT)
+    (alone,) = jobs.sampling_jobs(turn, 500, CONTEXT)[1:]
+    assert sample.title == 'sample' and [job.title for job in judges] == ['judge 1', 'judge 2']
+    assert {dataclasses.replace(job, title='judge') for job in judges} == {alone}
+
+
+def test_given_responses_are_judged_too():
+    """100 prompts with 3 ranked responses each, and 3 verdicts on each response. An example is a
+    judge prompt with one verdict.
+    """
+    config = seed_data.get_config().to_dict()
+    config['round']['prompts']['n'] = 100
+    turn = jobs.sampling_turn(config)
+    assert turn.sampler.func is samplers.given and turn.pairs.func is pairs.agreeing
+    (judge,) = jobs.sampling_jobs(turn, 40, 512)
+    assert (judge.title, judge.distinct_prompts, judge.requests) == ('judge', 300, 900)
+    verdict = jobs.argument(turn.scorer, 'max_tokens')
+    # A response may fill the rest of a row; the template comes on top, and the verdict must fit.
+    row_length = jobs.argument(turn.train, 'row_length')
+    assert min(row_length, 512 - verdict) <= judge.prompt_tokens <= 512 - verdict
+    assert jobs.example_lengths(turn, [judge], 40) == (judge.prompt_tokens, verdict)
+    assert jobs.batch_shape(turn, judge.prompt_tokens, verdict, 1).n == 1
+    assert jobs.example_count(turn) == 300  # one ranking a prompt
+    assert not jobs.trains_on_samples(turn)
+
+
+def test_responses_that_nobody_judges_need_no_sampling(turn):
+    given = functools.partial(samplers.given), functools.partial(scorers.given)
+    turn = dataclasses.replace(turn, sampler=given[0], scorer=given[1])
+    assert jobs.sampling_jobs(turn, 500, CONTEXT) == []
+    assert jobs.example_lengths(turn, [], 500) == (500, 4096)
 
 
 def test_a_job_gets_the_engines_memory_plan(planned):
-    sizes = {(memory.slots, memory.prompts, memory.chunk) for _, memory in planned}
+    sizes = {(memory.slots, memory.prefill_rows, memory.prefill_chunk) for _, memory in planned}
     assert sizes == {(256, 4, 256)}
 
 
@@ -52,6 +88,24 @@ def test_an_update_has_the_shape_of_full_length_responses(turn):
     assert jobs.batch_shape(turn, 512, 1024, 16) == jobs.BatchShape(
         examples=16, n=2, micros=1, rows=16, length=4096, selected=2048
     )
+
+
+@pytest.mark.parametrize(
+    ('rule', 'options', 'responses'),
+    [
+        (pairs.singles, {}, 1),
+        (pairs.agreeing, {'template': 'check'}, 1),
+        (pairs.extremes, {}, 2),
+        (pairs.extremes, {'keep_last': True}, 3),
+        (pairs.right_vs_wrong, {}, 2),
+    ],
+    ids=str,
+)
+def test_an_update_has_as_many_responses_an_example_as_the_pair_rule_makes(
+    turn, rule, options, responses
+):
+    turn = dataclasses.replace(turn, pairs=functools.partial(rule, **options))
+    assert jobs.batch_shape(turn, 512, 1024, 16).n == responses
 
 
 def test_a_rounds_time_is_that_of_its_programs_times_how_often_they_run(turn, planned):
@@ -68,7 +122,7 @@ def test_a_rounds_time_is_that_of_its_programs_times_how_often_they_run(turn, pl
     # fours, 256 tokens at a time, a judge's rubric once; 16 steps at a time; 7,000 pairs in batches
     # of 16: 438
     judge = planned[1][0]
-    chunks = -(-(judge.prompt - 1 - judge.shared) // 256)
+    chunks = -(-(judge.prompt_tokens - 1 - judge.prefix_tokens) // 256)
     expected = {
         'sample': 1750 * 2 * 1.0 + 110 * 64 * 0.5,
         'judge': (7000 * chunks + 1) * 2.0 + 329 * 16 * 0.25,

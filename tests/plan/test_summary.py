@@ -43,7 +43,7 @@ def test_a_report_shows_what_fits_and_what_the_compiler_refused():
         'mesh': {},
         'jax': '1',
         'libtpu': '2',
-        'hbm': 15.75,
+        'hbm_gib': 15.75,
         'prompt_tokens': 512,
         'programs': {'reference': reference, 'update': update},
         'verdict': 'does not fit; change x',

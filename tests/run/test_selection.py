@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from selfrew.run import selection
-from selfrew.types import Example, Response, ask
+from selfrew.types import Example, Response, user_prompt
 
-EXAMPLES = [Example(ask(str(i), 'Q?'), (Response('a'),), (float(i % 3 == 0),)) for i in range(12)]
+EXAMPLES = [
+    Example(user_prompt(str(i), 'Q?'), (Response('a'),), (float(i % 3 == 0),)) for i in range(12)
+]
 
 
 def _ids(examples) -> list[int]:

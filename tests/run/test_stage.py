@@ -7,7 +7,7 @@ import pytest
 from nouns import NOUNS, as_text
 
 from selfrew.run import stage
-from selfrew.types import Prompt, ask
+from selfrew.types import Prompt, user_prompt
 
 
 def _folder(tmp_path) -> stage.Folder:
@@ -33,10 +33,10 @@ def test_an_empty_stage_is_finished_too(tmp_path):
 
 
 def test_a_stage_returns_what_a_resumed_run_would_read(tmp_path):
-    made = ask('p', 'Q?', (1, 2), pair=(1, 2), grade=float('nan'))
+    made = user_prompt('p', 'Q?', (1, 2), pair=(1, 2), grade=float('nan'))
     (first,) = _folder(tmp_path).make_once('it', Prompt, lambda: [made])
     (again,) = _folder(tmp_path).make_once('it', Prompt, _never)
-    assert first == again == ask('p', 'Q?', [1, 2], pair=[1, 2], grade=None)
+    assert first == again == user_prompt('p', 'Q?', [1, 2], pair=[1, 2], grade=None)
 
 
 def _kill(*_):
@@ -48,7 +48,7 @@ def _kill(*_):
 )
 def test_a_stage_survives_a_kill(where, tmp_path, monkeypatch):
     folder = _folder(tmp_path)
-    folder.make_once('before', Prompt, lambda: [ask('b', 'Before?')])
+    folder.make_once('before', Prompt, lambda: [user_prompt('b', 'Before?')])
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         if where == 'between file and manifest':
             patch.setattr(folder, 'mark_done', _kill)
@@ -60,19 +60,19 @@ def test_a_stage_survives_a_kill(where, tmp_path, monkeypatch):
                 return _kill() if target.endswith(file) else replace(source, target)
 
             patch.setattr(os, 'replace', dying_replace)
-        folder.make_once('it', Prompt, lambda: [ask('p', 'Of the killed run?')])
+        folder.make_once('it', Prompt, lambda: [user_prompt('p', 'Of the killed run?')])
     resumed = _folder(tmp_path)
     assert resumed.has('before') and not resumed.has('it')
     path = tmp_path / 'rounds/01/it.jsonl'
     assert path.exists() == (where != 'within the file')
-    (prompt,) = resumed.make_once('it', Prompt, lambda: [ask('p', 'Made again?')])
+    (prompt,) = resumed.make_once('it', Prompt, lambda: [user_prompt('p', 'Made again?')])
     assert prompt.text == 'Made again?' and b'killed' not in path.read_bytes()
     assert _folder(tmp_path).make_once('it', Prompt, _never) == [prompt]
     assert not list(tmp_path.rglob('*.partial'))
 
 
 def test_a_changed_file_is_refused(tmp_path):
-    _folder(tmp_path).make_once('it', Prompt, lambda: [ask('p', 'Right?')])
+    _folder(tmp_path).make_once('it', Prompt, lambda: [user_prompt('p', 'Right?')])
     path = tmp_path / 'rounds/01/it.jsonl'
     path.write_text(path.read_text().replace('Right', 'Wrong'))
     with pytest.raises(ValueError, match='it.jsonl was changed after it was written'):

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from selfrew.run import turn_stats
-from selfrew.types import Judgement, Response, Rollout, ask
+from selfrew.types import Judgement, Response, Rollout, user_prompt
 
 NAN = math.nan
 
@@ -18,7 +18,7 @@ def test_statistics_say_how_scores_lie_and_how_far_votes_agree():
     """Scores 5, 1, 4; of the pairs of valid votes, 1 of 1, 0 of 1 and 0 of 0 agree; longer
     responses score less.
     """
-    prompt = ask('p', 'Q?')
+    prompt = user_prompt('p', 'Q?')
     votes = (5.0, 5.0, NAN), (0.0, 2.0)
     first = Judgement(_rollout(prompt, 'ab', 'abcd'), (5.0, 1.0), (), votes)
     second = Judgement(_rollout(prompt, 'abc', 'a' * 99), (4.0, NAN), (), ((4.0,), (NAN,)))
@@ -31,6 +31,6 @@ def test_statistics_say_how_scores_lie_and_how_far_votes_agree():
 
 
 def test_scores_without_votes_have_no_histogram():
-    judgement = Judgement(_rollout(ask('p', 'Q?'), 'a', 'b'), (1.0, 0.0))
+    judgement = Judgement(_rollout(user_prompt('p', 'Q?'), 'a', 'b'), (1.0, 0.0))
     summary = turn_stats.summarize([judgement.rollout.prompt], [judgement], [])
     assert not {'agreement', 'scores/1', 'length_score', 'full_scores'} & set(summary)

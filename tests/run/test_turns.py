@@ -89,7 +89,7 @@ def _without(field: str) -> dict:
 
 REFUSED = [
     ({'rounds': -1}, 'rounds=-1: want 0'),
-    (_round(scorer=None), r'round\.scorer is None; .* there is: given'),
+    (_round(scorer=None), r"round\.scorer is None; .* use scorer={'name': 'given'}"),
     ({'start': START | {'scorer': None}}, r'start\.scorer is None'),
     (_round(rehearsal=START | {'scorer': None}), r'round\.rehearsal\.scorer is None'),
     (

@@ -9,7 +9,7 @@ from scipy import stats
 
 from selfrew.run import binding
 from selfrew.shelves import evals, scorers
-from selfrew.types import Judgement, Response, Rollout, ask
+from selfrew.types import Judgement, Response, Rollout, user_prompt
 
 NAN = math.nan
 
@@ -100,7 +100,7 @@ def test_rank_correlations_are_scipys_averaged_over_prompts():
 
 
 def test_votes_that_could_not_be_read_are_counted():
-    rollout = Rollout(ask('p', 'Q?'), (Response('a'), Response('b')))
+    rollout = Rollout(user_prompt('p', 'Q?'), (Response('a'), Response('b')))
     # A response without any vote counts as one missing vote.
     judgement = Judgement(rollout, (1.0, NAN), (), ((1.0, NAN, 1.0), ()))
     assert evals.missing_votes([judgement]) == pytest.approx(2 / 4)
@@ -112,7 +112,9 @@ def _evaluated(evaluation, scores, grades=None):
     leaves out a prompt without scores.
     """
     grades = grades or scores
-    asked = [ask(str(i), 'Q?', task='ab'[i % 2], grades=grades[i]) for i in range(len(scores))]
+    asked = [
+        user_prompt(str(i), 'Q?', task='ab'[i % 2], grades=grades[i]) for i in range(len(scores))
+    ]
 
     def sampler(lm, params, prompts, key):
         counts = [len(scores[int(prompt.id)]) for prompt in prompts]
@@ -139,7 +141,7 @@ def test_accuracy_refuses_what_cannot_be_verified():
 
 def test_the_majority_is_the_most_common_answer_and_the_first_of_two_as_common():
     final_answers = [('7', '8', '8.0', ''), ('7', '8', '', ''), ('', '', '', '')]
-    asked = [ask(str(i), 'Q?', 8) for i in range(3)]
+    asked = [user_prompt(str(i), 'Q?', 8) for i in range(3)]
 
     def sampler(lm, params, prompts, key):
         texts = [[f'Final answer: {a}' if a else 'Well.' for a in row] for row in final_answers]

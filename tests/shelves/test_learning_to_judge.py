@@ -15,7 +15,7 @@ from selfrew.run import binding
 from selfrew.run.turns import bind_turns
 from selfrew.shelves import pairs, prompts, samplers, scorers
 from selfrew.tasks import answers, templates
-from selfrew.types import Response, Rollout, ask
+from selfrew.types import Response, Rollout, user_prompt
 
 KEY = jax.random.key(0)
 NAN = float('nan')
@@ -29,7 +29,7 @@ def _sampler(*texts):
 
 
 def _two_prompts(lm, params, key):
-    return [ask('p', 'How many?', 8, task='word_problems'), ask('q', 'How few?')]
+    return [user_prompt('p', 'How many?', 8, task='word_problems'), user_prompt('q', 'How few?')]
 
 
 def _judged(*texts, template='check'):
@@ -40,7 +40,7 @@ def _judged(*texts, template='check'):
 
 def _verdicts(*texts) -> Rollout:
     meta = {'judged': 'p', 'points': [0.0, 5.0]}
-    return Rollout(ask('judge/p/0', 'Judge this.', **meta), tuple(map(Response, texts)))
+    return Rollout(user_prompt('judge/p/0', 'Judge this.', **meta), tuple(map(Response, texts)))
 
 
 # --- judge prompts --------------------------------------------------------------------------------
@@ -70,7 +70,7 @@ def test_the_range_of_scores_is_the_templates(tmp_path):
 
 
 def test_a_response_to_another_prompt_is_the_worse_one():
-    asked = [ask(f'p{i}', f'Question {i}?', task='rising') for i in range(7)]
+    asked = [user_prompt(f'p{i}', f'Question {i}?', task='rising') for i in range(7)]
     responses = [[f'{i} one', f'{i} two'] for i in range(7)]
     parts = {'prompts': lambda *_: asked, 'sampler': _sampler(*responses)}
     crossed = prompts.crossed(None, None, KEY, **parts)
@@ -105,7 +105,7 @@ def test_prompts_that_ask_for_no_verdict_are_refused():
     with pytest.raises(
         ValueError, match="prompt 'p' does not ask for a verdict; want prompts from prompts.judged"
     ):
-        samplers.disputed(None, None, [ask('p', 'Hi')], KEY, sampler=_sampler(('x',)))
+        samplers.disputed(None, None, [user_prompt('p', 'Hi')], KEY, sampler=_sampler(('x',)))
 
 
 def test_of_the_responses_to_a_prompt_the_most_disputed_is_taken():
@@ -178,7 +178,7 @@ def test_a_turn_learns_from_pairs_of_verdicts_the_model_wrote(tiny, change):
     if 'sampler' in change:
         assert len(rollouts) == len({p.meta['judged'] for p in asked})
     judgements = turn.scorer(lm, params, rollouts, KEY)
-    examples = loop.pair(turn, judgements, KEY)
+    examples = loop.make_examples(turn, judgements, KEY)
     assert examples
     for example in examples:
         assert example.prompt.text.startswith('Check this answer')

@@ -7,7 +7,7 @@ import pytest
 
 from selfrew.run import binding
 from selfrew.shelves import pairs
-from selfrew.types import Example, Judgement, Response, Rollout, ask
+from selfrew.types import Example, Judgement, Response, Rollout, user_prompt
 
 NAN = math.nan
 
@@ -15,7 +15,7 @@ NAN = math.nan
 def _judged(*scores, texts=None, **meta) -> Judgement:
     """A judgement of responses named a, b, c, …"""
     texts = texts or 'abcdefghijklmnop'[: len(scores)]
-    return Judgement(Rollout(ask('p', 'Q?', **meta), tuple(map(Response, texts))), scores)
+    return Judgement(Rollout(user_prompt('p', 'Q?', **meta), tuple(map(Response, texts))), scores)
 
 
 def _texts(pair, judgement, seed=0, **options) -> list[str]:
@@ -119,7 +119,7 @@ def test_without_length_control_any_of_the_best_wins():
 def test_length_control_never_prefers_a_lower_score():
     judgement = _judged(2.0, 1.0, 0.0, texts=['aaa', 'bb', 'c'])
     assert _texts(pairs.extremes, judgement, rho=0.5) == ['aaac']  # not 'bb' with itself
-    with pytest.raises(ValueError, match='rho=0.6: want 0 to 0.5, or None'):
+    with pytest.raises(ValueError, match='^0.6: want 0 to 0.5, or None'):
         _texts(pairs.extremes, _judged(2.0, 1.0), rho=0.6)
 
 

@@ -10,7 +10,7 @@ from toys import prompt as numbers, toy
 
 from selfrew.run import binding
 from selfrew.shelves import samplers
-from selfrew.types import Rollout, ask
+from selfrew.types import Rollout, user_prompt
 
 
 def test_a_prompt_that_does_not_fit_is_left_out():
@@ -41,11 +41,13 @@ def test_no_sample_is_refused():
 
 
 def test_given_wants_a_response_with_every_prompt():
-    (rollout,) = samplers.given(None, None, [ask('a', 'Hi', responses=['Hello', 'Ho'])], KEY)
+    (rollout,) = samplers.given(
+        None, None, [user_prompt('a', 'Hi', responses=['Hello', 'Ho'])], KEY
+    )
     assert [response.text for response in rollout.responses] == ['Hello', 'Ho']
     assert {response.finish for response in rollout.responses} == {'stop'}
     with pytest.raises(ValueError, match="'b' came without"):
-        samplers.given(None, None, [ask('b', 'Hi')], KEY)
+        samplers.given(None, None, [user_prompt('b', 'Hi')], KEY)
 
 
 @pytest.mark.parametrize('name', binding.part_names('sampler', samplers))
@@ -65,7 +67,7 @@ def test_every_sampler_keeps_the_shelfs_contract(name):
     lm, params = toy()
     # What `disputed` asks for: one prompt for each response that is judged.
     meta = {'responses': ['7', '8 9'], 'points': [0, 5]}
-    prompts = [ask(f'p{i}', f'5 {6 + i}', judged=i, **meta) for i in range(3)]
+    prompts = [user_prompt(f'p{i}', f'5 {6 + i}', judged=i, **meta) for i in range(3)]
     rollouts = sampler(lm, params, prompts, KEY)
     assert all(isinstance(rollout, Rollout) for rollout in rollouts)
     assert [rollout.prompt for rollout in rollouts] == prompts

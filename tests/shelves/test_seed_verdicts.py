@@ -8,7 +8,7 @@ import pytest
 from selfrew import loop
 from selfrew.run import turns
 from selfrew.shelves import pairs, prompts, scorers
-from selfrew.types import Judgement, Response, Rollout, ask
+from selfrew.types import Judgement, Response, Rollout, user_prompt
 
 KEY = jax.random.key(0)
 NAN = float('nan')
@@ -16,7 +16,7 @@ NAN = float('nan')
 
 def _judged(grades, *votes) -> Judgement:
     """A judgement whose votes are rankings: each has a score for every response."""
-    prompt = ask('p', 'Q?', grades=list(grades))
+    prompt = user_prompt('p', 'Q?', grades=list(grades))
     responses, verdicts = [], []
     for i in range(len(grades)):
         responses.append(Response(f'answer {i}'))
@@ -72,7 +72,7 @@ def _scored(*scores) -> list[Judgement]:
     """Judgements of one response each, with ids in order."""
     judgements = []
     for i, score in enumerate(scores):
-        rollout = Rollout(ask(str(i), 'Q?'), (Response('a'),))
+        rollout = Rollout(user_prompt(str(i), 'Q?'), (Response('a'),))
         judgements.append(Judgement(rollout, (score,)))
     return judgements
 
@@ -83,16 +83,16 @@ def test_the_most_common_score_is_thinned_out(balance, fours):
     of them.
     """
     judged = _scored(*[4.0] * 12, *[3.0] * 4, *[5.0] * 2)
-    examples = loop.pair(_turn(balance=balance), judged, KEY)
+    examples = loop.make_examples(_turn(balance=balance), judged, KEY)
     assert [example.scores[0] for example in examples].count(4.0) == fours
     assert len(examples) == fours + 6
     ids = [int(example.prompt.id) for example in examples]
     assert ids == sorted(ids)
-    assert examples == loop.pair(_turn(balance=balance), judged, KEY)
+    assert examples == loop.make_examples(_turn(balance=balance), judged, KEY)
 
 
 def test_a_balance_is_a_share_and_leaves_a_single_score_alone():
-    assert len(loop.pair(_turn(balance=0.5), _scored(4.0), KEY)) == 1
+    assert len(loop.make_examples(_turn(balance=0.5), _scored(4.0), KEY)) == 1
     with pytest.raises(ValueError, match='balance: 1.0: want more than 0 and less than 1'):
         _turn(balance=1.0)
 

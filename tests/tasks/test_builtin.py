@@ -69,7 +69,7 @@ def test_grades_and_verdicts_agree_with_the_tests_own_computation():
     rng, seen = np.random.default_rng(0), set()
     for problem in _problems(n=2000):
         module = tasks.module_of(problem)
-        response = tasks.demonstrate(problem, rng, evenly=True)
+        response = tasks.demonstrate(problem, rng, has_even_flaws=True)
         grade, verdict = module.grade(problem, response), module.worked_verdict(problem, response)
         assert grade == true_grade(problem.text, response), (problem.text, response)
         assert answers.score(Response(verdict), low=0.0, high=5.0) == grade

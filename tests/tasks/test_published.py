@@ -72,7 +72,6 @@ def test_a_row_is_read_as_its_authors_wrote_it(form, row, question, answer, solu
     [
         ('gsm8k', {'question': 'Q', 'answer': 'no mark'}),
         ('gsm8k', {'q': 'Q'}),
-        ('gsm8k', {'question': '', 'answer': '#### 1'}),
         ('math', {'problem': 'Q', 'solution': 'no box'}),
         ('svamp', {'Body': None, 'Question': 'Q', 'Answer': 1}),
         ('arc', {'question': {'stem': 'Q', 'choices': CHOICES}, 'answerKey': 'E'}),
@@ -83,6 +82,18 @@ def test_a_row_is_read_as_its_authors_wrote_it(form, row, question, answer, solu
 def test_a_row_of_another_form_is_refused(form, row):
     with pytest.raises(ValueError):
         published.read(form, row)
+
+
+@pytest.mark.parametrize(
+    'row, empty',
+    [
+        ({'question': '', 'answer': '#### 1'}, 'question'),
+        ({'question': 'Q', 'answer': 'So. ####'}, 'answer'),
+    ],
+)
+def test_a_row_with_an_empty_text_is_refused_by_the_name_of_the_text(row, empty):
+    with pytest.raises(ValueError, match=f'the {empty} is empty'):
+        published.read('gsm8k', row)
 
 
 def _prompt(tmp_path, form, row):

@@ -1,13 +1,14 @@
 """The sampling engine: a scheduler puts requests into slots and refills them as samples end.
 
-Import from it: generate, request_keys, values; journal (imported whole); for the planner also
-memory_plan, programs, scheduler.
+Import from it: generate, request_keys; journal (imported whole); for the planner also memory_plan,
+programs, scheduler.
 It imports: types, mesh, models.
 
-A request's tokens depend on its prompt, its key and the parameters only, never on other requests.
+A result depends on its request's prompt, key and options, and on the parameters. For given cache
+and slot sizes it is the same to the last bit, whatever else is in the slots; across sizes it agrees
+up to rounding.
 """
 
 from selfrew.engine.generate.requests import generate, request_keys
-from selfrew.engine.generate.values import values
 
-__all__ = ['generate', 'request_keys', 'values']
+__all__ = ['generate', 'request_keys']

@@ -1,5 +1,7 @@
 """The slots on the device, with their paged cache and its page table."""
 
+import contextlib
+import ctypes
 import dataclasses
 from typing import NamedTuple
 
@@ -7,7 +9,7 @@ import numpy as np
 
 from selfrew.engine.generate import memory_plan, prefill, programs
 from selfrew.engine.generate.page_table import PageTable
-from selfrew.mesh import processes, sharding
+from selfrew.mesh import sharding
 from selfrew.models import decoder
 
 SMALL_CACHE_BYTES = 16 * 2**20  # a cache up to this size is allocated in full at once
@@ -28,17 +30,17 @@ class DeviceSlots:
     """
 
     def __init__(self, lm, params, plan: memory_plan.MemoryPlan, requests, first_tokens_S):
-        """first_tokens: [S] tokens that each slot will hold after its first burst."""
+        """first_tokens_S: tokens that each slot will hold after its first burst."""
         if memory_plan.is_single_cpu(lm):
             params = decoder.unstack(lm.module, params)
             lm = dataclasses.replace(lm, module=lm.module.clone(stacked=False))
         self.lm, self.params, self._plan = lm, params, plan
-        prefix = requests[0].prompt[: plan.shared]
+        prefix = requests[0].prompt[: plan.prefix_tokens]
         self.prefix_cache = prefill.make_prefix_cache(lm, params, prefix)
         self.max_ends = max(1, *(len(request.options.ends) for request in requests))
         shards = sharding.row_shards(lm.mesh)
-        self.pages = PageTable(plan.slots, plan.blocks, plan.page, 1, shards)
-        small = SMALL_CACHE_BYTES // (plan.page * memory_plan.column_bytes(lm))
+        self.pages = PageTable(plan.slots, plan.pages_per_slot, plan.page_size, 1, shards)
+        small = SMALL_CACHE_BYTES // (plan.page_size * memory_plan.column_bytes(lm))
         needed = self.pages.pages_needed(self.pages.pages_of(first_tokens_S))
         count = self._round_pages(max(needed, min(self._all_pages(), small)))
         self.pages.repack(np.arange(plan.slots), count)
@@ -47,8 +49,8 @@ class DeviceSlots:
             lm.cache_dtype,
             rows=plan.slots,
             pages=self.pages.total_pages,
-            page=plan.page,
-            limit=plan.limit,
+            page_size=plan.page_size,
+            max_tokens=plan.max_tokens,
             ends=self.max_ends,
             words=len(requests[0].key_words),
         )
@@ -63,7 +65,7 @@ class DeviceSlots:
     def _all_pages(self, slots: int | None = None) -> int:
         """Pages of each part of the mesh with which every slot has all that it may have."""
         slots = len(self.pages.table) if slots is None else slots
-        return 1 + slots // self.pages.parts * self._plan.blocks
+        return 1 + slots // self.pages.parts * self._plan.pages_per_slot
 
     def _round_pages(self, needed: int) -> int:
         """Half of all pages if that is enough, else all of them."""
@@ -72,12 +74,12 @@ class DeviceSlots:
 
     def reserve(self, tokens_S) -> None:
         """Gives each slot pages for this many tokens, and grows the cache where it has too few."""
-        blocks_S = self.pages.pages_of(tokens_S)
-        needed = self.pages.pages_needed(blocks_S)
+        wanted_S = self.pages.pages_of(tokens_S)
+        needed = self.pages.pages_needed(wanted_S)
         if needed > self.pages.pages:
-            self._repack(np.arange(len(blocks_S)), self._round_pages(needed))
-        for slot in np.flatnonzero(blocks_S > self.pages.allocated).tolist():
-            self.pages.allocate(slot, blocks_S[slot])
+            self._repack(np.arange(len(wanted_S)), self._round_pages(needed))
+        for slot in np.flatnonzero(wanted_S > self.pages.allocated).tolist():
+            self.pages.allocate(slot, wanted_S[slot])
 
     def _repack(self, slots, pages: int) -> None:
         source, parts = self.pages.repack(slots, pages), list(self.state.cache)
@@ -85,7 +87,7 @@ class DeviceSlots:
         for i in range(len(parts)):  # one by one: only one part is in memory twice
             parts[i] = programs.move_pages(self.lm.module, parts[i], source)
         self.state = self.state._replace(cache=tuple(parts))
-        processes.release_freed_memory()
+        _release_freed_memory()
 
     def select(self, slots) -> None:
         """Keeps only these slots. The others must have no pages."""
@@ -102,7 +104,7 @@ class DeviceSlots:
         pool_cache: of the prefill pool with their prompts; None where all of them are replayed.
         """
         if pool_cache is None:
-            sizes = self._plan.prompts, self._plan.pool
+            sizes = self._plan.prefill_rows, self._plan.prefill_columns
             pool_cache = prefill.empty_pool(self.lm.module, self.lm.cache_dtype, *sizes)
         for start in range(0, len(insertions), batch):
             self._insert_batch(insertions[start : start + batch], batch, pool_cache)
@@ -111,11 +113,12 @@ class DeviceSlots:
         slots = [insertion.slot for insertion in insertions]
         rows = [insertion.row for insertion in insertions]
         requests = [insertion.request for insertion in insertions]
-        padding, blocks = batch - len(slots), self._plan.pool // self._plan.page
+        padding = batch - len(slots)
+        page_count = self._plan.prefill_columns // self._plan.page_size  # of a row of the pool
         columns = zip(*requests, *requests[:1] * padding)
         request = programs.SlotRequest(*map(np.array, columns, programs.REQUEST_DTYPES))
-        pages = np.zeros((batch, blocks), np.int32)
-        pages[: len(slots)] = [self.pages.global_pages(slot, blocks) for slot in slots]
+        pages = np.zeros((batch, page_count), np.int32)
+        pages[: len(slots)] = [self.pages.global_pages(slot, page_count) for slot in slots]
         row = np.array(rows + [0] * padding, np.int32)
         # The slot of the padding is beyond the last one, so it is dropped.
         slot = np.array(slots + [len(self.pages.table)] * padding, np.int32)
@@ -138,3 +141,12 @@ class DeviceSlots:
             np.int32(max_steps),
         )
         return np.asarray(self.state.token_count), np.asarray(self.state.active)
+
+
+def _release_freed_memory() -> None:
+    """Returns freed memory to the system.
+
+    After arrays of many sizes, glibc keeps 200 MB and more.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)

@@ -35,20 +35,20 @@ class MemoryPlan:
     """The sizes of a call's arrays. They depend on all of its requests, not on its progress."""
 
     slots: int
-    page: int  # tokens of a page
-    blocks: int  # pages that a slot may have
-    limit: int  # tokens that a sample may have
-    shared: int  # tokens of the prefix that all prompts share; they are in the prefix cache only
-    prompts: int  # rows of the prefill pool: prompts that are prefilled together
-    chunk: int  # tokens of each of them that one call of prefill reads
-    pool: int  # columns of the prefill pool
+    page_size: int  # tokens of a page
+    pages_per_slot: int  # that a slot may have
+    max_tokens: int  # of a sample
+    prefix_tokens: int  # that all prompts begin with; they are in the prefix cache only
+    prefill_rows: int  # of the prefill pool: prompts that are prefilled together
+    prefill_chunk: int  # tokens of each of them that one call of prefill reads
+    prefill_columns: int  # of the prefill pool
     bytes: int  # of all caches, on one device
 
 
 def column_bytes(lm) -> int:
     """Bytes of one cache column of one row on a device, which holds its share of the heads."""
-    c, parts = lm.config, lm.mesh.shape['tensor']
-    heads = c.kv_heads // parts if c.kv_heads % parts == 0 else c.kv_heads
+    c = lm.config
+    heads = c.kv_heads // sharding.shards(lm.mesh, 'kv', c.kv_heads)
     return 2 * c.layers * heads * c.head_dim * jnp.dtype(lm.cache_dtype).itemsize
 
 
@@ -64,7 +64,7 @@ def cache_budget(lm) -> float:
 
 
 def plan(
-    lm, lengths, limits, distinct: int, *, slots: int, shared: int = 0, memory: float
+    lm, lengths, limits, distinct: int, *, slots: int, prefix_tokens: int = 0, memory: float
 ) -> MemoryPlan:
     """The sizes for requests with these prompts and limits.
 
@@ -73,36 +73,44 @@ def plan(
       limits: tokens that each request's sample may have.
       distinct: number of different prompts.
       slots: at most this many.
-      shared: tokens of the prefix that all prompts share.
+      prefix_tokens: of the prefix that all prompts share.
       memory: bytes that the caches may take on a device.
     Raises ValueError, with the numbers, where not even one slot per row shard of the mesh fits.
     """
     shards, per_column = sharding.row_shards(lm.mesh), column_bytes(lm)
-    longest = max(length - 1 - shared + limit for length, limit in zip(lengths, limits))
-    page = _page_size(lm, longest)
-    blocks = buckets.bucket(-(-longest // page))
-    context = max(lengths) - 1 - shared  # the slot itself reads a prompt's last token
+    longest = max(length - 1 - prefix_tokens + limit for length, limit in zip(lengths, limits))
+    page_size = _page_size(lm, longest)
+    pages_per_slot = buckets.bucket(-(-longest // page_size))
+    context = max(lengths) - 1 - prefix_tokens  # the slot itself reads a prompt's last token
     chunk = max(min(buckets.round_up(context, 16), 64 if context <= 256 else 256), 1)
-    pool = buckets.round_up(buckets.round_up(max(context, 1), chunk), page)
-    most_prompts = max(PREFILL_TOKENS // chunk, 1)
-    prompts = buckets.round_up(min(buckets.next_power_of_two(distinct), most_prompts), shards)
+    columns = buckets.round_up(buckets.round_up(max(context, 1), chunk), page_size)
+    most_rows = max(PREFILL_TOKENS // chunk, 1)
+    rows = buckets.round_up(min(buckets.next_power_of_two(distinct), most_rows), shards)
     wanted = buckets.round_up(min(slots, buckets.next_power_of_two(len(lengths))), shards)
     # Two pools, the prefix cache and the page that belongs to no slot.
-    fixed_bytes = (2 * prompts // shards * pool + shared + page) * per_column
+    fixed_bytes = (2 * rows // shards * columns + prefix_tokens + page_size) * per_column
     copies = 1 if is_single_cpu(lm) else 1.5  # the old and the new cache, while it grows
-    slot_bytes = blocks * page * per_column * copies
+    slot_bytes = pages_per_slot * page_size * per_column * copies
     fitting = int((memory - fixed_bytes) // slot_bytes) * shards
     if fitting < shards:
         raise ValueError(
-            f'a slot of {blocks * page} tokens takes {_gib(slot_bytes)} of a device, prefilling '
-            f'prompts takes {_gib(fixed_bytes)}, and the cache may take {_gib(memory)}: '
+            f'a slot of {pages_per_slot * page_size} tokens takes {_gib(slot_bytes)} of a device, '
+            f'prefilling prompts takes {_gib(fixed_bytes)}, and the cache may take {_gib(memory)}: '
             f'raise model.cache_gib, lower max_tokens ({max(limits)}; prompts have up to '
             f'{max(lengths)}), set model.cache=bfloat16 or use a larger mesh'
         )
-    rows = min(wanted, fitting)
-    limit = buckets.bucket(max(limits), 16)
-    size = int(fixed_bytes + rows // shards * slot_bytes)
-    return MemoryPlan(rows, page, blocks, limit, shared, prompts, chunk, pool, size)
+    slots = min(wanted, fitting)
+    return MemoryPlan(
+        slots=slots,
+        page_size=page_size,
+        pages_per_slot=pages_per_slot,
+        max_tokens=buckets.bucket(max(limits), 16),
+        prefix_tokens=prefix_tokens,
+        prefill_rows=rows,
+        prefill_chunk=chunk,
+        prefill_columns=columns,
+        bytes=int(fixed_bytes + slots // shards * slot_bytes),
+    )
 
 
 def _page_size(lm, longest: int) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 class Options:
     """A request's sampling options, see `requests.generate`.
 
-    The class's and fields' names go into `Request.name`: with others, old journals are not found.
+    The repr of this class is hashed into Request.name; renaming it or a field orphans old journals.
     """
 
     limit: int  # max_tokens

@@ -1,4 +1,7 @@
-"""The page table on the host: which slot owns each page of the cache."""
+"""The page table on the host: which slot owns each page of the cache.
+
+Axis letters here: S slots, B pages that a slot may have, Z parts of the mesh, Q pages of a part.
+"""
 
 import numpy as np
 
@@ -12,13 +15,14 @@ class PageTable:
     Pages are numbered within their part. Page 0 belongs to no slot, see paged_attention.Pages.
     """
 
-    def __init__(self, slots: int, blocks: int, page: int, pages: int, parts: int = 1):
-        """slots: in all parts together. blocks: pages that a slot may have. page: tokens of a page.
+    def __init__(self, slots: int, pages_per_slot: int, page_size: int, pages: int, parts: int = 1):
+        """slots: in all parts together. pages_per_slot: that a slot may have. page_size: in tokens.
         pages: of each part, page 0 included.
         """
-        self.page, self.pages, self.parts = page, pages, parts
-        self.table = np.zeros((slots, blocks), np.int32)  # a slot's pages; 0 where it has fewer
-        self.allocated = np.zeros(slots, np.int64)  # pages of each slot
+        self.page_size, self.pages, self.parts = page_size, pages, parts
+        # [S B] int32, a slot's pages; 0 where it has fewer
+        self.table = np.zeros((slots, pages_per_slot), np.int32)
+        self.allocated = np.zeros(slots, np.int64)  # [S] pages that the slot has
         self._free = [list(range(pages - 1, 0, -1)) for _ in range(parts)]
 
     @property
@@ -31,19 +35,19 @@ class PageTable:
 
     def pages_of(self, tokens):
         """The number of pages that this many tokens take."""
-        return -(-tokens // self.page)
+        return -(-tokens // self.page_size)
 
-    def pages_needed(self, blocks_S) -> int:
-        """The pages that each part must have, so that each slot can have `blocks_S` pages without
+    def pages_needed(self, wanted_S) -> int:
+        """The pages that each part must have, so that each slot can have `wanted_S` pages without
         giving back any.
         """
-        pages_S = np.maximum(self.allocated, blocks_S)
+        pages_S = np.maximum(self.allocated, wanted_S)
         return 1 + int(pages_S.reshape(self.parts, -1).sum(axis=1).max())
 
-    def allocate(self, slot: int, blocks: int) -> None:
-        """Gives the slot free pages until it has `blocks`. IndexError where none is free."""
+    def allocate(self, slot: int, count: int) -> None:
+        """Gives the slot free pages until it has `count`. IndexError where none is free."""
         free = self._free[self._part(slot)]
-        while self.allocated[slot] < blocks:
+        while self.allocated[slot] < count:
             self.table[slot, self.allocated[slot]] = free.pop()
             self.allocated[slot] += 1
 
@@ -52,34 +56,34 @@ class PageTable:
         self._free[self._part(slot)].extend(self.table[slot, : self.allocated[slot]].tolist())
         self.table[slot], self.allocated[slot] = 0, 0
 
-    def global_pages(self, slot: int, blocks: int) -> np.ndarray:
-        """[blocks] The slot's first pages, numbered over all parts; 0 where it has fewer."""
-        count, global_pages = min(blocks, self.allocated[slot]), np.zeros(blocks, np.int32)
-        global_pages[:count] = self.table[slot, :count] + self._part(slot) * self.pages
+    def global_pages(self, slot: int, count: int) -> np.ndarray:
+        """[count] The slot's first pages, numbered over all parts; 0 where it has fewer."""
+        global_pages, filled = np.zeros(count, np.int32), min(count, self.allocated[slot])
+        global_pages[:filled] = self.table[slot, :filled] + self._part(slot) * self.pages
         return global_pages
 
     def repack(self, slots, pages: int) -> np.ndarray:
         """Keeps only these slots, and gives each part `pages` pages. Other slots must have none.
 
-        Returns [parts pages], the old page whose content each new page takes over.
+        Returns [Z Q], the old page whose content each new page takes over.
         """
         old_table, self.allocated = self.table[slots], self.allocated[slots]
         self.table, self.pages = np.zeros_like(old_table), pages
-        source_PQ = np.zeros((self.parts, pages), np.int32)
+        source_ZQ = np.zeros((self.parts, pages), np.int32)
         used = np.ones(self.parts, np.int64)  # of each part; page 0 belongs to no slot
         for slot, count in enumerate(self.allocated):
             part = self._part(slot)
             new_pages = np.arange(used[part], used[part] + count)
-            source_PQ[part, new_pages] = old_table[slot, :count]
+            source_ZQ[part, new_pages] = old_table[slot, :count]
             self.table[slot, :count] = new_pages
             used[part] += count
         self._free = [list(range(pages - 1, first - 1, -1)) for first in used]
-        return source_PQ
+        return source_ZQ
 
     def device_arrays(self) -> paged_attention.Pages:
         """The table as the device needs it, in host arrays, without `filled`."""
-        slots, blocks = self.table.shape
-        slot, place = np.nonzero(np.arange(blocks)[None, :] < self.allocated[:, None])
+        slots, pages_per_slot = self.table.shape
+        slot, place = np.nonzero(np.arange(pages_per_slot)[None, :] < self.allocated[:, None])
         page = self._part(slot) * self.pages + self.table[slot, place]
         owner, place_of_page = np.zeros((2, self.total_pages), np.int32)
         owner[page], place_of_page[page] = slot % (slots // self.parts), place

@@ -44,20 +44,20 @@ class PrefillPool:
         response, so the chunks are counted and not computed.
         """
         self.groups, self._lm = groups, lm
-        self._start, self._chunk = 0, plan.chunk
-        self._longest = max(len(prompt) for prompt, _ in groups) - 1 - plan.shared
-        self._tokens = np.full((plan.prompts, plan.pool), lm.text.pad, np.int32)
+        self._start, self._chunk = 0, plan.prefill_chunk
+        self._longest = max(len(prompt) for prompt, _ in groups) - 1 - plan.prefix_tokens
+        sizes = plan.prefill_rows, plan.prefill_columns
+        self._tokens = np.full(sizes, lm.text.pad, np.int32)  # [R L] the prompts without prefix
         for row, (prompt, _) in enumerate(groups):
-            suffix = prompt[plan.shared : -1]
+            suffix = prompt[plan.prefix_tokens : -1]
             self._tokens[row, : len(suffix)] = suffix
-        sizes = plan.prompts, plan.pool
         self.cache = None if is_replay else empty_pool(lm.module, lm.cache_dtype, *sizes)
 
     @property
     def is_done(self) -> bool:
         return self._start >= self._longest
 
-    def read_chunk(self, params, prefix_cache) -> None:
+    def prefill_chunk(self, params, prefix_cache) -> None:
         """Prefills the next chunk of each prompt."""
         if self.cache is not None:
             chunk = self._tokens[:, self._start : self._start + self._chunk]

@@ -1,9 +1,13 @@
 """The device's side of sampling: the slots, and the programs that work on them.
 
 A slot holds one sample. Its tokens' cache, from the first one of its prompt on, lies in pages, and
-it gets more of them as the sample grows; the host's page table knows which. With a given number of
-slots, what is computed in one depends on nothing in the others, to the last bit. So a sample may be
-made in any slot, beside any others, in any pages, at any time.
+it gets more of them as the sample grows; the host's page table knows which. What is computed in a
+slot depends on nothing in the others. So a sample may be made in any slot, beside any others, in
+any pages, at any time; selfrew.engine.generate says to which precision results then agree.
+
+Axis letters beside those of selfrew.types: S slots, A slots that are filled together, B pages that
+a slot may have, E end tokens of a request, P columns of the prefix, W columns of a page, Q pages of
+a part of the mesh, Z parts of the mesh, X layers of a cache.
 """
 
 import functools
@@ -22,7 +26,9 @@ class SlotRequest(NamedTuple):
 
     key: Any  # [S _] uint32, the data of its key
     token: Any  # [S] int32, the last token: the prompt's, later the last one sampled
-    filled: Any  # [S] int32, tokens in the slot's pages: at first the prompt's without prefix, last
+    # [S] int32, tokens in its pages; at first those of the prompt without the shared prefix and the
+    # last token
+    filled: Any
     limit: Any  # [S] int32, tokens that the sample may have
     temperature: Any  # [S] float32; this and the next three: see token_sampling.sample_tokens
     top_k: Any  # [S] int32
@@ -100,15 +106,15 @@ def as_prefix_cache(module, cache) -> tuple:
 @functools.partial(
     jax.jit,
     static_argnums=(0, 1),
-    static_argnames=('rows', 'pages', 'page', 'limit', 'ends', 'words'),
+    static_argnames=('rows', 'pages', 'page_size', 'max_tokens', 'ends', 'words'),
 )
-def empty_slots(module, dtype, *, rows, pages, page, limit, ends, words) -> Slots:
+def empty_slots(module, dtype, *, rows, pages, page_size, max_tokens, ends, words) -> Slots:
     """Slots without samples.
 
     Args:
       rows: number of slots.
-      pages: number of pages, of `page` tokens each.
-      limit: tokens of the longest sample.
+      pages: number of pages, of `page_size` tokens each.
+      max_tokens: of the longest sample.
       ends: the most end tokens of a request.
       words: uint32 words of a key's data.
     """
@@ -128,8 +134,8 @@ def empty_slots(module, dtype, *, rows, pages, page, limit, ends, words) -> Slot
         min_p=zeros(f32),
         ends=zeros(i32, ends),
     )
-    cache, count = empty_cache(module, dtype, pages, page), zeros(i32)
-    tokens, logp = zeros(i32, limit), zeros(f32, limit)
+    cache, count = empty_cache(module, dtype, pages, page_size), zeros(i32)
+    tokens, logp = zeros(i32, max_tokens), zeros(f32, max_tokens)
     return _constrain_slots(module, Slots(cache, request, count, count > 0, tokens, logp))
 
 
@@ -173,15 +179,15 @@ def _copy_rows(mesh, part, pool, *, row_A, page_AB):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def move_pages(module, part, page_DP) -> dict:
-    """A part of the cache with its pages rearranged: new page p of the d-th part of the mesh takes
-    over the content of that part's old page page[d, p].
+def move_pages(module, part, source_ZQ) -> dict:
+    """A part of the cache with its pages rearranged: new page q of the z-th part of the mesh takes
+    over the content of that part's old page source[z, q].
     """
-    D = len(page_DP)
+    Z = len(source_ZQ)
     take = jax.vmap(lambda x, ids: x[:, ids], in_axes=(1, 0), out_axes=1)
 
     def move(x):
-        moved = take(x.reshape(x.shape[0], D, -1, *x.shape[2:]), page_DP)
+        moved = take(x.reshape(x.shape[0], Z, -1, *x.shape[2:]), source_ZQ)
         return moved.reshape(moved.shape[0], -1, *moved.shape[3:])
 
     return attention.constrain_cache({name: move(x) for name, x in part.items()}, module.mesh)

@@ -59,9 +59,8 @@ def generate(
       temperature: 0 is greedy. top_k, top_p, min_p: see token_sampling.sample_tokens.
       stop: strings. The first to appear ends a response: its text before it, its tokens with it.
       ends: tokens that end a response; None: the tokenizer's.
-      slots: samples made at the same time, at most; None: see memory_plan.default_slots. They
-        change speed and memory, not tokens. With a given number, what else is in the slots and when
-        they are filled does not change a bit.
+      slots: samples made at the same time, at most; None: see memory_plan.default_slots. Another
+        number changes speed and memory, and results up to rounding only, see the package.
       title: of the progress bar.
     All but slots and title may be lists, with a value for each request (for stop and ends: a
     tuple). Inside `journal.recording`, responses are recorded as they come and not made again.
@@ -137,7 +136,7 @@ def _memory_plan(lm, requests, slots: int | None) -> memory_plan.MemoryPlan:
         [request.options.limit for request in requests],
         len(set(prompts)),
         slots=slots or memory_plan.default_slots(lm, len(requests)),
-        shared=memory_plan.shared_prefix_length(prompts),
+        prefix_tokens=memory_plan.shared_prefix_length(prompts),
         memory=memory_plan.cache_budget(lm),
     )
 

@@ -1,4 +1,7 @@
-"""The scheduler: takes requests through prefill into slots, and samples out of them."""
+"""The scheduler: takes requests through prefill into slots, and samples out of them.
+
+Axis letters here: M requests, S slots, T time in decoding.
+"""
 
 import collections
 from typing import NamedTuple
@@ -40,9 +43,10 @@ class Scheduler:
     def __init__(self, lm, params, plan: memory_plan.MemoryPlan, requests, recorded):
         """recorded: each request's response where a journal has it, else None."""
         self._plan, self._requests, self._recorded = plan, requests, recorded
-        # Tokens of each prompt that are in its slot's pages; tokens that each sample may have.
-        self._lengths = np.array([len(request.prompt) - 1 - plan.shared for request in requests])
-        self._limits = np.array([request.options.limit for request in requests])
+        # [M] tokens of each prompt that are in its slot's pages
+        self._lengths = np.array([len(r.prompt) - 1 - plan.prefix_tokens for r in requests])
+        # [M] tokens that each sample may have
+        self._limits = np.array([r.options.limit for r in requests])
         weights = decoder.count_weights(lm.module) + lm.config.vocab * lm.config.width
         self._step_flops = 2 * weights  # of one slot
         self._can_shrink = (
@@ -75,21 +79,21 @@ class Scheduler:
         patience = max(self._plan.slots // 16, 1)  # idle slots for which a burst ends early
         while True:
             self._fill()
-            busy = self._slots.is_busy
-            if not busy.any():
+            busy_S = self._slots.is_busy
+            if not busy_S.any():
                 return
-            has_stop = any(self._requests[i].options.stop for i in self._slots.request[busy])
+            has_stop = any(self._requests[i].options.stop for i in self._slots.request[busy_S])
             max_steps = SHORT_BURST if has_stop or self._pool else BURST
             active_floor = 0  # active slots with which a burst ends early
             if self._ready or self._waiting or self._pool:
-                active_floor = 0 if has_stop else max(busy.sum() - patience, 0)
+                active_floor = 0 if has_stop else max(busy_S.sum() - patience, 0)
             elif self._can_shrink:
-                self._shrink(busy)
-                busy = self._slots.is_busy
-                fewer = max((count for count in SLOT_COUNTS if count < len(busy)), default=0)
+                self._shrink(busy_S)
+                busy_S = self._slots.is_busy
+                fewer = max((count for count in SLOT_COUNTS if count < len(busy_S)), default=0)
                 active_floor = 0 if has_stop or not self._pays(fewer) else fewer
-            active = self._advance(busy, active_floor, max_steps)
-            yield self._collect(busy, active, has_stop)
+            active_S = self._advance(busy_S, active_floor, max_steps)
+            yield self._collect(busy_S, active_S, has_stop)
 
     # --- prefill ---
 
@@ -107,7 +111,7 @@ class Scheduler:
             if self._pool is None:
                 self._pool = self._next_pool()
             if not self._pool.is_done:
-                self._pool.read_chunk(self._device.params, self._device.prefix_cache)
+                self._pool.prefill_chunk(self._device.params, self._device.prefix_cache)
             if self._pool.is_done:
                 for row, (_, members) in enumerate(self._pool.groups):
                     self._ready.extend(_Ready(i, self._pool, row) for i in members)
@@ -116,7 +120,7 @@ class Scheduler:
                 return
 
     def _next_pool(self) -> prefill.PrefillPool:
-        count = min(self._plan.prompts, len(self._waiting))
+        count = min(self._plan.prefill_rows, len(self._waiting))
         groups = [self._waiting.popleft() for _ in range(count)]
         is_replay = all(self._recorded[i] is not None for _, members in groups for i in members)
         return prefill.PrefillPool(self._device.lm, self._plan, groups, is_replay)
@@ -131,16 +135,17 @@ class Scheduler:
             if not self._ready or self._ready[0].pool is not pool:
                 break
             ready = self._ready.popleft()
-            slots.assign(slot, ready.request, host_only=self._recorded[ready.request] is not None)
+            is_replay = self._recorded[ready.request] is not None
+            slots.assign(slot, ready.request, is_host_only=is_replay)
             rows[slot] = ready.row
         is_new = np.isin(np.arange(len(slots)), list(rows))
         self._device.reserve(np.where(is_new, self._tokens_after(1), 0))
-        if slots.host_only[slots.is_busy].all():
+        if slots.is_host_only[slots.is_busy].all():
             return
         # The device has to know of all requests from now on.
-        for slot in np.flatnonzero(slots.host_only).tolist():
+        for slot in np.flatnonzero(slots.is_host_only).tolist():
             rows.setdefault(slot, 0)
-        slots.host_only[:] = False
+        slots.is_host_only[:] = False
         insertions = [Insertion(slot, row, self._slot_request(slot)) for slot, row in rows.items()]
         self._device.insert(insertions, batch, pool.cache)
 
@@ -170,28 +175,28 @@ class Scheduler:
         sampled = np.minimum(self._slots.token_count + steps, self._limits[request])
         return np.where(self._slots.is_busy, self._lengths[request] + sampled, 0)
 
-    def _advance(self, busy, active_floor: int, max_steps: int) -> np.ndarray:
+    def _advance(self, busy_S, active_floor: int, max_steps: int) -> np.ndarray:
         """Decodes in the busy slots, see programs.decode. Returns [S] which are still active."""
         slots = self._slots
         self._device.reserve(self._tokens_after(max_steps))
-        if slots.host_only[busy].all():
-            return self._replay(busy, active_floor, max_steps)
-        device_count, active = self._device.decode(busy, active_floor, max_steps)
-        slots.token_count = np.where(busy, slots.host_count + device_count, 0)
-        return active
+        if slots.is_host_only[busy_S].all():
+            return self._replay(busy_S, active_floor, max_steps)
+        device_count_S, active_S = self._device.decode(busy_S, active_floor, max_steps)
+        slots.token_count = np.where(busy_S, slots.host_count + device_count_S, 0)
+        return active_S
 
-    def _replay(self, busy, active_floor: int, max_steps: int) -> np.ndarray:
+    def _replay(self, busy_S, active_floor: int, max_steps: int) -> np.ndarray:
         """Counts the steps that `_advance` would do, where all busy slots are replayed."""
-        slots, steps_left = self._slots, np.zeros(len(self._slots), np.int64)
-        for slot in np.flatnonzero(busy).tolist():
-            steps_left[slot] = self._replay_steps(slot)
+        slots, steps_left_S = self._slots, np.zeros(len(self._slots), np.int64)
+        for slot in np.flatnonzero(busy_S).tolist():
+            steps_left_S[slot] = self._replay_steps(slot)
         for _ in range(max_steps):
-            if (steps_left > 0).sum() <= active_floor:
+            if (steps_left_S > 0).sum() <= active_floor:
                 break
-            slots.token_count += steps_left > 0
-            steps_left = np.maximum(steps_left - 1, 0)
-        slots.host_count = np.where(slots.host_only, slots.token_count, slots.host_count)
-        return steps_left > 0
+            slots.token_count += steps_left_S > 0
+            steps_left_S = np.maximum(steps_left_S - 1, 0)
+        slots.host_count = np.where(slots.is_host_only, slots.token_count, slots.host_count)
+        return steps_left_S > 0
 
     def _replay_steps(self, slot: int) -> int:
         """Steps that a replayed request still takes: to its sample's end, or to its limit where a
@@ -205,33 +210,33 @@ class Scheduler:
 
     def _pays(self, slot_count: int) -> bool:
         """Whether shrinking to so many slots pays now."""
-        busy, saved = self._slots.is_busy, len(self._slots) - slot_count
-        steps = (self._limits[self._slots.request] - self._slots.token_count)[busy].max()
+        busy_S, saved = self._slots.is_busy, len(self._slots) - slot_count
+        steps = (self._limits[self._slots.request] - self._slots.token_count)[busy_S].max()
         return slot_count > 0 and saved * self._step_flops * steps >= MIN_FLOPS_SAVED
 
-    def _shrink(self, busy) -> None:
+    def _shrink(self, busy_S) -> None:
         """Shrinks to about as many slots as are busy, where that pays."""
-        count = next((count for count in SLOT_COUNTS if count >= busy.sum()), len(busy))
-        if count < len(busy) and self._pays(count):
-            kept = np.sort(np.argsort(~busy, kind='stable')[:count])
+        count = next((count for count in SLOT_COUNTS if count >= busy_S.sum()), len(busy_S))
+        if count < len(busy_S) and self._pays(count):
+            kept = np.sort(np.argsort(~busy_S, kind='stable')[:count])
             self._device.select(kept)
             self._slots.select(kept)
 
     # --- responses ---
 
-    def _collect(self, busy, active, has_stop: bool) -> list[tuple[int, Response]]:
+    def _collect(self, busy_S, active_S, has_stop: bool) -> list[tuple[int, Response]]:
         """Releases the slots whose samples have ended. Returns (index of the request, response) of
         those that were not replayed.
         """
-        ended = busy & ~active
-        if not has_stop and not ended.any():
+        ended_S = busy_S & ~active_S
+        if not has_stop and not ended_S.any():
             return []
         sampled = []  # slots
-        for slot in np.flatnonzero(busy if has_stop else ended).tolist():
+        for slot in np.flatnonzero(busy_S if has_stop else ended_S).tolist():
             recorded = self._recorded[self._slots.request[slot]]
             if recorded is None:
                 sampled.append(slot)
-            elif ended[slot] or self._slots.token_count[slot] >= len(recorded.tokens):
+            elif ended_S[slot] or self._slots.token_count[slot] >= len(recorded.tokens):
                 self._release(slot)
         if not sampled:
             return []
@@ -239,7 +244,7 @@ class Scheduler:
         tokens_ST, logp_ST = np.asarray(state.tokens), np.asarray(state.logp)
         finished = []
         for slot in sampled:
-            response = self._response(slot, tokens_ST[slot], logp_ST[slot], ended[slot])
+            response = self._response(slot, tokens_ST[slot], logp_ST[slot], ended_S[slot])
             if response is not None:
                 finished.append((int(self._slots.request[slot]), response))
                 self._release(slot)

@@ -183,11 +183,13 @@ def _transpose_sharding(sharding: NamedSharding, ndim: int) -> NamedSharding:
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
 def _cast(array, is_transposed, dtype, sharding):
+    """The array, of any shape, transposed if it is stored so, in this dtype and sharding."""
     array = array.T if is_transposed else array
     return jax.lax.with_sharding_constraint(array.astype(dtype), sharding)
 
 
 @functools.partial(jax.jit, donate_argnums=0, static_argnums=3)
 def _set_layer(stack, layer, i, sharding):
+    """`stack` [layers in out] with layer i as it is stored, [out in]; or both without [in]."""
     stack = jax.lax.dynamic_update_index_in_dim(stack, layer.T.astype(stack.dtype), i, 0)
     return jax.lax.with_sharding_constraint(stack, sharding)

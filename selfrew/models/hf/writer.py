@@ -70,6 +70,7 @@ def _stored_tensors(
 
 @jax.jit
 def _layer(stack, i):
+    """Layer i of a stack [layers …]."""
     return jax.lax.dynamic_index_in_dim(stack, i, keepdims=False)
 
 

@@ -3,7 +3,7 @@
 from selfrew import tasks as builtin_tasks
 from selfrew.mesh import keys
 from selfrew.tasks import templates
-from selfrew.types import Prompt, ask
+from selfrew.types import Prompt, user_prompt
 
 
 def task(
@@ -53,11 +53,11 @@ def verdicts(lm, params, key, *, tasks: tuple, n: int, template: str = 'check') 
     del lm, params
     rng, prompts = keys.numpy_rng(key), []
     for problem in builtin_tasks.problems(tasks, n, rng):
-        response = builtin_tasks.demonstrate(problem, rng, evenly=True)
+        response = builtin_tasks.demonstrate(problem, rng, has_even_flaws=True)
         text = templates.render(template, prompt=problem.text, response=response)
         verdict = builtin_tasks.module_of(problem).worked_verdict(problem, response)
         name = problem.meta['task']
-        prompts.append(ask(f'verdict/{problem.id}', text, task=name, responses=[verdict]))
+        prompts.append(user_prompt(f'verdict/{problem.id}', text, task=name, responses=[verdict]))
     return prompts
 
 

@@ -6,9 +6,9 @@ from typing import cast
 
 from selfrew.mesh import keys
 from selfrew.tasks import published, templates
-from selfrew.tasks.hashing import short_id, tenth
+from selfrew.tasks.hashing import hash_digit, short_id
 from selfrew.tasks.records import read_records
-from selfrew.types import Example, Prompt, ask, from_json
+from selfrew.types import Example, Prompt, from_json, user_prompt
 
 
 def records(
@@ -25,7 +25,7 @@ def records(
     """Prompts from a file or a data set.
 
     Args:
-      source: a file of JSON lines or 'tfds:name/split', see records.read_records.
+      source: a file of JSON lines or 'tfds:name/split', see tasks.records.read_records.
       n: draw this many without replacement; None, or more than there are: all.
       prompt: the field with the prompt: a string, or a list of chat messages. Where it is missing,
         the field 'messages' is read. A last assistant turn is a given response, as is the field
@@ -89,9 +89,9 @@ def problems(
         text = templates.render(template_name, **fields)
         name = f'{form}/{short_id(text)}'
         if not answers:
-            return ask(name, text, task=form)
+            return user_prompt(name, text, task=form)
         meta = {'responses': [problem.solution]} if problem.solution else {}
-        return ask(name, text, problem.answer, task=form, **meta)
+        return user_prompt(name, text, problem.answer, task=form, **meta)
 
     return _draw(_read(source, read_row, max_bad), n, source, key)
 
@@ -123,7 +123,7 @@ def trees(
     review are left out.
 
     Args:
-      source: see records.read_records; a row is a tree, {'prompt': {'text', 'role', 'lang',
+      source: see tasks.records.read_records; a row is a tree, {'prompt': {'text', 'role', 'lang',
         'replies': [{'text', 'rank', …}]}}.
       part: 'ift': prompts with their best answer, to imitate (arXiv 2401.10020, §3.1); 'eft':
         prompts with at least two answers and their grades, to make verdicts from (see
@@ -166,6 +166,9 @@ def examples(lm, params, key, *, source: str, n: int | None = None) -> list[Prom
 
 
 # --- rows ---
+
+
+ROLES = 'system', 'user', 'assistant'
 
 
 def _read(source: str, read_row: Callable, max_bad: int) -> list[Prompt]:
@@ -227,14 +230,17 @@ def _messages(row: dict, field: str) -> list[dict]:
         raise ValueError(
             f'{field!r} is neither a string nor a list of messages with role and content'
         )
+    for message in value:
+        if message['role'] not in ROLES:
+            raise ValueError(
+                f'{field!r}: no role {message["role"]!r}; there are: {", ".join(ROLES)}'
+            )
     return [{'role': message['role'], 'content': message['content']} for message in value]
 
 
 def _is_message(value) -> bool:
-    return (
-        isinstance(value, dict)
-        and isinstance(value.get('content'), str)
-        and value.get('role') in ('system', 'user', 'assistant')
+    return isinstance(value, dict) and all(
+        isinstance(value.get(name), str) for name in ('role', 'content')
     )
 
 
@@ -243,10 +249,10 @@ def _is_message(value) -> bool:
 
 def _part_of(text: str) -> str:
     """The part of the data that a tree belongs to, by the text of its prompt."""
-    hashed = tenth(text)
-    if hashed == 0:
+    digit = hash_digit(text)
+    if digit == 0:
         return 'heldout'
-    return 'eft' if hashed < 3 else 'ift'
+    return 'eft' if digit < 3 else 'ift'
 
 
 def _is_usable(message: dict, lang: str) -> bool:
@@ -274,9 +280,9 @@ def _prompt_with_ranked_answers(tree: dict, *, best_only: bool, lang: str) -> Pr
     name = str(tree.get('message_tree_id', short_id(root['text'])))
     if best_only:
         best = [answer['text'] for answer in answers if answer['rank'] == 0]
-        return ask(name, root['text'], responses=best[:1]) if best else None
+        return user_prompt(name, root['text'], responses=best[:1]) if best else None
     texts = [answer['text'] for answer in answers]
     grades = [-float(answer['rank']) for answer in answers]
     if len(set(grades)) < 2:
         return None
-    return ask(name, root['text'], responses=texts, grades=grades)
+    return user_prompt(name, root['text'], responses=texts, grades=grades)

@@ -11,9 +11,10 @@ import numpy as np
 from selfrew.engine import generate
 from selfrew.mesh import keys
 from selfrew.models import language_model
-from selfrew.tasks import novelty, templates
+from selfrew.shelves.prompts import novelty
+from selfrew.tasks import templates
 from selfrew.tasks.hashing import short_id
-from selfrew.types import Prompt, Response, ask
+from selfrew.types import Prompt, Response, user_prompt
 
 
 def judged(lm, params, key, *, prompts, sampler, template: str = 'additive') -> list[Prompt]:
@@ -36,7 +37,7 @@ def judged(lm, params, key, *, prompts, sampler, template: str = 'additive') -> 
                 continue
             text = templates.render(template, prompt=prompt.text, response=response)
             name = f'judge/{prompt.id}/{i}'
-            judge_prompts.append(ask(name, text, judged=prompt.id, points=list(points)))
+            judge_prompts.append(user_prompt(name, text, judged=prompt.id, points=list(points)))
     return judge_prompts
 
 
@@ -132,7 +133,7 @@ def self_instruct(
     if len(pool.new_texts()) < n:
         made = f'{len(pool.new_texts())} instructions of {n}: {outcomes}'
         raise ValueError(f'{tries} batches of {batch} requests gave {made}')
-    return [ask(f'self_instruct/{short_id(text)}', text) for text in pool.new_texts()[:n]]
+    return [user_prompt(f'self_instruct/{short_id(text)}', text) for text in pool.new_texts()[:n]]
 
 
 class _InstructionPool:
@@ -180,7 +181,7 @@ def _continuations(
     lm, params, key, name: str, requests: list[str], *, max_tokens: int, **sampling
 ) -> list[Response]:
     """Responses to the requests that fit into the context; longer requests are dropped."""
-    tokens = [lm.text.prompt_tokens(ask('', request)) for request in requests]
+    tokens = [lm.text.prompt_tokens(user_prompt('', request)) for request in requests]
     limit = lm.config.max_length - max_tokens
     fitting = [i for i, request in enumerate(tokens) if len(request) <= limit]
     return generate.generate(

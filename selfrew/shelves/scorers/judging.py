@@ -6,7 +6,7 @@ import math
 from selfrew.engine import generate
 from selfrew.shelves.scorers.expected_scores import expected_scores
 from selfrew.tasks import answers, templates
-from selfrew.types import Judgement, ask
+from selfrew.types import Judgement, user_prompt
 
 
 def judge(
@@ -141,7 +141,8 @@ def _sample_verdicts(lm, params, key, template, fields, names, votes: int, **sam
     if votes < 1:
         raise ValueError(f'votes={votes}: want at least 1')
     prompts = [
-        lm.text.prompt_tokens(ask('', templates.render(template, **each))) for each in fields
+        lm.text.prompt_tokens(user_prompt('', templates.render(template, **each)))
+        for each in fields
     ]
     room = lm.config.max_length - sampling['max_tokens']
     fitting = [i for i, tokens in enumerate(prompts) if len(tokens) <= room]

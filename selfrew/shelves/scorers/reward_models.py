@@ -3,7 +3,7 @@
 import functools
 import math
 
-from selfrew.engine import generate
+from selfrew.engine import scalar_values
 from selfrew.models import hf, language_model
 from selfrew.types import Judgement
 
@@ -14,8 +14,10 @@ def check_checkpoint(checkpoint: str) -> None:
     """
     folder = language_model.resolve_folder(checkpoint)
     if not hf.read_config(folder).scalar_head:
+        architectures = hf.read_fields(folder).get('architectures') or ['no architecture']
         raise ValueError(
-            f'{checkpoint} has no scalar head; want a ...ForSequenceClassification with 1 label'
+            f'{checkpoint} has no scalar head: it is {", ".join(architectures)}; '
+            f'want a ...ForSequenceClassification with 1 label'
         )
 
 
@@ -60,7 +62,9 @@ def reward_model(
             conversations.append(tokens)
     longest = scorer.config.max_length
     fitting = [i for i, tokens in enumerate(conversations) if len(tokens) <= longest]
-    rewards = generate.values(scorer, weights, [conversations[i] for i in fitting], rows=rows)
+    rewards = scalar_values.last_values(
+        scorer, weights, [conversations[i] for i in fitting], rows=rows
+    )
     reward_of = dict(zip(fitting, rewards))
     scores = iter([reward_of.get(i, math.nan) for i in range(len(conversations))])
     return [Judgement(r, tuple(next(scores) for _ in r.responses)) for r in rollouts]

@@ -17,9 +17,10 @@ def test_slots_are_as_many_as_the_memory_holds():
     plan = functools.partial(memory_plan.plan, lm, [21] * 40, [12] * 40, 40, slots=32)
     # A prompt's 20 tokens are prefilled in one chunk of 32; with 12 sampled ones they fill a page.
     roomy = plan(memory=1e9)
-    assert (roomy.slots, roomy.page, roomy.blocks) == (32, 32, 1)
-    assert (roomy.pool, roomy.chunk, roomy.limit) == (32, 32, 16)
-    fixed = (2 * roomy.prompts + 1) * 32 * 256  # two pools, and the page that belongs to no slot
+    assert (roomy.slots, roomy.page_size, roomy.pages_per_slot) == (32, 32, 1)
+    assert (roomy.prefill_columns, roomy.prefill_chunk, roomy.max_tokens) == (32, 32, 16)
+    # two pools, and the page that belongs to no slot
+    fixed = (2 * roomy.prefill_rows + 1) * 32 * 256
     assert roomy.bytes == fixed + 32 * 32 * 256
     assert plan(memory=fixed + 7.9 * 32 * 256).slots == 7
     too_small = r'a slot of 32 tokens takes 7.63e-06 GiB .* raise model.cache_gib'

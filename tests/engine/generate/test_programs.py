@@ -14,7 +14,7 @@ from selfrew.engine.generate import memory_plan, programs
 from selfrew.engine.generate.page_table import PageTable
 from selfrew.models import decoder
 from selfrew.shelves import samplers
-from selfrew.types import Example, ask
+from selfrew.types import Example, user_prompt
 
 PICK = 'Pick 2 fruits from this list: lime, bee, kiwi, saw, axe.'
 QUESTIONS = ['Tom has 3 eggs. How many eggs does Tom have?', 'Hi', PICK, '?']
@@ -28,7 +28,7 @@ QUESTIONS = ['Tom has 3 eggs. How many eggs does Tom have?', 'Hi', PICK, '?']
 def test_decode_equals_teacher_forcing(tiny, options):
     """The log-prob is the raw distribution's, also where the sample was drawn from another one."""
     lm, params = tiny
-    prompts = [ask(f'p{i}', question) for i, question in enumerate(QUESTIONS)]
+    prompts = [user_prompt(f'p{i}', question) for i, question in enumerate(QUESTIONS)]
     rollouts = samplers.sample(lm, params, prompts, KEY, n=3, max_tokens=24, **options)
     assert len({len(lm.text.prompt_tokens(prompt)) for prompt in prompts}) == 4
     examples = [Example(rollout.prompt, rollout.responses) for rollout in rollouts]
@@ -78,7 +78,7 @@ def test_greedy_is_the_argmax_of_full_passes(tiny):
         hidden, _ = lm.module.apply({'params': params}, tokens, jnp.arange(length)[None], mask)
         return jnp.argmax(hidden[0, count - 1] @ params['embed'].T)
 
-    prompts = [lm.text.prompt_tokens(ask('', question)) for question in QUESTIONS]
+    prompts = [lm.text.prompt_tokens(user_prompt('', question)) for question in QUESTIONS]
     responses = sample(lm, params, prompts, temperature=0.0, max_tokens=20)
     for prompt, response in zip(prompts, responses):
         tokens = list(prompt)
@@ -99,7 +99,7 @@ def test_the_cache_is_split_over_all_devices():
     """Four parts, each with two slots and three pages, of which page 0 belongs to no slot."""
     lm, params = toy(tensor=2, fsdp=4)
     state = programs.empty_slots(
-        lm.module, lm.cache_dtype, rows=8, pages=12, page=16, limit=4, ends=1, words=2
+        lm.module, lm.cache_dtype, rows=8, pages=12, page_size=16, max_tokens=4, ends=1, words=2
     )
     pool = programs.empty_cache(lm.module, lm.cache_dtype, 8, 32)
     table = PageTable(8, 2, 16, 3, 4)

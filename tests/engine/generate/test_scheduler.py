@@ -80,7 +80,8 @@ def test_a_long_prompt_does_not_stall_the_slots(monkeypatch):
     plan, group_by_prompt = memory_plan.plan, prefill.group_by_prompt
 
     def small_plan(*args, **kwargs):
-        return dataclasses.replace(plan(*args, **kwargs), chunk=16, prompts=1, pool=128)
+        sizes = {'prefill_chunk': 16, 'prefill_rows': 1, 'prefill_columns': 128}
+        return dataclasses.replace(plan(*args, **kwargs), **sizes)
 
     def shortest_first(requests):
         return group_by_prompt(requests)[::-1]

@@ -8,7 +8,7 @@ import pytest
 from selfrew.engine import generate
 from selfrew.run import binding
 from selfrew.shelves import prompts
-from selfrew.types import Example, Prompt, Response, ask, from_json, to_json
+from selfrew.types import Example, Prompt, Response, from_json, to_json, user_prompt
 
 BOTH = ('word_problems', 'rising')
 
@@ -37,7 +37,9 @@ ROWS = {
     'records': [{'prompt': f'Q{i}?', 'answer': i} for i in range(6)],
     'problems': [{'question': f'Q{i}?', 'answer': f'So. #### {i}'} for i in range(40)],
     'trees': [{'prompt': {'text': f'Q{i}?', 'lang': 'en', 'replies': [REPLY]}} for i in range(40)],
-    'examples': [to_json(Example(ask(str(i), f'Q{i}?'), (Response('Yes.'),))) for i in range(40)],
+    'examples': [
+        to_json(Example(user_prompt(str(i), f'Q{i}?'), (Response('Yes.'),))) for i in range(40)
+    ],
 }
 
 

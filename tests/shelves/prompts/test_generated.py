@@ -9,8 +9,8 @@ import pytest
 
 from selfrew.engine import generate
 from selfrew.shelves import prompts
-from selfrew.tasks import novelty
-from selfrew.types import Response, ask
+from selfrew.shelves.prompts import novelty
+from selfrew.types import Response, user_prompt
 
 KEY = jax.random.key(0)
 SEEDS = [
@@ -51,7 +51,7 @@ def short(tmp_path):
 
 
 def _seeds(*_):
-    return [ask(str(i), text) for i, text in enumerate(SEEDS)]
+    return [user_prompt(str(i), text) for i, text in enumerate(SEEDS)]
 
 
 def _instructions(tiny, short, count, **options):

@@ -50,6 +50,7 @@ def test_the_fields_are_named_by_the_config(write_rows):
     assert (prompt.text, prompt.answer) == ('Q?', 'A')
 
 
+ROLES = 'there are: system, user, assistant'
 NO_CHAT = 'neither a string nor a list of messages'
 NO_USER_TURN = 'no user turn to answer, or an empty one'
 NO_TEXT = 'the given response is empty or not a text'
@@ -61,7 +62,9 @@ BAD_ROWS = {
     b'{"prompt": null}': 'no field',
     b'{"prompt": 7}': NO_CHAT,
     b'{"prompt": ["Q?"]}': NO_CHAT,
-    b'{"prompt": [{"role": "human", "content": "Q?"}]}': NO_CHAT,
+    b'{"prompt": [{"role": "human", "content": "Q?"}]}': f"'prompt': no role 'human'; {ROLES}",
+    b'{"messages": [{"role": "tool", "content": "Q?"}]}': f"no role 'tool'; {ROLES}",
+    b'{"prompt": [{"role": null, "content": "Q?"}]}': NO_CHAT,
     b'{"prompt": [{"role": "user", "content": null}]}': NO_CHAT,
     b'{"prompt": ""}': NO_USER_TURN,
     b'{"prompt": "  \\n"}': NO_USER_TURN,

@@ -9,7 +9,7 @@ import pytest
 
 from selfrew.run import binding
 from selfrew.shelves import prompts
-from selfrew.types import Example, Response, ask, to_json
+from selfrew.types import Example, Response, to_json, user_prompt
 
 KEY = jax.random.key(0)
 TREES = data_sets.FOLDER / 'oasst' / 'en_100_tree.jsonl'
@@ -94,7 +94,7 @@ def test_the_published_trees_are_read():
 
 def test_examples_of_another_run_are_demonstrations(write_rows):
     responses = Response('Good. Score: 4', (1, 2)), Response('Bad.')
-    example = Example(ask('p/0', 'Judge this.'), responses, (4.0, 0.0))
+    example = Example(user_prompt('p/0', 'Judge this.'), responses, (4.0, 0.0))
     source = write_rows(json.dumps(to_json(example)).encode())
     (prompt,) = prompts.examples(None, None, KEY, source=source)
     assert prompt.text == 'Judge this.' and prompt.meta == {'responses': ['Good. Score: 4']}

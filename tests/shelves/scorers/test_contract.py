@@ -9,14 +9,14 @@ import pytest
 
 from selfrew.run import binding
 from selfrew.shelves import scorers
-from selfrew.types import Judgement, Response, Rollout, ask
+from selfrew.types import Judgement, Response, Rollout, user_prompt
 
 KEY = jax.random.key(0)
 NAN = math.nan
 
 
 def _rollout(*texts, answer=None, id='p') -> Rollout:
-    return Rollout(ask(id, 'What is 2 + 2?', answer), tuple(map(Response, texts)))
+    return Rollout(user_prompt(id, 'What is 2 + 2?', answer), tuple(map(Response, texts)))
 
 
 @pytest.mark.parametrize('name', binding.part_names('scorer', scorers))

@@ -11,7 +11,7 @@ from selfrew.models import decoder
 from selfrew.shelves import prompts, scorers
 from selfrew.shelves.scorers.expected_scores import expected_scores
 from selfrew.tasks import templates
-from selfrew.types import Response, Rollout, ask
+from selfrew.types import Response, Rollout, user_prompt
 
 KEY = jax.random.key(0)
 
@@ -41,7 +41,7 @@ def test_an_expected_score_is_the_mean_over_what_could_stand_there(tiny):
         for response, (verdict,), (vote,), (mean,) in zip(judgement.rollout.responses, *rows):
             question = judgement.rollout.prompt.text
             shown = templates.render('check', prompt=question, response=response.text)
-            tokens = lm.text.prompt_tokens(ask('', shown))
+            tokens = lm.text.prompt_tokens(user_prompt('', shown))
             tokens = [*tokens, *lm.text.encode(verdict[: verdict.rindex(' ')])]
             padded = np.array([tokens + [0] * (256 - len(tokens))])
             probabilities = score_probabilities(padded, len(tokens) - 1)
@@ -53,5 +53,8 @@ def test_an_expected_score_is_the_mean_over_what_could_stand_there(tiny):
 
 def test_a_score_that_the_tokenizer_cuts_otherwise_has_no_mean(tiny):
     lm, params = tiny
-    prompt, verdict = lm.text.prompt_tokens(ask('', 'Hi')), tuple(lm.text.encode('Score: 4'))
+    prompt, verdict = (
+        lm.text.prompt_tokens(user_prompt('', 'Hi')),
+        tuple(lm.text.encode('Score: 4')),
+    )
     assert expected_scores(lm, params, [(prompt, verdict)], ['14', '24']) == [None]

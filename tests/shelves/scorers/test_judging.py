@@ -10,7 +10,7 @@ import pytest
 from selfrew.engine import generate
 from selfrew.shelves import scorers
 from selfrew.tasks import templates
-from selfrew.types import Response, Rollout, ask
+from selfrew.types import Response, Rollout, user_prompt
 
 KEY = jax.random.key(0)
 NAN = math.nan
@@ -18,7 +18,7 @@ JUDGE = {'template': 'check', 'votes': 2, 'max_tokens': 16}
 
 
 def _rollout(*texts, id='p') -> Rollout:
-    return Rollout(ask(id, 'What is 2 + 2?'), tuple(map(Response, texts)))
+    return Rollout(user_prompt(id, 'What is 2 + 2?'), tuple(map(Response, texts)))
 
 
 @pytest.fixture

@@ -10,13 +10,13 @@ import pytest
 from selfrew.models import decoder, language_model
 from selfrew.run import binding
 from selfrew.shelves import scorers
-from selfrew.types import Response, Rollout, ask
+from selfrew.types import Response, Rollout, user_prompt
 
 KEY = jax.random.key(0)
 
 
 def _rollout(*texts, id='p') -> Rollout:
-    return Rollout(ask(id, 'What is 2 + 2?'), tuple(map(Response, texts)))
+    return Rollout(user_prompt(id, 'What is 2 + 2?'), tuple(map(Response, texts)))
 
 
 def _assert_near(rewards, expected):
@@ -64,7 +64,8 @@ def test_a_reward_model_is_looked_up_at_start(reward_base):
     entry = {'name': 'reward_model', 'checkpoint': reward_base.folder}
     bound = binding.bind('scorer', entry, 'round.scorer')
     assert bound.keywords == {'checkpoint': reward_base.folder}
-    with pytest.raises(ValueError, match='round.scorer .*checkpoint: tiny has no scalar head'):
+    message = 'round.scorer .*checkpoint: tiny has no scalar head: it is LlamaForCausalLM; want'
+    with pytest.raises(ValueError, match=message):
         binding.bind('scorer', entry | {'checkpoint': 'tiny'}, 'round.scorer')
     with pytest.raises(ValueError, match="checkpoint: no model folder 'nowhere'"):
         binding.bind('scorer', entry | {'checkpoint': 'nowhere'}, 'round.scorer')

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from selfrew.shelves import prompts, scorers
-from selfrew.types import Prompt, Response, Rollout, ask
+from selfrew.types import Prompt, Response, Rollout, user_prompt
 
 KEY = jax.random.key(0)
 NAN = math.nan
 
 
 def _rollout(*texts, answer=None, **meta) -> Rollout:
-    return Rollout(ask('p', 'What is 2 + 2?', answer, **meta), tuple(map(Response, texts)))
+    return Rollout(user_prompt('p', 'What is 2 + 2?', answer, **meta), tuple(map(Response, texts)))
 
 
 # --- exact answers --------------------------------------------------------------------------------
@@ -101,7 +101,10 @@ def test_consistency_is_the_share_that_ends_with_the_same_answer():
 def test_length_counts_tokens_and_a_target_is_best_met(tiny):
     lm, params = tiny
     sampled, text = Response('?', tokens=(7, 8, 9)), 'Final answer: 12'
-    rollout, count = Rollout(ask('p', 'Q?'), (sampled, Response(text))), len(lm.text.encode(text))
+    rollout, count = (
+        Rollout(user_prompt('p', 'Q?'), (sampled, Response(text))),
+        len(lm.text.encode(text)),
+    )
     assert count > 3
 
     def scores(**options):

@@ -42,7 +42,7 @@ def _last_value(module, params, tokens_RL, length_R):
     return decoder.scalar_value(params, jnp.take_along_axis(hidden_RLD, last_R11, axis=1)[:, 0])
 
 
-def values(lm, params, sequences, *, rows: int = 64) -> list[float]:
+def last_values(lm, params, sequences, *, rows: int = 64) -> list[float]:
     """The scalar head's value at the last token of each sequence of tokens, in order.
 
     rows: sequences in a batch, at most. KeyError where `params` has no such head.
@@ -52,8 +52,8 @@ def values(lm, params, sequences, *, rows: int = 64) -> list[float]:
     for _, tokens, length in tqdm(batches, **shown, disable=not processes.is_main()):
         tokens, length = lm.place_rows(tokens), lm.place_rows(length)
         parts.append(processes.local_part(_last_value(lm.module, params, tokens, length)))
-    sequence_values = [0.0] * len(sequences)
+    values = [0.0] * len(sequences)
     for (ids, _, _), value_R in zip(batches, processes.merge(parts)):
         for i, value in zip(ids, value_R):
-            sequence_values[i] = float(value)
-    return sequence_values
+            values[i] = float(value)
+    return values

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from selfrew.tasks import novelty
+from selfrew.shelves.prompts import novelty
 
 
 def _plain_lcs_length(first, second):
