@@ -45,6 +45,7 @@ FIELD_CHECKS = {
     'moments': optimizers.check_moments,
     'reference': reference.check_reference,
     'mean': losses.check_mean,
+    'tau': losses.check_tau,
     'checkpoint': scorers.check_checkpoint,
     'rho': pairs.check_rho,
     'form': published.get,
@@ -135,7 +136,7 @@ def bind_arguments(function, arguments: dict, where: str) -> functools.partial:
             nested, is_list = arguments.get(name, {}), hints.get(name) is tuple
             values[name] = _bind_nested(name, nested, f'{where}.{name}', is_list)
         elif name in arguments:
-            values[name] = typed(arguments[name], hints.get(name, Any), f'{where}.{name}')
+            values[name] = checked_value(arguments[name], hints.get(name, Any), f'{where}.{name}')
             _check_field(name, values[name], where)
         elif field.default is field.empty:
             raise ValueError(f'{where}: {name} is missing; the fields are: {choices}')
@@ -164,7 +165,7 @@ def _bind_nested(key: str, value, where: str, is_list: bool):
     return bind(key, value, where)
 
 
-def typed(value, hint, where: str) -> Any:
+def checked_value(value, hint, where: str) -> Any:
     """The value if it has the hinted type; an int passes as a float, a list becomes a tuple.
 
     Raises ValueError otherwise. `where` is the value's place in the config.

@@ -1,13 +1,13 @@
 """Losses. The shelf's contract: (out, batch, key, *, …) -> (loss_B, metrics).
 
 `out.logp` [B N] are summed log-probabilities, best response first; `batch.ref_logp` [B N] those of
-the reference. `loss_B` is the loss of each example; `train` takes its mean over B once, weighted by
-`batch.weight`. `metrics` are [B] arrays, averaged without the weights. A loss is a pure function of
-its arguments; `key` is for losses that draw.
+the reference. `loss_B` is the loss of each example; the train step takes its mean over B once,
+weighted by `batch.weight`. `metrics` are [B] arrays, averaged without the weights. A loss is a pure
+function of its arguments; `key` is for losses that draw.
 
-A loss requests an optional field of `out` by a keyword argument with the field's name. A value that
-is not 0, False or None says how the field is computed (logprobs.measure); otherwise the field is
-None and costs nothing.
+A loss requests an optional field of `out` by a keyword argument with the field's name: `entropy`,
+`contrast`, or `expect`, which `value` comes with. A value that is not 0, False or None says how the
+field is computed (logprobs.measure); otherwise the field is None and costs nothing.
 """
 
 import chex
@@ -23,6 +23,12 @@ def check_mean(mean: str) -> None:
     """Raises ValueError for a mean that `sft` does not have."""
     if mean not in MEANS:
         raise ValueError(f'no mean {mean!r}; there are: {", ".join(MEANS)}')
+
+
+def check_tau(tau: float) -> None:
+    """Raises ValueError unless tau > 0."""
+    if not tau > 0:
+        raise ValueError(f'{tau}: want more than 0')
 
 
 @reference_free
@@ -105,6 +111,31 @@ def dpo(
         metrics['logps/explored'] = out.logp[:, 2]
     metrics |= _entropies(out, 'chosen', 'rejected') if entropy else {}
     return loss_B, metrics | _pair_metrics(out, reward_BN)
+
+
+def ipo(out, batch, key, *, tau: float = 0.1, average: bool = False, entropy: bool = False):
+    """Identity preference optimisation: (h − 1/(2τ))², h = ratio_w − ratio_l.
+
+    It stops at a margin, where DPO goes on (Azar et al. 2023, arXiv 2310.12036, Eq. 17).
+
+    Args:
+      tau: τ, strength of the tie to the reference; the margin aimed at is 1/(2τ) nats.
+      average: takes ratios of mean log-probabilities a token, as TRL does, instead of summed ones.
+      entropy: logs the mean entropy, in nats a token, of the distributions that predict the winner
+        and the loser.
+    Raises ValueError where examples have no loser, or for a tau that is not positive.
+    """
+    del key
+    check_tau(tau)
+    chex.assert_rank([out.logp, out.length, batch.ref_logp], 2)
+    if (N := out.logp.shape[1]) < 2:
+        raise ValueError(f'ipo wants 2 responses an example, got {N}')
+    ratio_BN = out.logp - batch.ref_logp
+    if average:
+        ratio_BN = ratio_BN / jnp.maximum(out.length, 1.0)
+    loss_B = (ratio_BN[:, 0] - ratio_BN[:, 1] - 1.0 / (2.0 * tau)) ** 2
+    metrics = _entropies(out, 'chosen', 'rejected') if entropy else {}
+    return loss_B, metrics | _pair_metrics(out, tau * ratio_BN)
 
 
 def _pair_metrics(out, reward_BN) -> dict:

@@ -167,6 +167,27 @@ def test_sft_raises_the_best_response_alone():
     assert np.all(grad[:, 0] < 0) and np.all(grad[:, 1:] == 0)
 
 
+@pytest.mark.parametrize(
+    'options, value',
+    [
+        ({}, 6.25),  # (2.5 - 1 / 0.2)²
+        ({'average': True}, 23.91210),  # (1 / 20 + 1.5 / 25 - 5)²
+        ({'tau': 0.2}, 0.0),  # the margin is 1 / 0.4 already
+    ],
+)
+def test_ipo_has_the_value_of_its_equation(options, value):
+    loss_B, _ = losses.ipo(_out(PAIR, LENGTH), _batch(REF), KEY, **options)
+    assert float(loss_B[0]) == pytest.approx(value, rel=2e-6, abs=1e-9)
+
+
+def test_ipo_widens_a_margin_below_its_target_and_narrows_one_above():
+    below = _gradient(losses.ipo, _out(PAIR), _batch(REF), tau=0.1)  # 2.5 of 5 nats
+    above = _gradient(losses.ipo, _out(PAIR), _batch(REF), tau=0.5)  # 2.5 of 1 nat
+    # ± 2 (h - 1 / (2 τ)); the third response takes no part
+    _assert_near(below, [[-5.0, 5.0, 0.0]])
+    _assert_near(above, [[3.0, -3.0, 0.0]])
+
+
 def test_the_losses_marked_reference_free_never_look_at_the_reference():
     shelf = [getattr(losses, name) for name in binding.part_names('loss', losses)]
     marked = [loss for loss in shelf if loss_contract.is_reference_free(loss)]
@@ -180,6 +201,13 @@ def test_the_losses_marked_reference_free_never_look_at_the_reference():
 def test_what_a_loss_cannot_do_is_refused():
     with pytest.raises(ValueError, match='wants 2 responses an example, got 1'):
         _dpo(1)
+    with pytest.raises(ValueError, match='ipo wants 2 responses an example, got 1'):
+        losses.ipo(_out([[-10.0]]), _batch([[-11.0]]), KEY)
+    for tau in (0.0, -1.0, float('nan')):
+        with pytest.raises(ValueError, match='want more than 0'):
+            losses.ipo(_out(PAIR), _batch(REF), KEY, tau=tau)
+        with pytest.raises(ValueError, match=r'\.tau: .*want more than 0'):
+            binding.bind('loss', {'name': 'ipo', 'tau': tau}, 'loss')
     with pytest.raises(ValueError, match='wants 3 responses an example, got 2'):
         _dpo(2, explore=0.1)
     with pytest.raises(ValueError, match="no mean 'tokens'; there are: token, sequence, sum"):
