@@ -17,22 +17,46 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.11',
     packages=find_packages(include=['selfrew', 'selfrew.*']),
-    package_data={'selfrew': ['models/chat_templates/*.jinja', 'models/tiny_base/*', 'tasks/templates/*.jinja']},
-    install_requires=[  # every config's smoke ran with exactly these, and with the newest of 2026-11
-        'absl-py>=2.3.1', 'array-record>=0.8.2', 'chex>=0.1.91', 'flax>=0.12.3', 'huggingface-hub>=1.3', 'jax>=0.9.0',
+    package_data={
+        'selfrew': [
+            'models/chat_templates/*.jinja',
+            'models/tiny_base/*',
+            'tasks/templates/*.jinja',
+        ]
+    },
+    # Every config's smoke ran with exactly these versions, and with the newest of 2026-11.
+    install_requires=[
+        'absl-py>=2.3.1',
+        'array-record>=0.8.2',
+        'chex>=0.1.91',
+        'flax>=0.12.3',
+        'huggingface-hub>=1.3',
+        'importlib-resources>=6.5',  # tensorflow-datasets needs it and does not declare it
+        'jax>=0.9.0',
         'jinja2>=3.1.6',
-        'matplotlib>=3.10', 'ml-collections>=1.1', 'numpy>=2.2', 'optax>=0.2.7', 'orbax-checkpoint>=0.11.33',
-        'safetensors>=0.6.2', 'scipy>=1.15', 'tensorboardX>=2.6.4', 'tensorflow-datasets>=4.9.9', 'tqdm>=4.67',
+        'matplotlib>=3.10',
+        'ml-collections>=1.1',
+        'numpy>=2.2',
+        'optax>=0.2.7',
+        'orbax-checkpoint>=0.11.33',
+        'safetensors>=0.6.2',
+        'scipy>=1.15',
+        'tensorboardX>=2.6.4',
+        'tensorflow-datasets>=4.9.9',
+        'tqdm>=4.67',
         'transformers>=5.0',
     ],
     extras_require={
         'test': ['pytest>=8.4', 'pytest-xdist>=3.6', 'math-verify>=0.9'],
-        'math': ['math-verify>=0.9'],  # the verdict on MATH
-        'parity': ['torch>=2.6'],  # the tests against transformers; on a machine without a GPU take torch's CPU build
-        'tf': ['tensorflow-cpu>=2.18'],  # the catalogue of tensorflow-datasets
+        # Exact versions: another formatter formats otherwise.
+        'dev': ['ruff==0.17.6', 'basedpyright==1.40.2', 'pre-commit>=4.0'],
+        'math': ['math-verify>=0.9'],  # decides whether answers to MATH are right
+        # The tests against transformers. On a machine without a GPU take torch's CPU build.
+        'parity': ['torch>=2.6'],
+        'tf': ['tensorflow-cpu>=2.18'],  # for a part of the tensorflow-datasets catalogue
         'tpu': ['jax[tpu]>=0.9.0'],
-        'plan': ['libtpu>=0.0.51'],  # its compiler, for selfrew.plan on a machine without a TPU
+        'plan': ['libtpu>=0.0.51'],  # a TPU compiler, for selfrew.plan on a machine without a TPU
         'cuda': ['jax[cuda12]>=0.9.0'],
     },
     entry_points={'console_scripts': ['selfrew=selfrew.main:cli']},
-)  # fmt: skip
+)
