@@ -93,18 +93,19 @@ def test_an_update_has_the_shape_of_full_length_responses(turn):
 @pytest.mark.parametrize(
     ('rule', 'options', 'responses'),
     [
-        (pairs.singles, {}, 1),
-        (pairs.agreeing, {'template': 'check'}, 1),
-        (pairs.extremes, {}, 2),
-        (pairs.extremes, {'keep_last': True}, 3),
-        (pairs.right_vs_wrong, {}, 2),
+        ('singles', {}, 1),
+        ('agreeing', {'template': 'check'}, 1),
+        ('extremes', {}, 2),
+        ('extremes', {'keep_last': True}, 3),
+        ('right_vs_wrong', {}, 2),
     ],
     ids=str,
 )
 def test_an_update_has_as_many_responses_an_example_as_the_pair_rule_makes(
     turn, rule, options, responses
 ):
-    turn = dataclasses.replace(turn, pairs=functools.partial(rule, **options))
+    bound = functools.partial(getattr(pairs, rule), **options)
+    turn = dataclasses.replace(turn, pairs=bound)
     assert jobs.batch_shape(turn, 512, 1024, 16).n == responses
 
 

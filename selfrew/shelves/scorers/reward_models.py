@@ -14,9 +14,9 @@ def check_checkpoint(checkpoint: str) -> None:
     """
     folder = language_model.resolve_folder(checkpoint)
     if not hf.read_config(folder).scalar_head:
-        architectures = hf.read_fields(folder).get('architectures') or ['no architecture']
+        architecture = hf.read_fields(folder)['architectures'][0]
         raise ValueError(
-            f'{checkpoint} has no scalar head: it is {", ".join(architectures)}; '
+            f'{checkpoint} has no scalar head: it is {architecture}; '
             f'want a ...ForSequenceClassification with 1 label'
         )
 
