@@ -5,7 +5,7 @@ A result is a row of results.json: the figures of one round of one run.
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -15,6 +15,7 @@ from selfrew import loop
 from selfrew.run import binding
 from selfrew.run.stage import json_bytes, write_atomic
 
+TUNING_SEED = 100
 REWARDS = (
     'logps/chosen',
     'logps/rejected',
@@ -47,6 +48,20 @@ def run(
             results.append({'method': arm, 'seed': seed} | figures)
     write_atomic(os.path.join(folder, 'results.json'), json_bytes(results))
     return results
+
+
+def tune(
+    folder: str, config_of: Callable, arms: Iterable[str], grid: Iterable[float]
+) -> list[dict]:
+    """Runs each arm with each learning rate of the grid, on a seed that no study uses; see `run`.
+
+    config_of: (arm, seed, learning rate) -> config.
+    """
+    trials = {}
+    for arm in arms:
+        for rate in grid:
+            trials[f'{arm}@{rate:g}', TUNING_SEED] = config_of(arm, TUNING_SEED, rate)
+    return run(folder, trials)
 
 
 def reward_means(workdir: str, number: int) -> dict:

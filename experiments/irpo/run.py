@@ -22,7 +22,6 @@ TUNE = flags.DEFINE_bool('tune', False, 'Instead, run each arm with each rate of
 
 PROMPTS = 200  # so few that one round does not close the gap
 PAIRS = 3
-TUNING_SEED = 100
 GRID = 3e-6, 1e-5, 3e-5, 1e-4
 RATES = {
     'irpo': 1e-5,
@@ -65,12 +64,7 @@ def config_of(arm: str, seed: int, rate: float) -> dict:
 def main(_):
     folder, arms = FOLDER.value, ARMS.value
     if TUNE.value:
-        trials = {
-            (f'{arm}@{rate:g}', TUNING_SEED): config_of(arm, TUNING_SEED, rate)
-            for arm in arms
-            for rate in GRID
-        }
-        print(study.table(study.run(folder, trials)))
+        print(study.table(study.tune(folder, config_of, arms, GRID)))
         return
     seeds = map(int, SEEDS.value)
     runs = {(arm, seed): config_of(arm, seed, RATES[arm]) for seed in seeds for arm in arms}

@@ -21,7 +21,6 @@ ROUNDS = flags.DEFINE_integer('rounds', 4, 'M1, by imitation, is the first.')
 TUNE = flags.DEFINE_bool('tune', False, 'Instead, run each arm with each rate of GRID, seed 100.')
 
 PROMPTS, SEED_DATA = 300, 300
-TUNING_SEED = 100
 START_RATE = 1e-4  # of M1, for all arms
 GRID = 3e-6, 1e-5, 3e-5
 RATES = {
@@ -68,12 +67,7 @@ def config_of(arm: str, seed: int, rate: float) -> dict:
 def main(_):
     folder, arms = FOLDER.value, ARMS.value
     if TUNE.value:
-        trials = {
-            (f'{arm}@{rate:g}', TUNING_SEED): config_of(arm, TUNING_SEED, rate)
-            for arm in arms
-            for rate in GRID
-        }
-        results = study.run(folder, trials)
+        results = study.tune(folder, config_of, arms, GRID)
     else:
         seeds = map(int, SEEDS.value)
         runs = {(arm, seed): config_of(arm, seed, RATES[arm]) for seed in seeds for arm in arms}
