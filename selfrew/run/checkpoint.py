@@ -13,9 +13,7 @@ def save(lm, folder, state: State) -> None:
 
     Of a model with adapters, only these are written. Each process writes its own shards.
     """
-    import orbax.checkpoint as ocp  # noqa: PLC0415 (slow to import)
-
-    with ocp.StandardCheckpointer() as checkpointer:
+    with _checkpointer() as checkpointer:
         checkpointer.save(_state_path(folder), _trainable_fields(lm, state), force=True)
     folder.mark_done('state', {'step': int(state.step), 'round': int(state.round)})
 
@@ -27,10 +25,8 @@ def restore(lm, folder, optimizer, params) -> State:
       optimizer: the one it was trained with.
       params: of the model as it was loaded; supplies the parameters that were not trained.
     """
-    import orbax.checkpoint as ocp  # noqa: PLC0415 (slow to import)
-
     target = _trainable_fields(lm, train_state.abstract_state(lm, optimizer))
-    with ocp.StandardCheckpointer() as checkpointer:
+    with _checkpointer() as checkpointer:
         state = State(**checkpointer.restore(_state_path(folder), target))
     return state._replace(params=train_state.with_trainable(params, state.params))
 
@@ -41,6 +37,12 @@ def delete_old(folders, keep: int | None) -> None:
         for folder in [f for f in folders if f.has('state')][:-keep]:
             folder.drop('state')
             processes.on_main(lambda folder=folder: shutil.rmtree(_state_path(folder)))
+
+
+def _checkpointer():
+    import orbax.checkpoint as ocp  # noqa: PLC0415 (takes seconds)
+
+    return ocp.StandardCheckpointer()
 
 
 def _state_path(folder) -> str:
