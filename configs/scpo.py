@@ -4,7 +4,7 @@ answer against the rarest.
     python -m selfrew.main --config=configs/scpo.py --workdir=runs/scpo
 
 Held-out accuracy, seed 0, 1,000 word problems: 0.595 → 0.480, 0.424; of the majority of 8 samples
-0.387 → 0.345, 0.316 (± 0.03). It gets worse, as it must here: the base learned from demonstrators
+0.387 → 0.345, 0.316 (± 0.03). It gets worse here, as expected: the base learned from demonstrators
 who stop early half of the time, so its most common answer is right less often than its greedy one.
 The method needs a model whose majority is better than a single answer. A minute on two cores,
 beside other work.

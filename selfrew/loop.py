@@ -38,7 +38,7 @@ def run(
       rounds, round, start, by_round: see turns.bind_turns.
       evals: name -> entry of the shelf evals; each runs before the first round and after each.
       keep_states: how many of the last turns' states stay on disk, or None for all.
-    Raises ValueError if the config or the data are wrong; before work starts if it can be known.
+    Raises ValueError if the config or the data are wrong, before any work starts where possible.
     """
     config = {
         'seed': seed,

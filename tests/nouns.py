@@ -19,5 +19,5 @@ NOUNS = [PROMPT, ROLLOUT, JUDGEMENT, EXAMPLE]
 
 
 def as_text(noun) -> str:
-    """A noun's fields as text, for comparisons: nan equals nothing, but reads like itself."""
+    """A noun's fields as text, for comparisons: nan is not equal to itself, but its text is."""
     return repr(dataclasses.asdict(noun))

@@ -3,9 +3,9 @@
     python -m experiments.judging.run --folder=runs/judging_study
 
 As a judge, the base that ships does not check whether two numbers are the same. So it is first
-trained further, among other things to compare two numbers; what it then still gets wrong are its
-sums. That base is made first, unless it is in the folder. All arms of a seed begin with the same M1
-and see the same prompts. A run that is already in the folder is read, not repeated. Writes
+trained further, among other things to compare two numbers; after that, its remaining mistakes are
+in sums. That base is made first, unless it is in the folder. All arms of a seed begin with the same
+M1 and see the same prompts. A run that is already in the folder is read, not repeated. Writes
 results.json and curve.png.
 """
 

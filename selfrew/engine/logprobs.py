@@ -21,11 +21,13 @@ CHUNK_BYTES = 128 * 2**20  # float32 logits that exist on a device at a time
 
 def attention_mask(batch: Batch):
     """[R L L] bool: a token sees its own document's prompt and its own branch, causally."""
-    doc, branch = batch.doc, batch.branch
-    index = jnp.arange(doc.shape[1])
-    is_same_doc = doc[:, :, None] == doc[:, None, :]
-    is_visible = (branch[:, None, :] == 0) | (branch[:, :, None] == branch[:, None, :])
-    return is_same_doc & is_visible & (index[None, :, None] >= index[None, None, :])
+    doc_RL, branch_RL = batch.doc, batch.branch
+    index_L = jnp.arange(doc_RL.shape[1])
+    is_same_doc_RLL = doc_RL[:, :, None] == doc_RL[:, None, :]
+    is_same_branch_RLL = branch_RL[:, :, None] == branch_RL[:, None, :]
+    is_visible_RLL = (branch_RL[:, None, :] == 0) | is_same_branch_RLL
+    is_causal_1LL = index_L[None, :, None] >= index_L[None, None, :]
+    return is_same_doc_RLL & is_visible_RLL & is_causal_1LL
 
 
 @jax.custom_vjp
@@ -129,7 +131,7 @@ def measure(module, params, hidden_PSD, target_PS, *, key_PS=None, **wants) -> d
     def cut(x_PS):  # to [C P W …]: C chunks of W tokens
         rest = x_PS.shape[2:]
         padding = jnp.broadcast_to(x_PS[:, :1], (P, chunks * width - S, *rest))
-        padded = jnp.concatenate([x_PS, padding], axis=1)
+        padded = jnp.concatenate([x_PS, padding], axis=1)  # [P C·W …]
         return padded.reshape(P, chunks, width, *rest).swapaxes(0, 1)
 
     inputs = jax.tree.map(cut, (hidden_PSD, target_PS, key_PS))
@@ -258,7 +260,7 @@ def forward(module, params, batch: Batch, key=None, **wants) -> Forward:
     doc_PS, branch_PS = _gather(batch.doc, batch.target), _gather(batch.branch, batch.target)
     response_PS = (doc_PS - 1) * N + branch_PS - 1
     # Not a segment_sum, which is a loop over tokens on a CPU.
-    is_of_response = response_PS.reshape(-1, 1) == jnp.arange(B * N)[None]
+    is_of_response = response_PS.reshape(-1, 1) == jnp.arange(B * N)[None]  # [P·S B·N]
 
     def total(x_PS):
         return jnp.sum(jnp.where(is_of_response, x_PS.reshape(-1, 1), 0.0), axis=0).reshape(B, N)

@@ -40,7 +40,8 @@ def tokenise(
     response fit into the model's positions (None: no limit), and no response is empty.
 
     A sampled response keeps its sampled tokens. One given as text is tokenised, with the end token
-    only if its finish is 'stop'. Nothing is truncated: half a response would teach a wrong end.
+    only if its finish is 'stop'. Nothing is truncated: half a response would teach the model to
+    stop in the wrong place.
     """
     docs = []
     for index, example in enumerate(examples):

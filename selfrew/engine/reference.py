@@ -69,8 +69,8 @@ def reference_column(
       first_update, one_pass: the batches of the first update, and of one pass over all examples.
       kind: 'exact', a pass with `params` over all examples. 'sampler', the log-probs that the
         responses were sampled with, checked by a pass over the first update's examples. 'base', a
-        pass with M_0, the model as in its folder; it is read again in every round and lies in
-        memory beside `params` for the pass. A reference-free loss takes 'exact' for its gaps.
+        pass with M_0, the model as in its folder; it is read again each round, and the pass needs
+        memory for both. A reference-free loss takes 'exact' for its gaps.
       max_gap: the largest mean gap of trainer and sampler that 'sampler' accepts.
     Raises ValueError if the sampler's log-probs are missing or too far off.
     """

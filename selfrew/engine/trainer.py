@@ -33,8 +33,8 @@ def train(
 ):
     """Trains for a round on its examples. Returns (State, totals).
 
-    The arrays of the incoming state are reused for the returned one, so that a model need not lie
-    in memory twice.
+    The arrays of the incoming state are reused for the returned one, so that the model is not in
+    memory twice.
 
     Args:
       loss: a bound loss of the shelf `losses`. report(step, metrics): called after each update,

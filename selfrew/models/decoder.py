@@ -40,7 +40,7 @@ class Decoder(nn.Module):
     attention: str = 'xla'  # see attention.BACKENDS
     # What the backward pass computes again: nothing, whole blocks, or all but matrix products.
     remat: str = 'none'
-    mesh: Mesh | None = None  # where activations lie; None: wherever
+    mesh: Mesh | None = None  # shards activations; None: unsharded
     # True: each parameter is one array of all layers, scanned over; False: see `unstack`.
     stacked: bool = True
 

@@ -43,7 +43,7 @@ def zeros_init(*names):
 
 
 def norm_scale_init(config: ModelConfig):
-    """The scale with which a norm changes nothing but the root mean square."""
+    """The scale at which a norm only normalises."""
     init = nn.initializers.zeros if config.unit_offset else nn.initializers.ones
     return _partitioned(init, 'norm')
 

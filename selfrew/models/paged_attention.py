@@ -51,7 +51,7 @@ def attend(
 ):
     """Attention of one more token of each sample. Returns ([S 1 N·H], the cache with the tokens).
 
-    Keys and values are read once, where they lie: each page gathers its owner's queries. Then the
+    Keys and values are read once, in place: each page gathers its owner's queries. Then the
     softmaxes of a sample's pages are combined in the order of its pages.
 
     q: [S 1 N H]. new: {'k' [S K H 1], 'v' [S K 1 H]}. cache: {'k' [X P K H W], 'v' [X P K W H]}.

@@ -11,7 +11,7 @@ from selfrew.run.stage import json_bytes
 
 
 def say(text: str = '') -> None:
-    """Prints a line, clear of the progress bars, from process 0 only."""
+    """Prints a line from process 0 only, without disturbing the progress bars."""
     if processes.is_main():
         sys.stderr.flush()
         print(text, flush=True)

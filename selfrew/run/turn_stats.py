@@ -63,7 +63,8 @@ def _agreement(votes_of) -> float | None:
 
 
 def _correlation_within(xs_of, ys_of) -> float | None:
-    """The correlation of x and y after each group's mean is subtracted; pairs with nan y left out.
+    """The correlation of x and y after each group's mean is subtracted; pairs whose y is nan are
+    left out.
 
     xs_of, ys_of: a list of values for each group. None if x or y is constant in every group.
     """

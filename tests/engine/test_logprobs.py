@@ -1,5 +1,5 @@
-"""Log-probs and their companions are their definitions, in chunks or whole, whatever else lies in
-the row.
+"""Log-probs, entropy and contrast match their definitions, in chunks or whole, whatever else lies
+in the row.
 """
 
 import dataclasses

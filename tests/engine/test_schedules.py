@@ -1,4 +1,4 @@
-"""Learning rates are their formulas, and the rate multiplies the update."""
+"""Learning rates match their formulas, and the rate multiplies the update."""
 
 import functools
 

@@ -102,8 +102,11 @@ def test_cudnn_lowers_for_cuda_without_a_gpu(monkeypatch, L, is_meshed):
     mesh = sharding.make_mesh(fsdp=4, tensor=2) if is_meshed else None
     qkv, cotangent = random_qkv(4, L, 4, 2, 64, jnp.bfloat16)
     cudnn = _attend(packed_mask(4, L), backend='cudnn', mesh=mesh)
-    both = jax.jit(lambda *qkv: output_and_gradients(cudnn, qkv, cotangent))
-    program = both.trace(*qkv).lower(lowering_platforms=('cuda',)).as_text()
+
+    def both(*qkv):
+        return output_and_gradients(cudnn, qkv, cotangent)
+
+    program = jax.jit(both).trace(*qkv).lower(lowering_platforms=('cuda',)).as_text()
     assert '@__cudnn$fmhaScaleBiasSoftmax(' in program
     assert '@__cudnn$fmhaScaleBiasSoftmaxBackward(' in program
 

@@ -63,7 +63,7 @@ class DeviceSlots:
         return self.pages.pages == self._all_pages()
 
     def _all_pages(self, slots: int | None = None) -> int:
-        """Pages of each part of the mesh with which every slot has all that it may have."""
+        """The pages that each part of the mesh needs for every slot to reach its full length."""
         slots = len(self.pages.table) if slots is None else slots
         return 1 + slots // self.pages.parts * self._plan.pages_per_slot
 

@@ -75,7 +75,7 @@ def plan(
       slots: at most this many.
       prefix_tokens: of the prefix that all prompts share.
       memory: bytes that the caches may take on a device.
-    Raises ValueError, with the numbers, where not even one slot per row shard of the mesh fits.
+    Raises ValueError with the numbers if the memory does not hold one slot per row shard.
     """
     shards, per_column = sharding.row_shards(lm.mesh), column_bytes(lm)
     longest = max(length - 1 - prefix_tokens + limit for length, limit in zip(lengths, limits))

@@ -59,9 +59,9 @@ def empty_cache(module, dtype, rows: int, columns: int) -> tuple:
     """
     c = module.config
     stacks, layers = (1, c.layers) if module.stacked else (c.layers, 1)
-    k = jnp.zeros((layers, rows, c.kv_heads, c.head_dim, columns), dtype)
+    k_XRKHC = jnp.zeros((layers, rows, c.kv_heads, c.head_dim, columns), dtype)
     return tuple(
-        attention.constrain_cache({'k': k, 'v': k.swapaxes(3, 4)}, module.mesh)
+        attention.constrain_cache({'k': k_XRKHC, 'v': k_XRKHC.swapaxes(3, 4)}, module.mesh)
         for _ in range(stacks)
     )
 
@@ -161,9 +161,12 @@ def _copy_rows(mesh, part, pool, *, row_A, page_AB):
     """A part of the cache with rows of the pool in its pages."""
     (A, B), (X, _, K, H, W) = page_AB.shape, part['k'].shape
     if not attention.writes_in_place(mesh):
-        k = pool['k'][:, row_A].reshape(X, A, K, H, B, W).transpose(0, 1, 4, 2, 3, 5)
-        v = pool['v'][:, row_A].reshape(X, A, K, B, W, H).transpose(0, 1, 3, 2, 4, 5)
-        return {'k': part['k'].at[:, page_AB].set(k), 'v': part['v'].at[:, page_AB].set(v)}
+        k_XAKHBW = pool['k'][:, row_A].reshape(X, A, K, H, B, W)
+        v_XAKBWH = pool['v'][:, row_A].reshape(X, A, K, B, W, H)
+        k_XABKHW = k_XAKHBW.transpose(0, 1, 4, 2, 3, 5)
+        v_XABKWH = v_XAKBWH.transpose(0, 1, 3, 2, 4, 5)
+        k, v = part['k'].at[:, page_AB], part['v'].at[:, page_AB]
+        return {'k': k.set(k_XABKHW), 'v': v.set(v_XABKWH)}
 
     def copy_page(index, part):
         request, block, copied = index // B, index % B, {}
@@ -184,10 +187,13 @@ def move_pages(module, part, source_ZQ) -> dict:
     over the content of that part's old page source[z, q].
     """
     Z = len(source_ZQ)
-    take = jax.vmap(lambda x, ids: x[:, ids], in_axes=(1, 0), out_axes=1)
 
-    def move(x):
-        moved = take(x.reshape(x.shape[0], Z, -1, *x.shape[2:]), source_ZQ)
+    def take(array, pages):  # of one part of the mesh: [X pages …], [Q]
+        return array[:, pages]
+
+    def move(array):  # [X pages …], the pages of all parts
+        by_part = array.reshape(array.shape[0], Z, -1, *array.shape[2:])
+        moved = jax.vmap(take, in_axes=(1, 0), out_axes=1)(by_part, source_ZQ)  # [X Z Q …]
         return moved.reshape(moved.shape[0], -1, *moved.shape[3:])
 
     return attention.constrain_cache({name: move(x) for name, x in part.items()}, module.mesh)

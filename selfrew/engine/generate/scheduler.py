@@ -34,10 +34,10 @@ class Scheduler:
 
     The cache grows with the samples. On a single CPU, where a step's time is proportional to the
     number of slots, their number shrinks once no request waits. The last bits of a result depend on
-    both sizes, so a resumed run must have the same sizes at each step as if it had never been
-    killed. It therefore replays the requests whose responses are recorded: they take a slot and
-    pages for as many steps as they took. While only replayed requests are in the slots, their steps
-    are counted and not computed.
+    both sizes, so at each step a resumed run must have the sizes that an uninterrupted run has. It
+    therefore replays the requests whose responses are recorded: they take a slot and pages for as
+    many steps as they took. While only replayed requests are in the slots, their steps are counted
+    and not computed.
     """
 
     def __init__(self, lm, params, plan: memory_plan.MemoryPlan, requests, recorded):
@@ -150,7 +150,9 @@ class Scheduler:
         self._device.insert(insertions, batch, pool.cache)
 
     def _slot_request(self, slot: int) -> programs.SlotRequest:
-        """The slot's request for the device; a replayed one only takes as many steps again."""
+        """The slot's request for the device; a replayed request only takes the same number of
+        steps.
+        """
         index = self._slots.request[slot]
         request, is_replay = self._requests[index], self._recorded[index] is not None
         options = request.options

@@ -8,7 +8,7 @@ class SlotTable:
 
     A replayed request is one whose response was recorded by a killed run. `is_host_only` marks
     those that the device does not know of: their steps are counted on the host. `host_count` is
-    what was counted so; the device counts from there once it knows of the request.
+    that count. The device continues from it once it has the request.
     """
 
     def __init__(self, slots: int):

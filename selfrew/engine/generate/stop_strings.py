@@ -4,7 +4,7 @@
 def find_stop(text, tokens: tuple, stop: tuple, start: int) -> tuple[int, str] | None:
     """(How many tokens until the first stop string is complete, the text before it), or None.
 
-    text: the tokenizer. start: so many of the tokens are known to hold no stop string.
+    text: the tokenizer. start: the number of leading tokens known to contain no stop string.
     """
     whole = text.decode(tokens)
     if not any(string in whole for string in stop):

@@ -20,7 +20,7 @@ def sample_tokens(logits_RV, uniform_R, temperature_R, top_k_R, top_p_R, min_p_R
       top_k: [R] int32, how many of the likeliest tokens may be sampled; 0 for all.
       top_p: [R], of those, the smallest set of the likeliest with this share of their probability;
         1 for all.
-      min_p: [R], and none less likely than this times the likeliest; 0 for all.
+      min_p: [R], excludes tokens less likely than this fraction of the likeliest; 0 for all.
     Ties with the least likely token that may be sampled may be sampled too.
     Returns ([R] int32, [R] float32).
     """

@@ -1,4 +1,8 @@
-"""Reads and writes Hugging Face folders: config.json and safetensors, without torch."""
+"""Reads and writes Hugging Face folders: config.json and safetensors, without torch.
+
+Import from it: the functions below; `hf` is imported whole.
+It imports: nothing of selfrew. Modules of its own package aside.
+"""
 
 from selfrew.models.hf.config import (
     config_of,

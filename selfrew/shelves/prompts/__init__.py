@@ -3,6 +3,8 @@
 `key` is a JAX key of the seed and the turn; the same key gives the same prompts. Responses that
 come with a prompt (demonstrations, ranked answers) are in `meta['responses']`, their grades in
 `meta['grades']`.
+Import from it: the parts below; `prompts` is imported whole.
+It imports: types, mesh, models, tasks, engine.
 """
 
 import jax

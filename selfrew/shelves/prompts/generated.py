@@ -139,16 +139,16 @@ def self_instruct(
 class _InstructionPool:
     """The known instructions: seeds, then the new ones that passed the filters."""
 
-    def __init__(self, seed_texts: list[str], seeds: int, own: int, similarity: float):
-        if len(seed_texts) < seeds + own:
+    def __init__(self, seed_texts: list[str], seeds: int, new: int, similarity: float):
+        if len(seed_texts) < seeds + new:
             raise ValueError(
-                f'{len(seed_texts)} seed instructions: want at least {seeds + own} '
+                f'{len(seed_texts)} seed instructions: want at least {seeds + new} '
                 'to show in a request'
             )
         self.texts = list(seed_texts)
         self.words = [novelty.words(text) for text in seed_texts]
         self.seed_count = len(seed_texts)
-        self.seeds, self.own, self.similarity = seeds, own, similarity
+        self.seeds, self.new, self.similarity = seeds, new, similarity
         self.outcomes = collections.Counter()  # 'kept', or why an instruction was dropped
 
     def new_texts(self) -> list[str]:
@@ -157,10 +157,10 @@ class _InstructionPool:
     def sample_texts(self, rng) -> list[str]:
         """The instructions that one request shows, in random order."""
         new_count = len(self.texts) - self.seed_count
-        own = min(self.own, new_count)
-        indices = list(rng.choice(self.seed_count, self.seeds + self.own - own, replace=False))
-        if own:
-            indices += list(self.seed_count + rng.choice(new_count, own, replace=False))
+        new = min(self.new, new_count)
+        indices = list(rng.choice(self.seed_count, self.seeds + self.new - new, replace=False))
+        if new:
+            indices += list(self.seed_count + rng.choice(new_count, new, replace=False))
         return [' '.join(self.texts[i].split()) for i in rng.permutation(indices)]
 
     def add(self, instructions: list[str]) -> None:

@@ -1,6 +1,8 @@
 """How responses are scored. The shelf's contract: (lm, params, rollouts, key, *, …) -> [Judgement].
 
 A higher score is better; nan means 'no verdict'. Each rollout gets one judgement, in order.
+Import from it: the parts below; `scorers` is imported whole.
+It imports: types, mesh, models, tasks, engine.
 """
 
 import numpy as np

@@ -1,4 +1,8 @@
-"""Prompt templates in jinja: for judging responses, for asking problems, for new instructions."""
+"""Prompt templates in jinja: for judging responses, for asking problems, for new instructions.
+
+Import from it: get, render, constants, score_range; `templates` is imported whole.
+It imports: nothing of selfrew.
+"""
 
 import functools
 import os

@@ -1,4 +1,6 @@
-"""A killed call goes on where it was: recorded responses are not made again, not a bit changes."""
+"""A killed call goes on where it was: recorded responses are not sampled again, and the results are
+bit-identical.
+"""
 
 import dataclasses
 import functools

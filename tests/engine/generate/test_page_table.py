@@ -1,4 +1,4 @@
-"""Pages are each one slot's, in its part of the mesh, and keep their content when repacked."""
+"""Each page belongs to one slot, in its part of the mesh, and keeps its content when repacked."""
 
 import numpy as np
 import pytest
