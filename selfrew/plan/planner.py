@@ -10,7 +10,7 @@ import jax
 from selfrew.mesh import sharding
 from selfrew.models import decoder, hf, language_model, text
 from selfrew.plan import chips, jobs, lowering, prediction, summary
-from selfrew.run import binding
+from selfrew.run.config import model_loader
 
 
 def make(
@@ -65,9 +65,7 @@ def build_lm(config: dict, devices) -> language_model.Lm:
 
     Raises ValueError for a model or mesh that cannot be built.
     """
-    bound = binding.bind_arguments(
-        language_model.load, config['model'] | config['mesh'], 'model, mesh'
-    )
+    bound = model_loader(config)
     fields = {**(bound.func.__kwdefaults__ or {}), **bound.keywords}
     shape, folder, max_length = fields['shape'], fields['folder'], fields['max_length']
     if shape:
