@@ -34,6 +34,7 @@ setup(
         'importlib-resources>=6.5',  # tensorflow-datasets needs it and does not declare it
         'jax>=0.9.0',
         'jinja2>=3.1.6',
+        'math-verify>=0.9',  # decides whether answers to mathematics are right
         'matplotlib>=3.10',
         'ml-collections>=1.1',
         'numpy>=2.2',
@@ -47,10 +48,9 @@ setup(
         'transformers>=5.0',
     ],
     extras_require={
-        'test': ['pytest>=8.4', 'pytest-xdist>=3.6', 'math-verify>=0.9'],
+        'test': ['pytest>=8.4', 'pytest-xdist>=3.6'],
         # Exact versions: another formatter formats otherwise.
         'dev': ['ruff==0.17.6', 'basedpyright==1.40.2', 'pre-commit>=4.0'],
-        'math': ['math-verify>=0.9'],  # decides whether answers to MATH are right
         # The tests against transformers. On a machine without a GPU take torch's CPU build.
         'parity': ['torch>=2.6'],
         'tf': ['tensorflow-cpu>=2.18'],  # for a part of the tensorflow-datasets catalogue

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from scipy import stats
 
-from selfrew.tasks import answers
+from selfrew import tasks
 from selfrew.types import Judgement
 
 Z_95 = 1.959963984540054  # standard deviations of a 95 % interval
@@ -69,8 +69,9 @@ def _share_right(name: str, prompts, judgements) -> dict:
     for prompt in prompts:
         by_task[prompt.meta.get('task')].append(right[prompt.id])
     metrics = {'value': sum(right.values()) / len(right), 'low': low, 'high': high, 'n': len(right)}
-    tasks = sorted(by_task.items(), key=str)
-    metrics |= {task: float(np.mean(shares)) for task, shares in tasks if task}
+    metrics |= {
+        task: float(np.mean(shares)) for task, shares in sorted(by_task.items(), key=str) if task
+    }
     return metrics | {'length': _mean(lengths)}
 
 
@@ -88,13 +89,13 @@ def majority(lm, params, key, *, prompts, sampler, scorer):
     winners, agreement = [], []
     for judgement in judgements:
         rollout = judgement.rollout
-        final = [answers.key(answers.final_answer(r.text)) for r in rollout.responses]
-        most_common = Counter(a for a in final if a is not None).most_common(1)
+        votes = [tasks.vote(rollout.prompt, response) for response in rollout.responses]
+        most_common = Counter(vote for vote in votes if vote is not None).most_common(1)
         index, score = 0, 0.0
         if most_common:
-            index = final.index(most_common[0][0])
+            index = votes.index(most_common[0][0])
             score = judgement.scores[index]
-        agreement.append(most_common[0][1] / len(final) if most_common else 0.0)
+        agreement.append(most_common[0][1] / len(votes) if most_common else 0.0)
         winner = dataclasses.replace(rollout, responses=(rollout.responses[index],))
         winners.append(Judgement(winner, (score,)))
     metrics = _share_right('majority', prompt_list, winners)

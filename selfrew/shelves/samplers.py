@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from selfrew.engine import generate
-from selfrew.tasks import answers
+from selfrew.tasks import verdicts
 from selfrew.types import Response, Rollout
 
 
@@ -96,7 +96,7 @@ def disputed(lm, params, prompts, key, *, sampler) -> list[Rollout]:
     """
     most_disputed = {}  # id of the original prompt -> (variance, rollout)
     for rollout in sampler(lm, params, prompts, key):
-        scores = [s for s in answers.scores(rollout) if not math.isnan(s)]
+        scores = [s for s in verdicts.scores(rollout) if not math.isnan(s)]
         variance = float(np.var(scores)) if scores else -1.0
         original = rollout.prompt.meta['judged']
         if original not in most_disputed or variance > most_disputed[original][0]:

@@ -1,8 +1,8 @@
 """What has a truth: built-in tasks, published problem sets, rows of the user's files; final answers
 and verdicts; prompt templates.
 
-Import from it: its functions on built-in tasks, and the modules answers, hashing, published,
-records and templates, whole or a function of theirs.
+Import from it: its functions on tasks, and the modules answers, hashing, published, records and
+templates, whole or a function of theirs.
 It imports: types.
 
 A built-in task draws endless problems whose truth can be computed. Contract of a task's module:
@@ -11,7 +11,9 @@ A built-in task draws endless problems whose truth can be computed. Contract of 
                                      the functions below need
   demonstrate(prompt, rng, flaw)     -> str, a worked response with that flaw: 'none', 'short'
                                      (stops early) or 'slip' (a mistake)
-  grade(prompt, response)            -> float, the true grade from 0 to 5; RIGHT means correct
+  ANSWERS                            its answers.Form: what a response concludes with, and whether
+                                     that is right
+  grade(prompt, response)            -> float, the true grade from 0 to 5; 5 for a right response
   worked_verdict(prompt, response)   -> str, a verdict that ends with 'Score: <true grade>'
 
 The lazy demonstrator's flaws are deliberate: training methods are to correct them.
@@ -21,14 +23,13 @@ import dataclasses
 
 from selfrew.tasks import answers, published, rising, word_problems
 from selfrew.tasks.hashing import hash_digit, short_id
-from selfrew.types import Prompt
+from selfrew.types import Prompt, Response
 
 STOPS_EARLY = 0.5  # share of all lazy responses with the flaw 'short'
 SLIPS = 0.2  # share of the other lazy responses with the flaw 'slip'
 FLAWS = 'none', 'short', 'slip'
 TASKS = {task.NAME: task for task in (word_problems, rising)}
 SPLITS = 'train', 'heldout'
-RIGHT = 5.0
 
 
 def get(name: str):
@@ -100,9 +101,47 @@ def demonstrate(prompt: Prompt, rng, has_even_flaws: bool = False) -> str:
     return module_of(prompt).demonstrate(prompt, rng, flaw)
 
 
-def is_right(prompt: Prompt, response: str) -> bool:
-    """Whether a response is correct by the rules of its task, built-in or published."""
-    name = prompt.meta['task']
+def answer_form(prompt: Prompt) -> answers.Form:
+    """How answers to a prompt are read and compared: the form of its task, built-in or published,
+    else the one for any answer.
+    """
+    name = prompt.meta.get('task')
     if name in published.FORMS:
-        return published.get(name).is_right(str(prompt.answer), answers.final_answer(response))
-    return get(name).grade(prompt, response) == RIGHT
+        return published.get(name).answers
+    return TASKS[name].ANSWERS if name in TASKS else answers.ANY
+
+
+def conclusion(prompt: Prompt, response: Response) -> str | None:
+    """What a response concludes with; None if it does not, or was cut by the length limit."""
+    if response.finish != 'stop':
+        return None
+    return answer_form(prompt).extract(response.text, _options(prompt))
+
+
+def vote(prompt: Prompt, response: Response) -> str | None:
+    """The canonical form of a response's answer; None if it does not conclude."""
+    answer = conclusion(prompt, response)
+    return None if answer is None else answer_form(prompt).key(answer, _options(prompt))
+
+
+def is_right(prompt: Prompt, response: Response) -> bool:
+    """Whether a response concludes with the prompt's answer, or with one of a list of answers."""
+    answer, form = conclusion(prompt, response), answer_form(prompt)
+    if answer is None:
+        return False
+    return any(form.same(truth, answer, _options(prompt)) for truth in _truths(prompt))
+
+
+def _options(prompt: Prompt) -> tuple:
+    return tuple(prompt.meta.get('options', ()))
+
+
+def _truths(prompt: Prompt) -> list:
+    """The answers that are right. A worked solution stands for what it concludes with."""
+    if prompt.meta.get('task') in TASKS:
+        return [prompt.answer]
+    accepted = prompt.answer if isinstance(prompt.answer, (list, tuple)) else [prompt.answer]
+    texts = [answers.truth_text(truth) for truth in accepted]
+    if prompt.meta.get('task') in published.FORMS:
+        return texts
+    return [answers.ANY.extract(text) or text for text in texts]

@@ -1,10 +1,12 @@
-"""Published problem sets: how rows are read, which template asks them, which answers are right."""
+"""Published problem sets: how rows are read, which template asks them, how answers are judged."""
 
 import re
 from collections.abc import Callable
 from typing import NamedTuple
 
 from selfrew.tasks import answers
+from selfrew.tasks.answers.choices import LETTERS
+from selfrew.tasks.answers.conclusions import boxed
 
 
 class Problem(NamedTuple):
@@ -16,7 +18,7 @@ class Problem(NamedTuple):
 
 class Form(NamedTuple):
     read: Callable  # row -> Problem; raises KeyError or ValueError if the row has another form
-    is_right: Callable  # (true answer, final answer of a response or None) -> bool
+    answers: answers.Form  # what a response concludes with, and when that is the truth
     template: str  # one that ships; it reads {{ question }}, {{ options }} or {{ shots }}
 
 
@@ -35,34 +37,16 @@ def _gsm8k(row) -> Problem:
 
 
 def _math(row) -> Problem:
-    answer = row.get('answer') or answers.boxed(row['solution'])
+    answer = row.get('answer') or boxed(row['solution'])
     if answer is None:
         raise ValueError('the solution has nothing in \\boxed')
     solution = _with_final_answer(row['solution'], f'${answer}$')
     return Problem(row['problem'].strip(), answer, solution)
 
 
-def _in_math_mode(text: str) -> str:
-    return text if '$' in text or '\\boxed' in text else f'${text}$'
-
-
-def _is_equivalent(truth: str, answer: str | None) -> bool:
-    """Whether two answers are equal as text or, by math-verify, as mathematics."""
-    if answer is None:
-        return False
-    if answers.same(answer, truth):
-        return True
-    import math_verify  # noqa: PLC0415 - an optional extra, and it loads sympy (about a second)
-
-    parsed_truth = math_verify.parse(_in_math_mode(truth))
-    return math_verify.verify(parsed_truth, math_verify.parse(_in_math_mode(answer)))
-
-
-LETTERS = 'ABCDEFGH'
 NUMBERED_OPTION = re.compile(
     r'\bAnswer(\d):\s*(.*?)(?=\s*\bAnswer\d:|\s*\n\s*Answer format|\s*$)', re.DOTALL
 )
-OPTION_LETTER = re.compile(r'[\s(\[*_$]*(?:option\s+)?\(?([A-H])(?![a-z])', re.IGNORECASE)
 
 
 def _arc(row) -> Problem:
@@ -98,41 +82,31 @@ def _arc_choices(row) -> tuple[str, list[str], int]:
     return asked['stem'], options, right
 
 
-def _is_same_letter(truth: str, answer: str | None) -> bool:
-    match = OPTION_LETTER.match(answer or '')
-    return match is not None and match[1].upper() == truth
-
-
-def _number_text(number) -> str:
-    """A number as text, a whole one without '.0'."""
-    return f'{number:g}' if isinstance(number, float) and abs(number) < 1e6 else str(number)
-
-
 def _svamp(row) -> Problem:
     body = row['Body'].strip()
     if not body.endswith(('.', '?', '!', ',')):
         body += '.'
-    return Problem(f'{body} {row["Question"].strip()}', _number_text(row['Answer']))
+    return Problem(f'{body} {row["Question"].strip()}', answers.truth_text(row['Answer']))
 
 
 def _mawps(row) -> Problem:
     if 'sQuestion' in row:
-        return Problem(row['sQuestion'].strip(), _number_text(float(row['lSolutions'][0])))
-    return Problem(row['input'].strip(), _number_text(row['target']))
+        return Problem(row['sQuestion'].strip(), answers.truth_text(row['lSolutions'][0]))
+    return Problem(row['input'].strip(), answers.truth_text(row['target']))
 
 
 def _asdiv(row) -> Problem:
-    """Drops the unit, which follows an answer in brackets."""
-    return Problem(f'{row["Body"]} {row["Question"]}', row['Answer'].partition('(')[0].strip())
+    """The answer keeps its parts and units: '12 (red); 15 (blue)'."""
+    return Problem(f'{row["Body"]} {row["Question"]}', row['Answer'].strip())
 
 
 FORMS = {
-    'gsm8k': Form(_gsm8k, answers.same, 'question'),
-    'math': Form(_math, _is_equivalent, 'math'),
-    'arc': Form(_arc, _is_same_letter, 'options'),
-    'svamp': Form(_svamp, answers.same, 'question'),
-    'mawps': Form(_mawps, answers.same, 'question'),
-    'asdiv': Form(_asdiv, answers.same, 'question'),
+    'gsm8k': Form(_gsm8k, answers.NUMBER, 'question'),
+    'math': Form(_math, answers.MATHEMATICS, 'math'),
+    'arc': Form(_arc, answers.LETTER, 'options'),
+    'svamp': Form(_svamp, answers.NUMBER, 'question'),
+    'mawps': Form(_mawps, answers.NUMBER, 'question'),
+    'asdiv': Form(_asdiv, answers.PARTS, 'question'),
 }
 
 

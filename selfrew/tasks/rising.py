@@ -2,6 +2,7 @@
 right answers.
 """
 
+from selfrew.tasks import answers
 from selfrew.tasks.word_problems import LARGEST, NAMES, THINGS
 from selfrew.types import Prompt, user_prompt
 
@@ -40,20 +41,40 @@ def demonstrate(prompt: Prompt, rng, flaw: str) -> str:
     return f'Final answer: {", ".join(map(str, numbers))}'
 
 
-def final_answer(response: str) -> list[str]:
-    """What the response lists after its last 'Final answer:'; empty if there is none."""
-    _, mark, tail = response.rpartition('Final answer:')
-    if not mark:
-        return []
-    return [part.strip() for part in tail.strip().rstrip('.').split(',') if part.strip()]
+def _extract(response: str, options: tuple = ()) -> str | None:
+    """What the response lists after its last 'Final answer:'; None if that is nothing."""
+    del options
+    _, _, tail = response.rpartition('Final answer:')
+    return tail.strip() if 'Final answer:' in response and _listed(tail) else None
 
 
-def _fits(prompt: Prompt, listed: list[str]) -> list[bool]:
+def _listed(answer: str | None) -> list[str]:
+    """The parts of an answer between commas."""
+    parts = (answer or '').strip().rstrip('.').split(',')
+    return [part.strip() for part in parts if part.strip()]
+
+
+def _key(answer: str, options: tuple = ()) -> str:
+    del options
+    return ', '.join(_listed(answer))
+
+
+def _same(truth: dict, answer: str, options: tuple = ()) -> bool:
+    """Whether an answer holds all constraints."""
+    del options
+    listed = _listed(answer)
+    return all(_fits(truth, listed)) and len(listed) == truth['count']
+
+
+ANSWERS = answers.Form(_extract, _key, _same)
+
+
+def _fits(truth: dict, listed: list[str]) -> list[bool]:
     """Whether each is a whole number of the range and larger than all before it that fit."""
-    flags, largest = [], prompt.answer['low'] - 1
+    flags, largest = [], truth['low'] - 1
     for word in listed:
         is_number = word.isascii() and word.isdigit()
-        is_fitting = is_number and largest < int(word) <= prompt.answer['high']
+        is_fitting = is_number and largest < int(word) <= truth['high']
         largest = int(word) if is_fitting else largest
         flags.append(is_fitting)
     return flags
@@ -63,18 +84,18 @@ def grade(prompt: Prompt, response: str) -> float:
     """5 if all constraints hold, 2 if only the count is wrong, 1 if a number does not fit, 0 for no
     numbers.
     """
-    listed = final_answer(response)
-    if not listed:
+    answer = _extract(response)
+    if answer is None:
         return 0.0
-    if not all(_fits(prompt, listed)):
+    if not all(_fits(prompt.answer, _listed(answer))):
         return 1.0
-    return 5.0 if len(listed) == prompt.answer['count'] else 2.0
+    return 5.0 if _same(prompt.answer, answer) else 2.0
 
 
 def worked_verdict(prompt: Prompt, response: str) -> str:
     """A verdict that counts the numbers that fit, compares the counts, and ends with the grade."""
-    listed, count, lines = final_answer(response), 0, []
-    for word, is_fitting in zip(listed, _fits(prompt, listed)):
+    listed, count, lines = _listed(_extract(response)), 0, []
+    for word, is_fitting in zip(listed, _fits(prompt.answer, listed)):
         count += is_fitting
         lines.append(f'{word} {count}.' if is_fitting else f'{word} no.')
     expected = prompt.answer['count']

@@ -2,6 +2,7 @@
 
 import re
 
+from selfrew.tasks import answers
 from selfrew.types import Prompt, user_prompt
 
 NAME = 'word_problems'
@@ -70,27 +71,41 @@ def _slip(steps, rng) -> str:
     return f'{" ".join(sums)} Final answer: {totals[-1]}'
 
 
-def final_answer(response: str) -> int | None:
+def _extract(response: str, options: tuple = ()) -> str | None:
     """The number that ends a response, after its last 'Final answer:'; None if there is none."""
+    del options
     match = re.search(r'Final answer:\s*(-?\d+)\.?\s*$', response)
-    return int(match[1]) if match else None
+    return match[1] if match else None
+
+
+def _key(answer: str, options: tuple = ()) -> str:
+    del options
+    return str(int(answer))
+
+
+def _same(truth: int, answer: str, options: tuple = ()) -> bool:
+    del options
+    return int(answer) == truth
+
+
+ANSWERS = answers.Form(_extract, _key, _same)
 
 
 def grade(prompt: Prompt, response: str) -> float:
     """5 for the right number, 2 for the total of an earlier step, 1 for another number, 0 for no
     number.
     """
-    number = final_answer(response)
+    number = _extract(response)
     if number is None:
         return 0.0
-    if number == prompt.answer:
+    if _same(prompt.answer, number):
         return 5.0
-    return 2.0 if number in [_result(step) for step in prompt.meta['steps']] else 1.0
+    return 2.0 if int(number) in [_result(step) for step in prompt.meta['steps']] else 1.0
 
 
 def worked_verdict(prompt: Prompt, response: str) -> str:
     """A verdict that solves the problem, compares the answers, and ends with the grade."""
-    number = final_answer(response)
-    found = 'none' if number is None else number
+    number = _extract(response)
+    found = 'none' if number is None else _key(number)
     comparison = f'Expected {prompt.answer}, found {found}.'
     return f'{_sums(prompt.meta["steps"])} {comparison} Score: {grade(prompt, response):.0f}'

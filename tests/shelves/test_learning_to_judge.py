@@ -14,7 +14,7 @@ from selfrew.plan import jobs
 from selfrew.run import binding
 from selfrew.run.turns import bind_turns
 from selfrew.shelves import pairs, prompts, samplers, scorers
-from selfrew.tasks import answers, templates
+from selfrew.tasks import templates, verdicts
 from selfrew.types import Response, Rollout, user_prompt
 
 KEY = jax.random.key(0)
@@ -184,8 +184,8 @@ def test_a_turn_learns_from_pairs_of_verdicts_the_model_wrote(tiny, change):
         assert example.prompt.text.startswith('Check this answer')
         assert all(response.tokens for response in example.responses)
         winner, loser = example.responses
-        chosen = answers.score(winner, low=0, high=5)
-        rejected = answers.score(loser, low=0, high=5)
+        chosen = verdicts.score(winner, low=0, high=5)
+        rejected = verdicts.score(loser, low=0, high=5)
         assert chosen != rejected and not math.isnan(chosen + rejected)
         assert example.scores[0] > example.scores[1]
 

@@ -10,7 +10,7 @@ from true_grades import MARK, count_and_range, running_totals, true_grade
 
 from selfrew import tasks
 from selfrew.shelves import scorers
-from selfrew.tasks import answers, rising, word_problems
+from selfrew.tasks import rising, verdicts, word_problems
 from selfrew.types import Response
 
 BOTH = ('word_problems', 'rising')
@@ -72,9 +72,9 @@ def test_grades_and_verdicts_agree_with_the_tests_own_computation():
         response = tasks.demonstrate(problem, rng, has_even_flaws=True)
         grade, verdict = module.grade(problem, response), module.worked_verdict(problem, response)
         assert grade == true_grade(problem.text, response), (problem.text, response)
-        assert answers.score(Response(verdict), low=0.0, high=5.0) == grade
-        assert tasks.is_right(problem, response) == (grade == 5.0)
-        assert scorers.correctness(problem, response) == float(grade == 5.0)
+        assert verdicts.score(Response(verdict), low=0.0, high=5.0) == grade
+        assert tasks.is_right(problem, Response(response)) == (grade == 5.0)
+        assert scorers.correctness(problem, Response(response)) == float(grade == 5.0)
         if module is word_problems:
             truth = running_totals(problem.text)[-1]
         else:

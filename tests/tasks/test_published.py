@@ -9,6 +9,7 @@ import pytest
 
 from selfrew.shelves import prompts, scorers
 from selfrew.tasks import published
+from selfrew.types import Response
 
 GSM8K = {'question': 'Two and two?', 'answer': 'It is 2+2=<<2+2=4>>4.\n#### 4'}
 MATH = {
@@ -60,7 +61,7 @@ ASDIV = {'Body': 'Six.', 'Question': 'How many?', 'Answer': '15 (balls)'}
         ('svamp', SVAMP, 'He had 3. How many?', '51', None, ()),
         ('mawps', {'input': 'How many ?', 'target': 2.5}, 'How many ?', '2.5', None, ()),
         ('mawps', {'sQuestion': 'How many ?', 'lSolutions': [43.0]}, 'How many ?', '43', None, ()),
-        ('asdiv', ASDIV, 'Six. How many?', '15', None, ()),
+        ('asdiv', ASDIV, 'Six. How many?', '15 (balls)', None, ()),
     ],
 )
 def test_a_row_is_read_as_its_authors_wrote_it(form, row, question, answer, solution, options):
@@ -122,12 +123,10 @@ def _prompt(tmp_path, form, row):
     ],
 )
 def test_a_response_is_judged_by_its_forms_own_rule(tmp_path, form, row, response, right):
-    if form == 'math':
-        pytest.importorskip('math_verify')
-    assert scorers.correctness(_prompt(tmp_path, form, row), response) == right
+    assert scorers.correctness(_prompt(tmp_path, form, row), Response(response)) == right
 
 
 @pytest.mark.parametrize('form, row', [('gsm8k', GSM8K), ('math', MATH)])
 def test_the_sets_own_solution_is_right(tmp_path, form, row):
     prompt = _prompt(tmp_path, form, row)
-    assert scorers.correctness(prompt, prompt.meta['responses'][0]) == 1.0
+    assert scorers.correctness(prompt, Response(prompt.meta['responses'][0])) == 1.0

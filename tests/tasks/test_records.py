@@ -25,7 +25,7 @@ def test_asdivs_xml_is_read_problem_by_problem(tmp_path):
     path = tmp_path / 'set.xml'
     body = '<Body>B.</Body><Question>Q?</Question><Answer>2 (a)</Answer>'
     path.write_text(f'<P><Problem ID="1">{body}</Problem></P>')
-    assert _answers(path, 'asdiv') == ['2']
+    assert _answers(path, 'asdiv') == ['2 (a)']
 
 
 def test_a_torn_json_array_is_refused(tmp_path):

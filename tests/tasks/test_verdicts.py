@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from selfrew.tasks import answers, templates
+from selfrew.tasks import templates, verdicts
 from selfrew.types import Response
 
 NAN = math.nan
@@ -33,7 +33,7 @@ NAN = math.nan
     ],
 )
 def test_the_score_that_a_verdict_concludes_with_is_read(text, score):
-    assert answers.score(Response(text), low=0.0, high=5.0) == score
+    assert verdicts.score(Response(text), low=0.0, high=5.0) == score
 
 
 @pytest.mark.parametrize(
@@ -72,16 +72,16 @@ def test_the_score_that_a_verdict_concludes_with_is_read(text, score):
     ],
 )
 def test_text_without_a_score_of_the_range_is_no_verdict(text):
-    assert math.isnan(answers.score(Response(text), low=0.0, high=5.0))
+    assert math.isnan(verdicts.score(Response(text), low=0.0, high=5.0))
 
 
 def test_a_verdict_cut_by_the_limit_has_not_concluded():
-    assert math.isnan(answers.score(Response('Score: 4', finish='length'), low=0.0, high=5.0))
+    assert math.isnan(verdicts.score(Response('Score: 4', finish='length'), low=0.0, high=5.0))
 
 
 def test_the_caller_sets_the_range_of_scores():
     def read(text):
-        return answers.score(Response(text), low=-1.0, high=10.0)
+        return verdicts.score(Response(text), low=-1.0, high=10.0)
 
     assert (read('Score: 8/10'), read('Score: 10'), read('Score: -1')) == (8.0, 10.0, -1.0)
     assert math.isnan(read('Score: 4/5')) and math.isnan(read('Score: 11'))
@@ -103,15 +103,15 @@ def test_the_caller_sets_the_range_of_scores():
     ],
 )
 def test_the_last_winner_that_a_verdict_names_is_read(text, winner):
-    np.testing.assert_array_equal(answers.winner(Response(text)), winner)
-    assert math.isnan(answers.winner(Response(text, finish='length')))
+    np.testing.assert_array_equal(verdicts.winner(Response(text)), winner)
+    assert math.isnan(verdicts.winner(Response(text, finish='length')))
 
 
 def test_the_shipped_pairwise_template_shows_both_answers_and_says_how_to_conclude():
     text = templates.render('pairwise', prompt='Q?', first='one', second='two')
     assert '<answer A>one</answer A>\n<answer B>two</answer B>' in text and 'User: Q?' in text
     assert text.endswith('"Winner: A", "Winner: B" or "Winner: tie".')
-    read = [answers.winner(Response(f'Winner: {name}')) for name in ('A', 'B', 'tie')]
+    read = [verdicts.winner(Response(f'Winner: {name}')) for name in ('A', 'B', 'tie')]
     assert read == [1.0, 0.0, 0.5]
 
 

@@ -88,9 +88,11 @@ def problems(
         fields = {'question': question, 'options': options, 'shots': shot_problems}
         text = templates.render(template_name, **fields)
         name = f'{form}/{short_id(text)}'
+        shown_options = {'options': list(options)} if options else {}
         if not answers:
-            return user_prompt(name, text, task=form)
+            return user_prompt(name, text, task=form, **shown_options)
         meta = {'responses': [problem.solution]} if problem.solution else {}
+        meta |= shown_options
         return user_prompt(name, text, problem.answer, task=form, **meta)
 
     return _draw(_read(source, read_row, max_bad), n, source, key)

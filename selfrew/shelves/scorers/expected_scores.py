@@ -4,7 +4,7 @@ import numpy as np
 
 from selfrew.engine import packing, reference
 from selfrew.mesh import buckets
-from selfrew.tasks import answers
+from selfrew.tasks import verdicts
 
 
 def expected_scores(
@@ -45,7 +45,7 @@ def expected_scores(
 def _branch_at_score(text, index: int, prompt: tuple, verdict: tuple, points) -> packing.Doc | None:
     """A document that branches into the points where the verdict has its score, or None."""
     written = text.decode(verdict)
-    score_start = list(answers.SCORE.finditer(written))[-1].end()
+    score_start = list(verdicts.SCORE.finditer(written))[-1].end()
     # The token in which the score begins.
     first = next(n for n in range(len(verdict)) if len(text.decode(verdict[: n + 1])) > score_start)
     before = written[len(text.decode(verdict[:first])) : score_start]

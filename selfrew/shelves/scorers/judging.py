@@ -5,7 +5,7 @@ import math
 
 from selfrew.engine import generate
 from selfrew.shelves.scorers.expected_scores import expected_scores
-from selfrew.tasks import answers, templates
+from selfrew.tasks import templates, verdicts as judge_words
 from selfrew.types import Judgement, user_prompt
 
 
@@ -51,7 +51,7 @@ def judge(
     prompts, verdicts = _sample_verdicts(
         lm, params, key, template, fields, names, votes, **sampling
     )
-    scores = [[answers.score(v, low=low, high=high) for v in drawn] for drawn in verdicts]
+    scores = [[judge_words.score(v, low=low, high=high) for v in drawn] for drawn in verdicts]
     if expected:
         points = [str(point) for point in range(math.ceil(low), math.floor(high) + 1)]
         scores = _expected_votes(lm, params, prompts, verdicts, scores, points)
@@ -118,7 +118,7 @@ def _share_of_wins(rollout, verdicts_of: dict) -> Judgement:
                 backward = verdicts_of[f'{rollout.prompt.id}/{j}/{i}']
                 drawn += forward
                 wins += [
-                    _win(answers.winner(first), 1.0 - answers.winner(second))
+                    _win(judge_words.winner(first), 1.0 - judge_words.winner(second))
                     for first, second in zip(forward, backward)
                 ]
         shown_first.append(drawn)

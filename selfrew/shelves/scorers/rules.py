@@ -4,7 +4,7 @@ import math
 
 from selfrew import tasks
 from selfrew.mesh import keys
-from selfrew.tasks import answers
+from selfrew.tasks import verdicts
 from selfrew.types import Judgement
 
 
@@ -39,22 +39,16 @@ def given(lm, params, rollouts, key) -> list[Judgement]:
 def exact_answer(lm, params, rollouts, key) -> list[Judgement]:
     """1 where a response is right, 0 where it is wrong, nan where the prompt has no answer.
 
-    A built-in task judges its own responses. Otherwise the final answer (after the last 'Final
-    answer:' or '####', or in the last \\boxed{}) is compared with the prompt's: as numbers where
-    both are numbers, else as text without case.
+    What a response concludes with is compared with the prompt's answer, or with each of a list, as
+    the form of its task says (see tasks.answers). A response that was cut has not concluded.
     """
     del lm, params, key
-    return _score_each(rollouts, lambda prompt, response: correctness(prompt, response.text))
+    return _score_each(rollouts, correctness)
 
 
-def correctness(prompt, response: str) -> float:
+def correctness(prompt, response) -> float:
     """1, 0 or nan, see `exact_answer`."""
-    if prompt.answer is None:
-        return math.nan
-    if 'task' in prompt.meta:
-        return float(tasks.is_right(prompt, response))
-    reference = answers.reference_answer(str(prompt.answer))
-    return float(answers.same(answers.final_answer(response), reference))
+    return math.nan if prompt.answer is None else float(tasks.is_right(prompt, response))
 
 
 def consistency(lm, params, rollouts, key) -> list[Judgement]:
@@ -70,10 +64,10 @@ def consistency(lm, params, rollouts, key) -> list[Judgement]:
 
 def _vote_shares(rollout) -> list[float]:
     if 'judged' in rollout.prompt.meta:
-        scores = answers.scores(rollout)
+        scores = verdicts.scores(rollout)
         return [math.nan if math.isnan(s) else scores.count(s) / len(scores) for s in scores]
-    final = [answers.key(answers.final_answer(r.text)) for r in rollout.responses]
-    return [0.0 if answer is None else final.count(answer) / len(final) for answer in final]
+    votes = [tasks.vote(rollout.prompt, response) for response in rollout.responses]
+    return [0.0 if vote is None else votes.count(vote) / len(votes) for vote in votes]
 
 
 def length(lm, params, rollouts, key, *, target: int | None = None) -> list[Judgement]:

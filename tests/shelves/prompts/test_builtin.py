@@ -10,7 +10,7 @@ from true_grades import true_grade
 
 from selfrew import tasks
 from selfrew.shelves import prompts
-from selfrew.tasks import answers, templates
+from selfrew.tasks import templates, verdicts
 from selfrew.types import Response
 
 BOTH = ('word_problems', 'rising')
@@ -62,7 +62,7 @@ def test_worked_verdicts_conclude_with_the_true_grade_of_the_response_they_were_
         problem, response = judge_prompt.search(prompt.text).groups()
         assert prompt.text == templates.render('check', prompt=problem, response=response)
         (verdict,) = prompt.meta['responses']
-        grade = answers.score(Response(verdict), low=0.0, high=5.0)
+        grade = verdicts.score(Response(verdict), low=0.0, high=5.0)
         assert grade == true_grade(problem, response)
         grades.add(grade)
     assert grades == {1.0, 2.0, 5.0}

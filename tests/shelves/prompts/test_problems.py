@@ -9,6 +9,7 @@ import jax
 import pytest
 
 from selfrew.shelves import prompts, scorers
+from selfrew.types import Response
 
 ARC = {
     'question': {
@@ -83,5 +84,5 @@ def test_the_sets_are_read_to_the_last_row(form, file, count):
     assert len(problems) == count == len({prompt.id for prompt in problems})
     for prompt in problems[::7]:
         right = [f'So.\nFinal answer: {prompt.answer}', *prompt.meta.get('responses', ())]
-        assert all(scorers.correctness(prompt, response) == 1.0 for response in right)
-        assert scorers.correctness(prompt, 'Final answer: none') == 0.0
+        assert all(scorers.correctness(prompt, Response(response)) == 1.0 for response in right)
+        assert scorers.correctness(prompt, Response('Final answer: none')) == 0.0

@@ -240,7 +240,7 @@ def test_a_data_set_on_disk_is_read_without_its_code_and_without_tensorflow(tiny
     for prompt in read:
         assert prompt.text == f'Qué es {prompt.answer // 2} + {prompt.answer // 2}?'
         assert prompt.meta == {'responses': [f'{MARK}{prompt.answer}']}
-        assert scorers.correctness(prompt, prompt.meta['responses'][0]) == 1.0
+        assert scorers.correctness(prompt, Response(prompt.meta['responses'][0])) == 1.0
 
 
 def test_a_data_set_needs_its_split():
