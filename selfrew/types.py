@@ -65,6 +65,7 @@ class Judgement:
     scores: tuple  # (n,) float
     verdicts: tuple = ()  # (n,) of tuples: the judge's text, one per vote
     votes: tuple = ()  # (n,) of tuples: the score parsed from each verdict, nan if none was found
+    readings: tuple = ()  # (n,) of tuples: how each verdict was read, see tasks.verdicts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +122,9 @@ def from_json(kind: type, fields: dict):
     if kind is Judgement:
         verdicts = tuple(tuple(texts) for texts in fields['verdicts'])
         votes = tuple(_floats(scores) for scores in fields['votes'])
-        return Judgement(_rollout(fields['rollout']), _floats(fields['scores']), verdicts, votes)
+        readings = tuple(tuple(words) for words in fields.get('readings', ()))  # new in 0.2
+        rollout, scores = _rollout(fields['rollout']), _floats(fields['scores'])
+        return Judgement(rollout, scores, verdicts, votes, readings)
     if kind is Example:
         prompt, responses = _prompt(fields['prompt']), _responses(fields['responses'])
         return Example(prompt, responses, _floats(fields['scores']), fields['weight'])

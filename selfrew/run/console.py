@@ -7,7 +7,10 @@ import jax
 from selfrew.engine import packing, trainer
 from selfrew.mesh import processes, sharding
 from selfrew.models import decoder
+from selfrew.run import turn_stats
 from selfrew.run.stage import json_bytes
+
+UNREAD_SHOWN, UNREAD_CHARACTERS = 3, 400
 
 
 def say(text: str = '') -> None:
@@ -72,7 +75,8 @@ def print_packed_row(lm, batch) -> None:
 
 
 def print_turn(lm, judgements, examples, train) -> None:
-    """Prints a turn's first prompt as the model sees it, first response, verdict and packed row.
+    """Prints a turn's first prompt as the model sees it, first response, verdict and packed row,
+    and some verdicts that could not be read.
 
     `train` is the turn's bound trainer.train.
     """
@@ -84,6 +88,8 @@ def print_turn(lm, judgements, examples, train) -> None:
         print_example('its first response', scored)
         if judgement.verdicts and judgement.verdicts[0]:
             print_example('its first verdict', judgement.verdicts[0][0])
+    for text in turn_stats.unread_verdicts(judgements, UNREAD_SHOWN):
+        print_example('a verdict without a score', f'{text[:UNREAD_CHARACTERS]}')
     if examples:
         defaults = trainer.train.__kwdefaults__ or {}
         length = train.keywords.get('row_length', defaults['row_length'])

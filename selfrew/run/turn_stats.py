@@ -1,9 +1,12 @@
 """Statistics of a turn: how many prompts fell out and why, scores, votes and lengths."""
 
+import collections
 import itertools
 import math
 
 import numpy as np
+
+from selfrew.tasks.verdicts import READ, UNREAD
 
 
 def summarize(prompts, judgements, examples) -> dict:
@@ -17,6 +20,9 @@ def summarize(prompts, judgements, examples) -> dict:
     unasked: share of the responses without a vote, because their judge prompt did not fit.
     parse_failures: share of the votes that could not be parsed. evals.missing_votes also counts
       each response of `unasked` as one such vote; here they are left out.
+    read/mark, read/sum, read/brackets: share of the verdicts that were read after a mark, as the
+      total of a sum, in double brackets; unread/no mark, /unclear, /out of range, /cut: share that
+      could not be read, and why. See tasks.verdicts.
     score: the mean. full_scores: the share that is 5. scores/0 … scores/5: the histogram, with
       scores rounded to whole points.
     agreement: share of the pairs of votes on one response that are equal.
@@ -41,6 +47,7 @@ def summarize(prompts, judgements, examples) -> dict:
         'parse_failures': _mean([math.isnan(v) for v in votes]),
         'score': _mean(scores),
     }
+    stats |= _shares_of_readings([how for j in judgements for drawn in j.readings for how in drawn])
     if votes:
         points = [round(s) for s in scores]
         stats['full_scores'] = _mean([s == 5.0 for s in scores])
@@ -50,6 +57,24 @@ def summarize(prompts, judgements, examples) -> dict:
     lengths_of = [[len(r.text) for r in j.rollout.responses] for j in judgements]
     stats['length_score'] = _correlation_within(lengths_of, [j.scores for j in judgements])
     return {name: value for name, value in stats.items() if value is not None}
+
+
+def _shares_of_readings(readings: list[str]) -> dict:
+    """The share of each way in which verdicts were read, or were not."""
+    counts = collections.Counter(readings)
+    kinds = [(f'read/{how}', how) for how in READ] + [(f'unread/{how}', how) for how in UNREAD]
+    return {name: counts[how] / len(readings) for name, how in kinds if counts[how]}
+
+
+def unread_verdicts(judgements, most: int) -> list[str]:
+    """The first verdicts that could not be read, `most` of them, each with the reason."""
+    unread = []
+    for judgement in judgements:
+        for texts, readings in zip(judgement.verdicts, judgement.readings):
+            for text, how in zip(texts, readings):
+                if how in UNREAD and len(unread) < most:
+                    unread.append(f'({how}) {text}')
+    return unread
 
 
 def _mean(values) -> float | None:

@@ -34,3 +34,24 @@ def test_scores_without_votes_have_no_histogram():
     judgement = Judgement(_rollout(user_prompt('p', 'Q?'), 'a', 'b'), (1.0, 0.0))
     summary = turn_stats.summarize([judgement.rollout.prompt], [judgement], [])
     assert not {'agreement', 'scores/1', 'length_score', 'full_scores'} & set(summary)
+
+
+def test_statistics_say_how_verdicts_were_read_and_show_those_that_were_not():
+    prompt = user_prompt('p', 'Q?')
+    texts = ('Score: 4', '[[2]]'), ('Well.', 'Score: 9')
+    votes = (4.0, 2.0), (NAN, NAN)
+    readings = ('mark', 'brackets'), ('no mark', 'out of range')
+    judgement = Judgement(_rollout(prompt, 'a', 'b'), (3.0, NAN), texts, votes, readings)
+    summary = turn_stats.summarize([prompt], [judgement], [])
+    read = {name: value for name, value in summary.items() if 'read/' in name}
+    assert read == {
+        'read/mark': 0.25,
+        'read/brackets': 0.25,
+        'unread/no mark': 0.25,
+        'unread/out of range': 0.25,
+    }
+    assert turn_stats.unread_verdicts([judgement], 5) == [
+        '(no mark) Well.',
+        '(out of range) Score: 9',
+    ]
+    assert turn_stats.unread_verdicts([judgement], 1) == ['(no mark) Well.']

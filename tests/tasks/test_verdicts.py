@@ -1,7 +1,9 @@
 """Verdicts: which score or winner is read from a judge's text, and what is no verdict."""
 
+import json
 import math
 
+import data_sets
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ from selfrew.tasks import templates, verdicts
 from selfrew.types import Response
 
 NAN = math.nan
+CASES = data_sets.FOLDER.parent / 'cases' / 'verdicts.jsonl'
 
 
 @pytest.mark.parametrize(
@@ -73,6 +76,269 @@ def test_the_score_that_a_verdict_concludes_with_is_read(text, score):
 )
 def test_text_without_a_score_of_the_range_is_no_verdict(text):
     assert math.isnan(verdicts.score(Response(text), low=0.0, high=5.0))
+
+
+SCORES = {
+    'Score: 4, because it is good': 4,
+    'Score: 4 — good': 4,
+    'I give this response a score of 4.': 4,
+    'The score is 4': 4,
+    'My score: 4': 4,
+    'Overall, the score is 4.': 4,
+    '{"reason": "good", "score": 4}': 4,
+    '{"score": "4"}': 4,
+    'Score (0-5): 4': 4,
+    'Score (out of 5): 4': 4,
+    'Clarity score: 1\nScore: 4': 4,
+    'Score: 4\nClarity score: 1': 4,
+    '**Score**: **4** / **5**': 4,
+    'Score: 4\r\n': 4,
+    'Score:\r\n4\r\n': 4,
+    'Score: 3\n\nExplanation: 2 of 3 points.': 3,
+    'Score: 4 (good)': 4,
+    'Score: 3 = 1 + 1 + 1': 3,
+    'Score: 4\nThe score is based on the rubric.': 4,
+    'Score: 4 (4/5)': 4,
+    'Score: 4 points out of 5': 4,
+    'Score: 4 out of a possible 5 points': 4,
+    'Score: 4 stars': 4,
+    'Rating: [[4]]': 4,
+    '[[4]]': 4,
+    'Rating: 4': 4,
+    'Score: 4/5 points': 4,
+    'Score: 4; maybe more': 4,
+    'Final score: **4/5**': 4,
+    'Final Score - 4': 4,
+    '# Score\n4': 4,
+    '## Score: 4/5': 4,
+    'Score = 4': 4,
+    'Total score = 4': 4,
+    'Therefore, the final score is **4**.': 4,
+    'So the score is 4/5.': 4,
+    'Score: $4$': 4,
+    'Score: \\(4\\)': 4,
+    'Score: (4)': 4,
+    'Score: {4}': 4,
+    'Score: <4>': 4,
+    'Score: 4.': 4,
+    'Score: 4,': 4,
+    'Score:4/5': 4,
+    'SCORE: 4 / 5!': 4,
+    'Score: 04': 4,
+    'Score: +4': 4,
+    'Score: 4 Excellent.': 4,
+    'Score: 2 points, Score: 4': 4,
+    'Score: 4 👍': 4,
+    '*Score: 4*': 4,
+    'Score – 4': 4,
+    'Total points: 1 + 1 + 1 + 1 = 4': 4,
+    'Score: 4 points.': 4,
+    'Score: N=4': 4,
+    'The final score for this response is 4.': 4,
+    'Score: 4*': 4,
+    'A score of 5 means perfect. Score: 3': 3,
+    'score 4': 4,
+    'Score 4/5': 4,
+    'Step 3: Score: 4': 4,
+    'Score: 4 out of 5 (good)': 4,
+    'Score: 4<br>': 4,
+    'Score: 4\n\n---': 4,
+    '"score": 4': 4,
+    'Score: 1\n2': 1,
+}
+NO_SCORES = (
+    'Clarity score: 1',
+    'Score for clarity: 1',
+    'Score: 4 (or 5)',
+    'Score: 4 or five',
+    'Score: 4?',
+    'Score: 4 to 5',
+    'Score: between 3 and 4',
+    'Score: 4 and a half',
+    'Score: 3½',
+    'Score: four',
+    'Score: 4 of ten',
+    'Score: 1 + 1 = 3',
+    'Score: 1 + 1 + 1',
+    'Score: 4. Score: unknown',
+    '> Score: 5',
+    'The response says Score: 5',
+    'I was told to write "Score: 5".',
+    'Score: 4 (4/10)',
+    'Score: 4e0',
+    'Score: 4x',
+    'Score: 4th',
+    '[[4]] or [[5]]',
+    '[[9]]',
+    'Score: about 4',
+    'Score: not 4',
+    'Score: 5 is too high, so 4',
+    'Score: 4 but maybe 5',
+    'Score: 4, maybe 5',
+    'Scores: 4',
+    'Sub-score: 4',
+    'Score: 4 for clarity, 3 for depth',
+    'Score: 4/5/5',
+    'Score: 4 / 5 / 5',
+    'Score: 4 -- good',
+    'Score: 4:',
+    'Score: 4%',
+    'Score: 4 percent',
+    'Score: 4,5',
+    'Score: 4.5.1',
+    'Score: minus 1',
+    'Score: 3-4',
+    'Score: 3 - 4',
+    'Score: 3~4',
+    'Score: 3 ~ 4',
+    'Score: >= 4',
+    'Score: ~4',
+    'Score: 4+',
+    'Score: 4-',
+    'Score: \\frac{4}{5}',
+    'The highest score is 5',
+    'The maximum score is 5',
+    'Score: 4 (2 + 2)',
+)
+WINNERS = {
+    'Winner: A': 1.0,
+    'Winner: A/B': 0.5,
+    'Winner: Answer a': 1.0,
+    'Winner: (b)': 0.0,
+    'Winner: [B]': 0.0,
+    'Winner: **B**': 0.0,
+    'The winner is B.': 0.0,
+    'Winner: A because it is better': 1.0,
+    'Winner: A is better': 1.0,
+    'Winner: A wins': 1.0,
+    'Winner: equal': 0.5,
+    'Winner: It is a tie': 0.5,
+    "Winner: it's a draw": 0.5,
+    'Winner: tied': 0.5,
+    '[[A]]': 1.0,
+    '[[C]]': 0.5,
+    'Winner: B\n[[A]]': 1.0,
+    'Final verdict: [[B]]': 0.0,
+    '"winner": "A"': 1.0,
+    '{"winner": "B"}': 0.0,
+    'Winner:\nB': 0.0,
+    '**Winner**: B.': 0.0,
+    'Winner: Assistant B': 0.0,
+    'Winner: model_a': 1.0,
+    'Winner: Option B (the second)': 0.0,
+    'Winner: A. B was shorter.': 1.0,
+    'Winner: A!': 1.0,
+    'Winner: I think B': 0.0,
+    'Winner: I would say A': 1.0,
+    'Winner: a': 1.0,
+    'Winner: a tie, although A is longer': 0.5,
+    'Winner: the answer A': 1.0,
+    'Winner: Answer B, a clear case': 0.0,
+    'Winner – B': 0.0,
+    'winner = a': 1.0,
+    'Winner: "Answer A"': 1.0,
+    '<winner>A</winner>': 1.0,
+    'Winner: A</s>': 1.0,
+    'Winner: A<|im_end|>': 1.0,
+    'Winner：B': 0.0,
+    'Winner: draw': 0.5,
+    'Winner: Tie between A and B': 0.5,
+    'Winner: A and B are tied': 0.5,
+    'Winner: both A and B are equally good': 0.5,
+    'Winner: A A': 1.0,
+    'Winner: Output A.\n\nBecause it is good': 1.0,
+}
+NO_WINNERS = (
+    'Winner: A and B',
+    'Winner: A or B',
+    'Winner: N/A',
+    'Winner: none',
+    'Winner: both',
+    'Winner: a better answer',
+    'The winner is not clear.',
+    'Winner: not A',
+    'Winner: A, because B is shorter',
+    'Winner: both are equal',
+    '[[A]] or [[B]]',
+    'Winner: A tie-break gives B',
+    'Winner: A+',
+    'Winner: C',
+    'Winner: AB',
+    'I was told to write "Winner: A".',
+    'Winner: Judgement B is better than Judgement A',
+    'Winner: neither A nor B',
+    'Winner: A & B',
+    'Winner: Bob',
+    'Winner: B (not A)',
+    'Winner: A equals B',
+)
+
+
+@pytest.mark.parametrize('text', SCORES)
+def test_the_conclusion_of_a_judge_is_read(text):
+    assert verdicts.score(Response(text), low=0.0, high=5.0) == SCORES[text]
+
+
+@pytest.mark.parametrize('text', NO_SCORES)
+def test_sub_scores_ranges_and_quotations_are_no_score(text):
+    assert math.isnan(verdicts.score(Response(text), low=0.0, high=5.0))
+
+
+@pytest.mark.parametrize('text', WINNERS)
+def test_the_better_answer_is_read(text):
+    assert verdicts.winner(Response(text)) == WINNERS[text]
+
+
+@pytest.mark.parametrize('text', NO_WINNERS)
+def test_two_names_articles_and_denials_name_no_winner(text):
+    assert math.isnan(verdicts.winner(Response(text)))
+
+
+@pytest.mark.parametrize(
+    'text, how',
+    [
+        ('Score: 4', 'mark'),
+        ('Score: 1 + 1 = 2', 'sum'),
+        ('[[4]]', 'brackets'),
+        ('It is good.', 'no mark'),
+        ('Score: 4 or 5', 'unclear'),
+        ('Score: 6', 'out of range'),
+    ],
+)
+def test_a_reading_says_how_it_came_about(text, how):
+    reading = verdicts.read_score(text, low=0.0, high=5.0)
+    assert reading.how == how and (how in verdicts.READ) == (not math.isnan(reading.value))
+
+
+@pytest.mark.parametrize(
+    'text', ['Good.\nScore: 4', '**Score:** **4**/5', 'Score：4', 'Score: 1 + 3 = 4', '[[4]]']
+)
+def test_a_reading_says_where_the_number_begins(text):
+    start = verdicts.read_score(text, low=0.0, high=5.0).start
+    assert text[start] == '4'
+
+
+@pytest.mark.skipif(not CASES.is_file(), reason='the cases are not here')
+def test_endings_of_verdicts_as_judges_write_them_are_read_right():
+    wrong = []
+    for row in map(json.loads, CASES.read_text().splitlines()):
+        verdict = Response(row['verdict'])
+        if row['kind'] == 'score':
+            value = verdicts.score(verdict, low=row['low'], high=row['high'])
+        else:
+            value = verdicts.winner(verdict)
+        expected = math.nan if row['value'] is None else row['value']
+        if not np.array_equal(value, expected, equal_nan=True):
+            wrong.append((row, value))
+    assert not wrong
+
+
+@pytest.mark.skipif(not data_sets.FOLDER.is_dir(), reason='the data sets are not here')
+def test_gpt4s_ratings_of_mt_bench_are_read_as_published():
+    path = data_sets.FOLDER / 'mt_bench' / 'judgments_gpt4_single_sample.jsonl'
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    read = [verdicts.score(Response(row['judgment']), low=1.0, high=10.0) for row in rows]
+    assert len(rows) == 320 and read == [row['score'] for row in rows]
 
 
 def test_a_verdict_cut_by_the_limit_has_not_concluded():

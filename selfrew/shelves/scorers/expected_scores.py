@@ -4,7 +4,6 @@ import numpy as np
 
 from selfrew.engine import packing, reference
 from selfrew.mesh import buckets
-from selfrew.tasks import verdicts
 
 
 def expected_scores(
@@ -15,16 +14,16 @@ def expected_scores(
     The points are branches of one document, so that one pass gives the log-probs of all of them.
 
     Args:
-      verdicts: (tokens of the judge prompt, tokens of the verdict) pairs; each verdict concludes
-        with a score.
+      verdicts: (tokens of the judge prompt, tokens of the verdict, where in its text the score
+        begins) of each; see tasks.verdicts.read_score.
       points: the scores that can stand there, as text.
       batch: documents in a pass, at most.
     Returns a mean for each verdict; None where the tokenizer cuts the drawn score in another way
     than any of the points.
     """
     docs = []
-    for index, (prompt_tokens, tokens) in enumerate(verdicts):
-        doc = _branch_at_score(lm.text, index, tuple(prompt_tokens), tokens, points)
+    for index, (prompt_tokens, tokens, start) in enumerate(verdicts):
+        doc = _branch_at_score(lm.text, index, tuple(prompt_tokens), tokens, start, points)
         if doc is not None:
             docs.append(doc)
     means: list[float | None] = [None] * len(verdicts)
@@ -42,10 +41,11 @@ def expected_scores(
     return means
 
 
-def _branch_at_score(text, index: int, prompt: tuple, verdict: tuple, points) -> packing.Doc | None:
+def _branch_at_score(
+    text, index: int, prompt: tuple, verdict: tuple, score_start: int, points
+) -> packing.Doc | None:
     """A document that branches into the points where the verdict has its score, or None."""
     written = text.decode(verdict)
-    score_start = list(verdicts.SCORE.finditer(written))[-1].end()
     # The token in which the score begins.
     first = next(n for n in range(len(verdict)) if len(text.decode(verdict[: n + 1])) > score_start)
     before = written[len(text.decode(verdict[:first])) : score_start]

@@ -5,7 +5,8 @@ import math
 
 from selfrew.engine import generate
 from selfrew.shelves.scorers.expected_scores import expected_scores
-from selfrew.tasks import templates, verdicts as judge_words
+from selfrew.tasks import templates
+from selfrew.tasks.verdicts import reading_of_score, reading_of_winner
 from selfrew.types import Judgement, user_prompt
 
 
@@ -51,15 +52,16 @@ def judge(
     prompts, verdicts = _sample_verdicts(
         lm, params, key, template, fields, names, votes, **sampling
     )
-    scores = [[judge_words.score(v, low=low, high=high) for v in drawn] for drawn in verdicts]
+    readings = [[reading_of_score(v, low=low, high=high) for v in drawn] for drawn in verdicts]
+    scores = [[reading.value for reading in drawn] for drawn in readings]
     if expected:
         points = [str(point) for point in range(math.ceil(low), math.floor(high) + 1)]
-        scores = _expected_votes(lm, params, prompts, verdicts, scores, points)
+        scores = _expected_votes(lm, params, prompts, verdicts, readings, points)
     judgements, start = [], 0
     for rollout in rollouts:
-        end = start + len(rollout.responses)
-        judgements.append(_judgement(rollout, verdicts[start:end], scores[start:end]))
-        start = end
+        part = slice(start, start + len(rollout.responses))
+        judgements.append(_judgement(rollout, verdicts[part], scores[part], readings[part]))
+        start = part.stop
     return judgements
 
 
@@ -109,21 +111,23 @@ def compare(
 def _share_of_wins(rollout, verdicts_of: dict) -> Judgement:
     """The judgement of a rollout; verdicts_of: 'prompt id/index shown first/second' -> verdicts."""
     indices = range(len(rollout.responses))
-    shown_first, votes = [], []
+    shown_first, votes, readings = [], [], []
     for i in indices:
-        drawn, wins = [], []
+        drawn, wins, read = [], [], []
         for j in indices:
             if i != j:
                 forward = verdicts_of[f'{rollout.prompt.id}/{i}/{j}']
                 backward = verdicts_of[f'{rollout.prompt.id}/{j}/{i}']
                 drawn += forward
+                read += map(reading_of_winner, forward)
                 wins += [
-                    _win(judge_words.winner(first), 1.0 - judge_words.winner(second))
+                    _win(reading_of_winner(first).value, 1.0 - reading_of_winner(second).value)
                     for first, second in zip(forward, backward)
                 ]
         shown_first.append(drawn)
         votes.append(wins)
-    return _judgement(rollout, shown_first, votes)
+        readings.append(read)
+    return _judgement(rollout, shown_first, votes, readings)
 
 
 def _win(forward: float, backward: float) -> float:
@@ -157,23 +161,28 @@ def _sample_verdicts(lm, params, key, template, fields, names, votes: int, **sam
     return prompts, verdicts
 
 
-def _expected_votes(lm, params, prompts, verdicts, votes, points: list[str]) -> list[list[float]]:
-    """The votes with each valid one replaced by its expected score, where that is known."""
+def _expected_votes(lm, params, prompts, verdicts, readings, points: list[str]):
+    """The votes, each that can be read replaced by its expected score, where that is known."""
     valid = []  # (index of the response, index of its vote)
-    for response, scores in enumerate(votes):
-        valid += [(response, vote) for vote, score in enumerate(scores) if not math.isnan(score)]
-    written = [(prompts[response], verdicts[response][vote].tokens) for response, vote in valid]
-    replaced = [list(scores) for scores in votes]
-    for (response, vote), mean in zip(valid, expected_scores(lm, params, written, points)):
+    for response, drawn in enumerate(readings):
+        valid += [(response, i) for i, reading in enumerate(drawn) if not math.isnan(reading.value)]
+    written = [
+        (prompts[response], verdicts[response][i].tokens, readings[response][i].start)
+        for response, i in valid
+    ]
+    votes = [[reading.value for reading in drawn] for drawn in readings]
+    for (response, i), mean in zip(valid, expected_scores(lm, params, written, points)):
         if mean is not None:
-            replaced[response][vote] = mean
-    return replaced
+            votes[response][i] = mean
+    return votes
 
 
-def _judgement(rollout, verdicts, votes) -> Judgement:
+def _judgement(rollout, verdicts, votes, readings) -> Judgement:
     """The mean of each response's valid votes as its score; the texts of its verdicts are kept."""
     texts = tuple(tuple(verdict.text for verdict in drawn) for drawn in verdicts)
-    return Judgement(rollout, tuple(map(_mean_of_valid, votes)), texts, tuple(map(tuple, votes)))
+    how = tuple(tuple(reading.how for reading in drawn) for drawn in readings)
+    scores = tuple(map(_mean_of_valid, votes))
+    return Judgement(rollout, scores, texts, tuple(map(tuple, votes)), how)
 
 
 def _mean_of_valid(votes) -> float:

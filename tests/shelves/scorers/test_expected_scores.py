@@ -57,4 +57,4 @@ def test_a_score_that_the_tokenizer_cuts_otherwise_has_no_mean(tiny):
         lm.text.prompt_tokens(user_prompt('', 'Hi')),
         tuple(lm.text.encode('Score: 4')),
     )
-    assert expected_scores(lm, params, [(prompt, verdict)], ['14', '24']) == [None]
+    assert expected_scores(lm, params, [(prompt, verdict, len('Score: '))], ['14', '24']) == [None]
