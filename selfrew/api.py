@@ -10,7 +10,7 @@ import numpy as np
 
 from selfrew import export
 from selfrew.engine import logprobs, packing
-from selfrew.mesh import buckets, sharding
+from selfrew.mesh import buckets, keys, sharding
 from selfrew.models import decoder, language_model
 from selfrew.shelves import samplers
 from selfrew.types import Example, Prompt, Response, Rollout, user_prompt
@@ -132,6 +132,7 @@ class Lm(language_model.Lm):
         Raises ValueError for an option out of range, or if a prompt and max_tokens exceed the
         context.
         """
+        keys.check_seed(seed)
         prompts = [prompt_of(p, str(i)) for i, p in enumerate(prompts)]
         rollouts = samplers.sample(
             self,

@@ -8,11 +8,13 @@ import json
 import os
 import shutil
 
-from selfrew.engine import train_state
+from selfrew.engine import finite, train_state
 from selfrew.models import hf, lora
 from selfrew.run import checkpoint, refusal
 from selfrew.run.config import model_loader, turns_of
 from selfrew.run.stage import Folder
+
+DTYPES = 'float32', 'bfloat16'
 
 
 def save(folder: str, lm, params, *, dtype: str = 'float32', shard_bytes: int = 4 << 30) -> None:
@@ -23,9 +25,13 @@ def save(folder: str, lm, params, *, dtype: str = 'float32', shard_bytes: int = 
     Args:
       dtype: of the stored tensors.
       shard_bytes: a file is closed before it grows beyond that.
-    Raises ValueError if the model did not come from a folder, or if `folder` is that one, belongs
-    to a run, or holds something else than a checkpoint.
+    Raises ValueError for another dtype, if a parameter is not finite, if the model did not come
+    from a folder, or if `folder` is that one, belongs to a run, or holds something else than a
+    checkpoint.
     """
+    if dtype not in DTYPES:
+        raise ValueError(f'dtype={dtype!r}: a folder holds {" or ".join(DTYPES)}')
+    finite.check_params(params, f'not saved to {folder}')
     if lm.folder is None:
         raise ValueError(
             'this model came from no folder, so there is no config.json to write; '
@@ -94,9 +100,7 @@ def main() -> None:
     parser.add_argument('--workdir', required=True, help='the run')
     parser.add_argument('--folder', required=True, help='where the checkpoint is written')
     parser.add_argument('--turn', help='the turn to export, e.g. 02; default: the last saved one')
-    parser.add_argument(
-        '--dtype', default='float32', choices=('float32', 'bfloat16'), help='of the stored tensors'
-    )
+    parser.add_argument('--dtype', default='float32', choices=DTYPES, help='of the stored tensors')
     parser.add_argument(
         '--shard_gb',
         type=float,

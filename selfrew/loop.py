@@ -11,6 +11,7 @@ import time
 import jax
 
 from selfrew.engine import train_state
+from selfrew.engine.finite import NotFinite
 from selfrew.mesh import keys, processes
 from selfrew.run import checkpoint, console, metrics_log, report, selection, turn_stats
 from selfrew.run.config import bind_config
@@ -40,6 +41,7 @@ def run(
       keep_states: how many of the last turns' states stay on disk, or None for all.
     Raises ValueError if the config or the data are wrong, before any work starts where possible.
     """
+    keys.check_seed(seed)
     config = {
         'seed': seed,
         'model': model,
@@ -79,7 +81,8 @@ def run(
 def learn(lm, state: State, turn, folder, key, log) -> State:
     """One turn: from the parameters M_t, through their scored samples, to M_t+1.
 
-    Raises ValueError if there are no prompts, or no examples to train on.
+    Raises ValueError if there are no prompts, no examples to train on, or if a number of the
+    training is not finite; then no state is saved.
     """
     begun, compiled = time.time(), log.compiled
     log.start_turn(turn.name)
@@ -95,7 +98,10 @@ def learn(lm, state: State, turn, folder, key, log) -> State:
     def log_step(i: int, metrics: dict) -> None:
         log.write(turn.name, step + i, metrics)
 
-    state, totals = turn.train(lm, state, examples, k_update, turn.loss, log_step)
+    try:
+        state, totals = turn.train(lm, state, examples, k_update, turn.loss, log_step)
+    except NotFinite as problem:
+        raise ValueError(write_not_finite(turn, folder, step, examples, problem)) from None
     state = state._replace(round=lm.replicate(jax.numpy.int32(turn.round)))
 
     sampled = sum(len(r.tokens) for rollout in rollouts for r in rollout.responses)
@@ -106,6 +112,29 @@ def learn(lm, state: State, turn, folder, key, log) -> State:
     checkpoint.save(lm, folder, state)
     console.print_metrics(stats)
     return state._replace(opt=None)  # each turn starts with new moments; sampling needs the memory
+
+
+def write_not_finite(turn, folder, first_step: int, examples, problem: NotFinite) -> str:
+    """Writes the batch whose training was not finite; returns what to tell the user.
+
+    first_step: the number of the turn's first update in the run.
+    """
+    batch = [examples[i] for i in problem.indices]
+    ids = [example.prompt.id for example in batch]
+    update = None if problem.step is None else first_step + problem.step
+    about = {'turn': turn.name, 'step': update, 'not_finite': problem.what, 'ids': ids}
+    folder.write_json('not_finite.json', about | {'metrics': problem.metrics})
+    path = folder.write_lines('not_finite.jsonl', batch)
+    where = (
+        'before the first update' if update is None else f'update {problem.step} (step {update})'
+    )
+    numbers = ', '.join(f'{name} {value:.4g}' for name, value in problem.metrics.items())
+    return (
+        f'round {turn.round}, turn {turn.name}, {where}: not finite: {", ".join(problem.what)}'
+        f'{f" ({numbers})" if numbers else ""}; the examples {", ".join(map(repr, ids[:8]))}'
+        f'{", …" if len(ids) > 8 else ""} are in {path}. Nothing of this training was saved. '
+        f'A smaller train.lr, a warm-up or train.optimizer.clip may help.'
+    )
 
 
 def make_stages(lm, params, turn, folder, key) -> tuple[list, list, list, list]:

@@ -12,13 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from selfrew import loop
+from selfrew import export, loop
 from selfrew.engine import train_state
 from selfrew.engine.generate import journal
 from selfrew.models import language_model
 from selfrew.run import binding, checkpoint, stage
 from selfrew.run.config import turns_of
 from selfrew.run.metrics_log import MetricsLog
+from selfrew.types import State
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIGS = sorted(
@@ -324,6 +325,43 @@ def test_a_turn_with_nothing_to_learn_from_says_so(tmp_path):
     config['round']['scorer'] = {'name': 'given'}
     with pytest.raises(ValueError, match='turn 01 has nothing to learn from.*"ties": 1.0'):
         _run(config, tmp_path)
+
+
+def test_training_that_is_not_finite_stops_and_saves_nothing_but_its_batch(tmp_path):
+    config = _small(rounds=1, evals={})
+    config['round']['train']['lr'] = 1e30
+    message = r'round 1, turn 01, update \d+ .*: not finite: .*; the examples .* are in '
+    with pytest.raises(ValueError, match=message):
+        _run(config, tmp_path)
+    folder = tmp_path / 'rounds' / '01'
+    about = _json(folder, 'not_finite.json')
+    written = [json.loads(line) for line in (folder / 'not_finite.jsonl').open()]
+    trained = [json.loads(line) for line in (folder / 'examples.jsonl').open()]
+    assert about['ids'] == [example['prompt']['id'] for example in written]
+    assert all(example in trained for example in written) and about['turn'] == '01'
+    assert not (folder / 'state').exists() and 'state' not in _json(folder, 'manifest.json')
+    with pytest.raises(ValueError, match='no turn of .* has a saved state'):
+        export.load_turn(str(tmp_path))
+
+
+def test_a_state_that_is_not_finite_is_neither_saved_nor_loaded(tmp_path, monkeypatch):
+    config = _small(rounds=1, evals={})
+    _run(config, tmp_path)
+    turn = turns_of(config)[-1]
+    folder = stage.Folder(str(tmp_path), turn.name)
+    lm, params, _ = export.load_turn(str(tmp_path))
+    bad = params | {'embed': params['embed'].at[0, 0].set(jnp.nan)}
+    optimizer = train_state.cached_optimizer(turn.train.keywords['optimizer'])
+    state = train_state.begin_round(lm, State(bad, None, 1, 1), optimizer)
+    with pytest.raises(ValueError, match='the new state of .*: parameters .*: embed'):
+        checkpoint.save(lm, folder, state)
+    with pytest.raises(ValueError, match='not saved to .*: embed'):
+        export.save(str(tmp_path / 'out'), lm, bad)
+    monkeypatch.setattr(checkpoint.finite, 'check_params', lambda *_: None)
+    checkpoint.save(lm, folder, state)
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match='state; delete the folder .*: parameters .*: embed'):
+        export.load_turn(str(tmp_path))
 
 
 def test_responses_longer_than_the_context_are_refused_before_a_model_is_loaded(

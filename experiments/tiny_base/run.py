@@ -27,7 +27,9 @@ from selfrew.types import Example, Response, State, user_prompt
 
 FOLDER = flags.DEFINE_string('folder', None, 'Where the Hugging Face folder goes.', required=True)
 DOCUMENTS = flags.DEFINE_integer('documents', 120_000, 'Texts to train on, each seen once.')
-SEED = flags.DEFINE_integer('seed', 0, 'Of the texts and of the weights.')
+SEED = flags.DEFINE_integer(
+    'seed', 0, 'Of the texts and of the weights.', lower_bound=0, upper_bound=2**32 - 1
+)
 
 BOS, USER, ASSISTANT, END, PAD = '<|bos|>', '<|user|>', '<|assistant|>', '<|end|>', '<|pad|>'
 CHAT = (

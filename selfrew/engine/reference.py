@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from selfrew.engine import logprobs, loss_contract, packing
+from selfrew.engine import finite, logprobs, loss_contract, packing
 from selfrew.mesh import processes
 from selfrew.types import Batch
 
@@ -72,7 +72,8 @@ def reference_column(
         pass with M_0, the model as in its folder; it is read again each round, and the pass needs
         memory for both. A reference-free loss takes 'exact' for its gaps.
       max_gap: the largest mean gap of trainer and sampler that 'sampler' accepts.
-    Raises ValueError if the sampler's log-probs are missing or too far off.
+    Raises ValueError if the sampler's log-probs are missing or too far off, and finite.NotFinite if
+    a log-prob of the column is not finite.
     """
     sampled, is_needed = _sampled_logp(docs, examples), not loss_contract.is_reference_free(loss)
     if kind == 'sampler' and is_needed:
@@ -82,10 +83,12 @@ def reference_column(
         return sampled, gaps
     if kind == 'base' and is_needed:
         column = reference_logp(lm, lm.base_params(), one_pass)
+        _check_finite(column, docs)
         return column, _gaps(docs, sampled, reference_logp(lm, params, first_update))
     if not is_needed and np.isnan(sampled).all():
         return None, []
     column = reference_logp(lm, params, one_pass)
+    _check_finite(column, docs)
     return column, _gaps(docs, sampled, column)
 
 
@@ -98,6 +101,10 @@ def _sampled_logp(docs, examples) -> np.ndarray:
         row = [math.nan if logp is None else logp for logp in logps]
         sampled[doc.index, : len(doc.responses)] = row
     return sampled
+
+
+def _check_finite(column, docs) -> None:
+    finite.check_column(column, [doc.index for doc in docs], [len(doc.responses) for doc in docs])
 
 
 def _check_all_sampled(docs, sampled) -> None:

@@ -9,9 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from selfrew.engine import logprobs, loss_contract, packing, train_state
+from selfrew.engine import finite, logprobs, loss_contract, packing, train_state
 from selfrew.mesh import sharding
 from selfrew.types import Batch, State
+
+# Prefix of the metrics that are 0 where all is finite, see `compiled_step`.
+NOT_FINITE = 'not finite/'
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,7 +37,9 @@ def compiled_step(lm, loss, optimizer) -> TrainStep:
     """The compiled update; the same object for the same model, loss and optimiser.
 
     For a batch of stacked micro-batches [A R L] the gradients are summed in float32 before the one
-    optimiser step. Metrics are means over the real examples, plus 'loss' and 'grad_norm'.
+    optimiser step. Metrics are means over the real examples, plus 'loss' and 'grad_norm'; and under
+    NOT_FINITE a number for the log-probabilities, the loss, the gradient and the new parameters, 0
+    where they are finite.
     """
     gradient = functools.partial(_gradient, lm, loss)
     summed_gradient = functools.partial(_summed_gradient, gradient)
@@ -53,6 +58,11 @@ def compiled_step(lm, loss, optimizer) -> TrainStep:
         opt = {'master': master, 'moments': moments} if has_master else moments
         metrics |= {'loss': value, 'grad_norm': optax.tree.norm(grads)}
         trainable = jax.tree.map(lambda param, exact: exact.astype(param.dtype), trainable, master)
+        metrics |= {
+            f'{NOT_FINITE}loss': 1.0 - jnp.isfinite(value),
+            f'{NOT_FINITE}gradient': 1.0 - jnp.isfinite(metrics['grad_norm']),
+            f'{NOT_FINITE}parameters': 1.0 - finite.all_finite(trainable),
+        }
         return State(trainable, opt, state.step + 1, state.round), metrics
 
     # Explicit output shardings: left to itself the compiler moves small arrays, and the next step
@@ -71,6 +81,8 @@ def _objective(lm, loss, trainable, frozen, batch, key):
     loss_B, metrics = loss(out, batch, key)
     count = jnp.maximum(batch.count, 1.0)
     metrics = {name: jnp.sum(value_B * batch.real) / count for name, value_B in metrics.items()}
+    is_bad_BN = ~jnp.isfinite(out.logp) & (batch.real[:, None] > 0)
+    metrics[f'{NOT_FINITE}log-probability'] = jnp.sum(is_bad_BN, dtype=jnp.float32)
     return jnp.sum(loss_B * batch.weight * batch.real) / count, metrics
 
 

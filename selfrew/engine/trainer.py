@@ -6,7 +6,14 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from selfrew.engine import packing, reference as references, schedules, train_state, train_step
+from selfrew.engine import (
+    finite,
+    packing,
+    reference as references,
+    schedules,
+    train_state,
+    train_step,
+)
 from selfrew.mesh import keys, processes, sharding
 
 
@@ -50,7 +57,8 @@ def train(
     |trainer − sampler| log-prob per token, nan if nothing was sampled) and gap_max (the largest
     mean of one response).
     Raises ValueError for an option out of range, an unknown schedule or reference, if no example is
-    left, or if the sampler's log-probs are missing or too far off.
+    left, or if the sampler's log-probs are missing or too far off; finite.NotFinite at the first
+    update whose log-probabilities, loss, gradient or new parameters are not finite.
     """
     counts = {'batch': batch, 'accumulate': accumulate, 'epochs': epochs, 'row_length': row_length}
     _check_options(counts | {'max_steps': max_steps}, schedule, reference)
@@ -111,7 +119,13 @@ def _run_steps(lm, state, batches, rates, key, loss, report, optimizer, accumula
     update = train_step.compiled_step(lm, loss, optimizer)
 
     def report_step(i, metrics):
-        report(i, {name: float(value) for name, value in metrics.items()})
+        metrics = {name: float(value) for name, value in metrics.items()}
+        checked = {name: metrics.pop(name) for name in list(metrics) if _is_check(name)}
+        what = [name.removeprefix(train_step.NOT_FINITE) for name, bad in checked.items() if bad]
+        if what:
+            indices = batches[i].index[batches[i].real > 0].tolist()
+            raise finite.NotFinite(sorted(what), i, indices, metrics)
+        report(i, metrics)
 
     pending = {}  # metrics of the step before: fetched while the next one runs
     is_quiet, total = not processes.is_main(), len(batches)
@@ -125,3 +139,7 @@ def _run_steps(lm, state, batches, rates, key, loss, report, optimizer, accumula
             bar.update()
         report_step(total - 1, pending)
     return state
+
+
+def _is_check(name: str) -> bool:
+    return name.startswith(train_step.NOT_FINITE)

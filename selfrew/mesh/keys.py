@@ -6,6 +6,12 @@ import jax
 import numpy as np
 
 
+def check_seed(seed: int) -> None:
+    """Raises ValueError for a seed that JAX would take as another: 2**32 + 5 and 5 give one key."""
+    if not 0 <= seed < 2**32:
+        raise ValueError(f'seed={seed}: want a whole number from 0 to 2**32 - 1')
+
+
 def fold_name(key, name: str):
     """The key for a named purpose: `key` folded with the name's CRC-32."""
     return jax.random.fold_in(key, zlib.crc32(name.encode()))

@@ -8,12 +8,15 @@ data and come from the loop; its keyword-only parameters come from the config.
 import functools
 import inspect
 import json
+import math
 import types
 import typing
-from typing import Any
+from typing import Any, NamedTuple
 
 from selfrew import tasks
 from selfrew.engine import reference, schedules, trainer
+from selfrew.engine.generate import options
+from selfrew.mesh import keys
 from selfrew.models import language_model
 from selfrew.run import selection
 from selfrew.shelves import losses, optimizers, pairs, prompts, samplers, scorers
@@ -53,6 +56,60 @@ FIELD_CHECKS = {
     'generator': language_model.resolve_folder,
     'shots': records.check_source,
     'balance': selection.check_balance,
+    'seed': keys.check_seed,
+    'stop': options.check_stop,
+}
+
+
+class Range(NamedTuple):
+    """Values of a field: from `least`, or more than it, to `most`, or less."""
+
+    least: float
+    most: float
+    takes_least: bool = True
+    takes_most: bool = True
+
+    def holds(self, value) -> bool:
+        """Whether a value lies in the range; a nan does not."""
+        is_above = value >= self.least if self.takes_least else value > self.least
+        is_below = value <= self.most if self.takes_most else value < self.most
+        return is_above and is_below
+
+    def __str__(self) -> str:
+        low = f'{"at least" if self.takes_least else "more than"} {self.least:g}'
+        if math.isinf(self.most):
+            return low + ('' if self.takes_most else ', finite')
+        return f'{low} and {"at most" if self.takes_most else "less than"} {self.most:g}'
+
+
+POSITIVE = Range(0, math.inf, takes_least=False, takes_most=False)
+NOT_NEGATIVE = Range(0, math.inf, takes_most=False)
+SHARE = Range(0, 1)
+# Ranges of fields that are numbers, wherever they appear.
+FIELD_RANGES = {
+    'lr': POSITIVE,
+    'beta': POSITIVE,
+    'eps': POSITIVE,
+    'lora_alpha': POSITIVE,
+    'cache_gib': POSITIVE,
+    'clip': Range(0, math.inf, takes_least=False),
+    'max_gap': Range(0, math.inf, takes_least=False),
+    'weight_decay': NOT_NEGATIVE,
+    'temperature': NOT_NEGATIVE,
+    'nll': NOT_NEGATIVE,
+    'explore': NOT_NEGATIVE,
+    'top_k': NOT_NEGATIVE,
+    'max_bad': NOT_NEGATIVE,
+    'lora': NOT_NEGATIVE,
+    'warmup': Range(0, 1, takes_most=False),
+    'b1': Range(0, 1, takes_most=False),
+    'b2': Range(0, 1, takes_most=False),
+    'momentum': Range(0, 1, takes_most=False),
+    'smoothing': Range(0, 0.5),
+    'final': SHARE,
+    'min_p': SHARE,
+    'similarity': SHARE,
+    'top_p': Range(0, 1, takes_least=False),
 }
 # Fields that must be at least 1, wherever they appear.
 POSITIVE_FIELDS = frozenset(
@@ -149,6 +206,8 @@ def _check_field(name: str, value, where: str) -> None:
         return
     if name in POSITIVE_FIELDS and value < 1:
         raise ValueError(f'{where}.{name}={value}: want at least 1')
+    if name in FIELD_RANGES and not FIELD_RANGES[name].holds(value):
+        raise ValueError(f'{where}.{name}={value}: want {FIELD_RANGES[name]}')
     if name in FIELD_CHECKS:
         try:
             FIELD_CHECKS[name](value)

@@ -3,7 +3,7 @@
 import os
 import shutil
 
-from selfrew.engine import train_state
+from selfrew.engine import finite, train_state
 from selfrew.mesh import processes
 from selfrew.types import State
 
@@ -12,7 +12,9 @@ def save(lm, folder, state: State) -> None:
     """Writes the state into the turn's folder, whole or not at all, and marks it done.
 
     Of a model with adapters, only these are written. Each process writes its own shards.
+    Raises ValueError, and writes nothing, if a parameter is not finite.
     """
+    finite.check_params(state.params, f'the new state of {folder.path}')
     with _checkpointer() as checkpointer:
         checkpointer.save(_state_path(folder), _trainable_fields(lm, state), force=True)
     folder.mark_done('state', {'step': int(state.step), 'round': int(state.round)})
@@ -24,10 +26,12 @@ def restore(lm, folder, optimizer, params) -> State:
     Args:
       optimizer: the one it was trained with.
       params: of the model as it was loaded; supplies the parameters that were not trained.
+    Raises ValueError if a parameter is not finite.
     """
     target = _trainable_fields(lm, train_state.abstract_state(lm, optimizer))
     with _checkpointer() as checkpointer:
         state = State(**checkpointer.restore(_state_path(folder), target))
+    finite.check_params(state.params, f'{_state_path(folder)}; delete the folder {folder.path}')
     return state._replace(params=train_state.with_trainable(params, state.params))
 
 

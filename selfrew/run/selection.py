@@ -1,6 +1,7 @@
 """Selects which of a turn's examples are trained on."""
 
 import collections
+from fractions import Fraction
 
 from selfrew.types import Example
 
@@ -18,7 +19,8 @@ def balance_scores(examples: list[Example], balance: float | None, rng) -> list[
     if balance is None or len({e.scores[0] for e in examples}) < 2:
         return examples
     [(score, count)] = collections.Counter(e.scores[0] for e in examples).most_common(1)
-    limit = int(balance * (len(examples) - count) / (1 - balance))
+    share = Fraction(str(balance))  # as it is written: a float's 0.9 is less
+    limit = int(share * (len(examples) - count) / (1 - share))
     with_score = [i for i, e in enumerate(examples) if e.scores[0] == score]
     kept = set(rng.choice(with_score, min(limit, count), replace=False).tolist())
     return [e for i, e in enumerate(examples) if e.scores[0] != score or i in kept]

@@ -58,6 +58,11 @@ class Folder:
         """Writes a JSON file that the manifest does not list."""
         self._write(name, json_bytes(value))
 
+    def write_lines(self, name: str, nouns) -> str:
+        """Writes nouns as JSON lines that the manifest does not list; returns the file's path."""
+        self._write(name, _json_lines(nouns))
+        return os.path.join(self.path, name)
+
     def _write(self, name: str, data: bytes) -> None:
         processes.on_main(lambda: write_atomic(os.path.join(self.path, name), data))
 
@@ -71,8 +76,7 @@ class Folder:
         if not self.has(name):
             with self.recording(name):
                 nouns = list(make())
-            lines = [json.dumps(to_json(noun), ensure_ascii=False) + '\n' for noun in nouns]
-            data = ''.join(lines).encode()
+            data = _json_lines(nouns)
             self._write(f'{name}.jsonl', data)
             self.mark_done(name, {'lines': len(nouns), 'sha256': hashlib.sha256(data).hexdigest()})
         processes.on_main(lambda: _remove(self._partial_path(name)))
@@ -95,6 +99,10 @@ class Folder:
                 f'delete the folder {self.path} to make it again'
             )
         return data
+
+
+def _json_lines(nouns) -> bytes:
+    return ''.join(json.dumps(to_json(n), ensure_ascii=False) + '\n' for n in nouns).encode()
 
 
 def _read(path: str) -> bytes:

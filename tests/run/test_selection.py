@@ -38,3 +38,9 @@ def test_only_examples_of_the_most_common_score_are_dropped():
 def test_a_balance_that_is_no_share_is_refused(balance):
     with pytest.raises(ValueError, match=f'{balance}: want more than 0 and less than 1'):
         selection.check_balance(balance)
+
+
+def test_a_balance_takes_as_many_as_its_share_says():
+    """Of 10 other examples, 90 are nine tenths of a hundred; a float's 1 - 0.9 would leave 89."""
+    examples = [EXAMPLES[0].__class__(EXAMPLES[0].prompt, (), (float(i < 10),)) for i in range(200)]
+    assert len(selection.balance_scores(examples, 0.9, np.random.default_rng(0))) == 100

@@ -1,5 +1,7 @@
 """A config's rounds become turns, in order, or are refused with what is wrong."""
 
+import math
+
 import pytest
 
 from selfrew.run import turns
@@ -102,6 +104,34 @@ REFUSED = [
     (_round(judge={}), 'round: nothing reads judge={}; there are: prompts, sampler, scorer'),
     (_round(max_examples=1.5), 'max_examples=1.5: want int or None, got float'),
     (_round(train={'lr': 1e-3, 'batch': 0}), r'train\.batch=0|\.batch=0: want at least 1'),
+    (_round(train={'lr': -1e-3}), r'lr=-0\.001: want more than 0, finite'),
+    (_round(train={'lr': math.nan}), 'lr=nan: want more than 0'),
+    (_round(train={'lr': math.inf}), 'lr=inf: want more than 0, finite'),
+    (_round(train={'lr': 1e-3, 'warmup': 1.0}), r'warmup=1\.0: want at least 0 and less than 1'),
+    (_round(train={'lr': 1e-3, 'max_gap': 0.0}), r'max_gap=0\.0: want more than 0'),
+    (
+        _round(train={'lr': 1e-3, 'optimizer': {'name': 'adamw', 'clip': 0.0}}),
+        r'clip=0\.0: want more than 0',
+    ),
+    (_round(loss={'name': 'dpo', 'beta': 0.0}), r'beta=0\.0: want more than 0'),
+    (
+        _round(loss={'name': 'dpo', 'smoothing': 0.7}),
+        'smoothing=0.7: want at least 0 and at most 0.5',
+    ),
+    (
+        _round(sampler={'name': 'sample', 'temperature': -1.0}),
+        r'temperature=-1\.0: want at least 0',
+    ),
+    (
+        _round(sampler={'name': 'sample', 'top_p': 0.0}),
+        r'top_p=0\.0: want more than 0 and at most 1',
+    ),
+    (
+        _round(sampler={'name': 'sample', 'min_p': 2.0}),
+        r'min_p=2\.0: want at least 0 and at most 1',
+    ),
+    (_round(sampler={'name': 'sample', 'top_k': -1}), 'top_k=-1: want at least 0'),
+    (_round(sampler={'name': 'sample', 'stop': ('',)}), 'want strings that are not empty'),
     (_round(train={'lr': 1e-3, 'schedule': 'step'}), "no schedule 'step'; there are: constant"),
     (_round(loss={'name': 'sft', 'mean': 'all'}), "no mean 'all'; there are: token"),
     (_round(scorer={'name': 'judge', 'template': 'x'}), "no template 'x': not a file"),

@@ -37,8 +37,13 @@ class Options:
                 f'top_p={self.top_p}, min_p={self.min_p}: want max_tokens >= 1, temperature >= 0, '
                 f'top_k >= 0 (0: all), 0 < top_p <= 1, 0 <= min_p <= 1'
             )
-        if not all(isinstance(string, str) and string for string in self.stop):
-            raise ValueError(f'stop={self.stop!r}: want strings that are not empty')
+        check_stop(self.stop)
+
+
+def check_stop(stop: tuple) -> None:
+    """Raises ValueError for stop strings that are empty, or no strings."""
+    if not all(isinstance(string, str) and string for string in stop):
+        raise ValueError(f'stop={stop!r}: want strings that are not empty')
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from selfrew.engine.finite import check_sampled
 from selfrew.engine.generate import memory_plan, prefill, programs
 from selfrew.engine.generate.device_slots import DeviceSlots, Insertion
 from selfrew.engine.generate.slot_table import SlotTable
@@ -253,7 +254,10 @@ class Scheduler:
         return finished
 
     def _response(self, slot: int, tokens_T, logp_T, is_ended: bool) -> Response | None:
-        """The slot's response if its sample has ended or has a stop string, else None."""
+        """The slot's response if its sample has ended or has a stop string, else None.
+
+        Raises ValueError if its log-probability is not finite.
+        """
         text, options = self._device.lm.text, self._requests[self._slots.request[slot]].options
         count = int(self._slots.token_count[slot])
         tokens = tuple(tokens_T[:count].tolist())
@@ -269,6 +273,7 @@ class Scheduler:
             self._slots.stop_checked[slot] = count
             return None
         logp = float(logp_T[:count].sum(dtype=np.float64))
+        check_sampled(logp, self._device.lm.module.dtype)
         return Response(decoded, tokens, finish, logp)
 
     def _release(self, slot: int) -> None:

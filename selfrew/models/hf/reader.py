@@ -68,7 +68,12 @@ class _Checkpoint:
             start, stop = index[0].start or 0, index[0].stop
             stop = shape[0] if stop is None else stop
             rows = slice(first_row + start, first_row + stop)
-            return np.ascontiguousarray(self.open_slice(tensor)[(rows, *index[1:])])
+            values = np.ascontiguousarray(self.open_slice(tensor)[(rows, *index[1:])])
+            if not np.isfinite(values).all():
+                raise ValueError(
+                    f'{self.paths[tensor]}: the tensor {tensor} holds numbers that are not finite'
+                )
+            return values
 
         return jax.make_array_from_callback(shape, sharding, read_part)
 
