@@ -37,6 +37,7 @@ def model() -> dict:
         'cache': placeholder(str),
         'cache_gib': placeholder(float),
         'chat_template': placeholder(str),
+        'fold_system': False,
         'lora': 0,
         'lora_alpha': 16.0,
     }

@@ -4,6 +4,7 @@ Every method in configs/ runs through this loop. One that needs another control 
 file.
 """
 
+import dataclasses
 import json
 import os
 import time
@@ -15,7 +16,7 @@ from selfrew.engine.finite import NotFinite
 from selfrew.mesh import keys, processes
 from selfrew.run import checkpoint, console, metrics_log, report, selection, turn_stats
 from selfrew.run.config import bind_config
-from selfrew.run.stage import Folder, claim_workdir
+from selfrew.run.stage import Folder, claim_workdir, start_time
 from selfrew.types import Example, Judgement, Prompt, Rollout, State
 
 
@@ -56,6 +57,7 @@ def run(
     turns, evaluations, load_model = bind_config(config)
     lm, params = load_model()
     claim_workdir(workdir, config, free=('rounds',))
+    lm = at_start(lm, start_time(workdir))
     key, log = jax.random.key(seed), metrics_log.MetricsLog(workdir)
     state = State(params, None, 0, 0)
     console.print_run(config, lm, params)
@@ -76,6 +78,15 @@ def run(
         return processes.on_main(lambda: report.write_report(workdir))
     finally:
         log.close()
+
+
+def at_start(lm, started):
+    """The model with the run's start for the date that its chat template writes, if it does."""
+    text = lm.text.at(started)
+    if text is lm.text:
+        return lm
+    console.say(f'the chat template is given the date {started:%Y-%m-%d}, see started.json')
+    return dataclasses.replace(lm, text=text)
 
 
 def learn(lm, state: State, turn, folder, key, log) -> State:
@@ -108,7 +119,8 @@ def learn(lm, state: State, turn, folder, key, log) -> State:
     stats |= totals | {'seconds': time.time() - begun, 'compiled': log.compiled - compiled}
     stats['tokens_per_s'] = (sampled + totals['tokens']) / stats['seconds']
     log.write(turn.name, int(state.step), {f'turn/{name}': v for name, v in stats.items()})
-    folder.write_json('turn.json', stats)
+    unread = turn_stats.unread_verdicts(judgements)
+    folder.write_json('turn.json', stats | ({'unread_verdicts': unread} if unread else {}))
     checkpoint.save(lm, folder, state)
     console.print_metrics(stats)
     return state._replace(opt=None)  # each turn starts with new moments; sampling needs the memory

@@ -1,5 +1,6 @@
 """Every config runs to its end, and a run that was killed anywhere ends as one that never was."""
 
+import datetime
 import functools
 import glob
 import importlib
@@ -325,6 +326,28 @@ def test_a_turn_with_nothing_to_learn_from_says_so(tmp_path):
     config['round']['scorer'] = {'name': 'given'}
     with pytest.raises(ValueError, match='turn 01 has nothing to learn from.*"ties": 1.0'):
         _run(config, tmp_path)
+
+
+def test_a_resumed_run_gives_its_chat_template_the_date_of_its_start(tmp_path, monkeypatch):
+    """Killed before its second turn, and resumed on what the clock says is another day."""
+    dated = tmp_path / 'dated.jinja'
+    template = (pathlib.Path(language_model.TINY) / 'chat_template.jinja').read_text()
+    dated.write_text("{{ strftime_now('%d %b %Y') + '\\n' }}" + template)
+    config = _small(rounds=1, evals={})
+    config['model']['chat_template'] = str(dated)
+    workdir = tmp_path / 'run'
+    started = datetime.datetime(2024, 2, 29, 23, 59)
+    stage.claim_workdir(str(workdir), json.loads(json.dumps(config)), free=())
+    stage.write_atomic(
+        str(workdir / 'started.json'), stage.json_bytes({'started': started.isoformat()})
+    )
+    shown = []
+    monkeypatch.setattr(loop.console, 'say', lambda text='': shown.append(text))
+    _run(config, workdir)
+    assert any('29 Feb 2024\n' in text for text in shown)
+    assert 'the chat template is given the date 2024-02-29, see started.json' in shown
+    stats = _json(workdir, 'rounds', '01', 'turn.json')
+    assert stats['gap_max'] < 1e-4  # the trainer saw the prompts that were sampled from
 
 
 def test_training_that_is_not_finite_stops_and_saves_nothing_but_its_batch(tmp_path):

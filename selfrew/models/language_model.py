@@ -124,6 +124,7 @@ def load(
     cache: str | None = None,
     cache_gib: float | None = None,
     chat_template: str | None = None,
+    fold_system: bool = False,
     lora: int = 0,
     lora_alpha: float = 16.0,
     shape: dict[str, Any] | None = None,
@@ -145,6 +146,8 @@ def load(
       cache_gib: GiB of each device that the cache may take; None: 0.3 of its memory, or 4 GiB where
         the device does not report it.
       chat_template: a jinja file or 'plain', in place of the folder's template.
+      fold_system: whether a system turn becomes the opening of the first user turn, for templates
+        that know no system turn.
       lora: rank of the adapters; 0 trains all parameters. They are scaled by lora_alpha / lora.
     Raises FileNotFoundError or ValueError before anything is put on a device.
     """
@@ -165,7 +168,7 @@ def load(
         _check_shape(hf.config_of(shape, 'model.shape', max_length), config, folder)
     _check_cudnn(attention, dtype, config, folder)
     config = dataclasses.replace(config, lora=lora, lora_alpha=lora_alpha)
-    tokenizer = text.load(folder, chat_template)
+    tokenizer = text.load(folder, chat_template, fold_system=fold_system)
     _check_vocabulary(tokenizer, config, folder)
     module = decoder.make_module(config, dtype, attention=attention, remat=remat, mesh=mesh)
     lm = Lm(module, tokenizer, mesh, params, folder, cache, cache_gib)

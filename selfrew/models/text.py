@@ -1,11 +1,15 @@
 """Text to tokens and back: the tokenizer and the chat format, their single source of truth."""
 
 import dataclasses
+import datetime
 import functools
 import json
+import logging
 import os
 import re
 from typing import Any
+
+import jinja2
 
 from selfrew.types import Prompt
 
@@ -13,48 +17,132 @@ VOCABULARIES = 'tokenizer.json', 'tokenizer.model', 'vocab.json', 'vocab.txt'
 TEMPLATES = os.path.join(os.path.dirname(__file__), 'chat_templates')
 
 
+# Private-use characters stand for special tokens that a message spells, until it is rendered.
+FIRST_MARK, LAST_MARK = 0xF0000, 0xFFFFD
+DATE_FORMAT = re.compile(r'(?<=[\'"])[^\'"\n]*%[^\'"\n]*(?=[\'"])')
+MARKS = re.compile(f'[{chr(FIRST_MARK)}-{chr(LAST_MARK)}]')
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Text:
-    """A tokenizer with its chat template. Sampling, judging and training all format through it."""
+    """A tokenizer with its chat template. Sampling, judging and training all format through it.
+
+    A special token that a message or a response spells is text and no token: it neither opens nor
+    ends a turn.
+    """
 
     tokenizer: Any
     bos: int | None  # the token that a prompt opens with, if any
     eos: int  # the token that ends an assistant's turn, which responses are trained to end with
     pad: int
     stop_tokens: tuple[int, ...] = ()  # the tokens at which sampling stops, eos among them
+    fold_system: bool = False  # whether a system turn becomes the opening of the first user turn
+    now: datetime.datetime | None = None  # what a template takes for today; None: the clock
 
     def __len__(self) -> int:
         return len(self.tokenizer)
 
+    @property
+    def tells_time(self) -> bool:
+        """Whether the chat template writes the date."""
+        return 'strftime_now' in self.tokenizer.get_chat_template()
+
+    def at(self, now: datetime.datetime | None) -> 'Text':
+        """The same with `now` for today, if its template writes the date."""
+        return self if now is None or not self.tells_time else dataclasses.replace(self, now=now)
+
     def prompt_tokens(self, prompt: Prompt) -> list[int]:
-        """The tokens a model continues: BOS once, the chat, the opening of the assistant's turn."""
-        return self._prepend_bos(self.encode(self.prompt_text(prompt)))
+        """The tokens a model continues: BOS once, the chat, the opening of the assistant's turn.
+
+        Raises ValueError if the chat template refuses the prompt.
+        """
+        rendered = self._render(prompt.messages, prompt.id, add_generation_prompt=True)
+        return self._prepend_bos(self._encode_rendered(rendered))
 
     def prompt_text(self, prompt: Prompt) -> str:
-        """The text of `prompt_tokens`, with special tokens spelt out as the template has them."""
-        return self._render(prompt.messages, add_generation_prompt=True)
+        """The text of `prompt_tokens`, with special tokens spelt out as the template has them.
+
+        Raises ValueError if the chat template refuses the prompt.
+        """
+        rendered = self._render(prompt.messages, prompt.id, add_generation_prompt=True)
+        return self._without_marks(rendered)
 
     def conversation_tokens(self, prompt: Prompt, response: str) -> list[int]:
-        """The tokens of the chat with a response as its closed last turn, for a reward model."""
+        """The tokens of the chat with a response as its closed last turn, for a reward model.
+
+        Raises ValueError if the chat template refuses the chat.
+        """
         answer = {'role': 'assistant', 'content': response}
-        return self._prepend_bos(self.encode(self._render([*prompt.messages, answer])))
+        rendered = self._render([*prompt.messages, answer], prompt.id)
+        return self._prepend_bos(self._encode_rendered(rendered))
 
     def encode(self, text: str) -> list[int]:
-        """The tokens of bare text: no BOS, no EOS."""
-        return self.tokenizer.encode(text, add_special_tokens=False)
+        """The tokens of bare text: no BOS, no EOS, no special tokens."""
+        marked = self._mark(text)
+        if not MARKS.search(marked):
+            return self._encode(marked)
+        plain = self._encode_plain(self._without_marks(marked))
+        return self._encode(MARKS.sub('', marked)) if plain is None else plain
 
     def response_tokens(self, text: str, finish: str) -> list[int]:
         """The tokens of a response given as text: EOS once, and only if `finish` is 'stop'."""
-        tokens = self.encode(self._strip_special(text))
+        tokens = self.encode(text)
         return [*tokens, self.eos] if finish == 'stop' else tokens
 
     def decode(self, tokens) -> str:
-        """The text of tokens, without special tokens."""
-        return self.tokenizer.decode(list(tokens), skip_special_tokens=True)
+        """The text of tokens, without special tokens and without those that end a turn."""
+        shown = [token for token in tokens if token not in self._hidden]
+        return self.tokenizer.decode(
+            shown, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
 
-    def _render(self, messages, **options) -> str:
-        messages = [m | {'content': self._strip_special(m['content'])} for m in messages]
-        return self.tokenizer.apply_chat_template(messages, tokenize=False, **options)
+    def _render(self, messages, id: str, **options) -> str:
+        """The chat as the template writes it, with a mark for each special token that it spells."""
+        if self.fold_system:
+            messages = fold_system_turn(messages)
+        messages = [m | {'content': self._mark(m['content'])} for m in messages]
+        options |= {'tokenize': False, 'chat_template': self._dated_template}
+        try:
+            return self.tokenizer.apply_chat_template(messages, **options)
+        except (jinja2.TemplateError, TypeError, KeyError, IndexError) as refusal:
+            raise ValueError(
+                f'prompt {id!r}: the chat template refuses the turns '
+                f'{", ".join(m["role"] for m in messages)}: {refusal}'
+                + ('; model.fold_system=True may help' if messages[0]['role'] == 'system' else '')
+            ) from None
+
+    def _encode(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+    def _encode_plain(self, text: str) -> list[int] | None:
+        """The tokens of text in which special tokens are text; None if the tokenizer cannot."""
+        if not self.tokenizer.is_fast:
+            return None
+        tokens = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        return None if self._special_ids.intersection(tokens) else tokens
+
+    def _encode_rendered(self, rendered: str) -> list[int]:
+        """The tokens of a rendered chat, in which marked special tokens are text."""
+        without = MARKS.sub('', rendered)
+        whole = self._encode(without)
+        if without == rendered:
+            return whole
+        # The text is cut at the template's own special tokens, where a tokenizer cuts anyway; if
+        # this one does not, the spelt tokens are left out.
+        plain = self._encode_pieces(rendered)
+        return plain if plain is not None and self._encode_pieces(without) == whole else whole
+
+    def _encode_pieces(self, rendered: str) -> list[int] | None:
+        tokens = []
+        for piece in self._control_pattern.split(rendered):
+            if piece in self._control:
+                tokens.append(self._control[piece])
+            elif piece:
+                plain = self._encode_plain(self._without_marks(piece))
+                if plain is None:
+                    return None
+                tokens += plain
+        return tokens
 
     def _prepend_bos(self, tokens: list[int]) -> list[int]:
         if self.bos is None or tokens[:1] == [self.bos]:
@@ -62,30 +150,85 @@ class Text:
         return [self.bos, *tokens]
 
     @functools.cached_property
-    def _special_pattern(self) -> re.Pattern[str]:
-        added = self.tokenizer.added_tokens_decoder.values()
-        special = sorted((token.content for token in added if token.special), key=len, reverse=True)
-        return re.compile('|'.join(map(re.escape, special)) or r'(?!)')
+    def _dated_template(self) -> str | None:
+        """The chat template with `now` for its `strftime_now`; None if it is used as it is."""
+        if self.now is None or not self.tells_time:
+            return None
+        template = self.tokenizer.get_chat_template()
+        dates = {text: self.now.strftime(text) for text in DATE_FORMAT.findall(template)}
+        macro = f'{{%- macro strftime_now(format) -%}}{{{{ {dates!r}[format] }}}}{{%- endmacro -%}}'
+        return macro + template
 
-    def _strip_special(self, text: str) -> str:
-        """The text without spelt-out special tokens, so that no user or response can end a turn."""
-        before = None
-        while before != text:  # removing one may leave text that spells another
-            before, text = text, self._special_pattern.sub('', text)
+    @functools.cached_property
+    def _hidden(self) -> frozenset[int]:
+        """Tokens that end a turn; one that is not special would show in the text."""
+        return frozenset(self.stop_tokens) | {self.eos}
+
+    @functools.cached_property
+    def _control(self) -> dict[str, int]:
+        """Text -> id of the tokens that are no text: special ones and those that form turns."""
+        added = self.tokenizer.added_tokens_decoder.items()
+        written = _literal_text(self.tokenizer)
+        return {
+            token.content: id
+            for id, token in added
+            if token.special or id in self._hidden or token.content in written
+        }
+
+    @functools.cached_property
+    def _special_ids(self) -> frozenset[int]:
+        return frozenset(self._control.values()) - {self.tokenizer.unk_token_id}
+
+    @functools.cached_property
+    def _control_pattern(self) -> re.Pattern[str]:
+        longest_first = sorted(self._control, key=len, reverse=True)
+        return re.compile(f'({"|".join(map(re.escape, longest_first)) or "(?!)"})')
+
+    @functools.cached_property
+    def _spelt(self) -> list[str]:
+        """The control tokens by the number of their mark."""
+        return list(self._control)[: LAST_MARK - FIRST_MARK]
+
+    def _mark(self, text: str) -> str:
+        """The text with a mark in place of each control token that it spells.
+
+        One that is not special, which a tokenizer cannot take as text, is left out.
+        """
+        text, before = MARKS.sub('', text), None
+        added = self.tokenizer.added_tokens_decoder
+        special = {token for token, id in self._control.items() if added[id].special}
+        while before != text:  # leaving one out may leave text that spells another
+            before = text
+            text = self._control_pattern.sub(
+                lambda m: chr(FIRST_MARK + self._spelt.index(m[0])) if m[0] in special else '', text
+            )
         return text
 
+    def _without_marks(self, text: str) -> str:
+        """The text with each mark as the token that it stands for."""
+        return MARKS.sub(lambda mark: self._spelt[ord(mark[0]) - FIRST_MARK], text)
 
-def load(folder: str, template: str | None = None) -> Text:
+
+def fold_system_turn(messages) -> list[dict]:
+    """The chat with a system turn at its start put before the text of the first user turn."""
+    if messages[0]['role'] != 'system' or len(messages) < 2 or messages[1]['role'] != 'user':
+        return list(messages)
+    content = f'{messages[0]["content"]}\n\n{messages[1]["content"]}'
+    return [{'role': 'user', 'content': content}, *messages[2:]]
+
+
+def load(folder: str, template: str | None = None, *, fold_system: bool = False) -> Text:
     """The tokenizer and chat template of a Hugging Face folder.
 
-    BOS opens a prompt if the template or the tokenizer itself puts it there. EOS is the special
-    token that the template writes after an assistant's words (Qwen's <|im_end|>, Gemma's
-    <end_of_turn>), else the tokenizer's. Sampling stops at both, and at the EOS tokens of
+    BOS opens a prompt if the template or the tokenizer itself puts it there. EOS is the added token
+    that the template writes after an assistant's words (Qwen's <|im_end|>, Gemma's <end_of_turn>),
+    special or not, else the tokenizer's. Sampling stops at both, and at the EOS tokens of
     generation_config.json and config.json. Without a pad token, 0 fills: masks come from lengths.
 
     Args:
       template: a jinja file, or the name of one that ships ('plain'), in place of the folder's.
-    Raises ValueError without a tokenizer, a chat template or an EOS token.
+      fold_system: whether a system turn becomes the opening of the first user turn.
+    Raises ValueError without a tokenizer, a chat template that parses, or an EOS token.
     """
     tokenizer = _load_tokenizer(folder)
     shipped = sorted(name.removesuffix('.jinja') for name in os.listdir(TEMPLATES))
@@ -97,14 +240,27 @@ def load(folder: str, template: str | None = None) -> Text:
             'tokenizer_config.json); name a jinja file in model.chat_template, or one that ships '
             f'({", ".join(shipped)})'
         )
-    if tokenizer.eos_token_id is None:
+    _check_template(tokenizer, template or folder)
+    eos = _turn_end(tokenizer, folder)
+    if eos is None:
         raise ValueError(
             f'{folder}: the tokenizer names no end token (eos_token in tokenizer_config.json)'
         )
-    eos = _turn_end(tokenizer)
-    stop_tokens = {eos, tokenizer.eos_token_id} | _config_eos_tokens(folder)
+    stop_tokens = ({eos, tokenizer.eos_token_id} - {None}) | _config_eos_tokens(folder)
     bos = tokenizer.bos_token_id if _opens_with_bos(tokenizer) else None
-    return Text(tokenizer, bos, eos, tokenizer.pad_token_id or 0, tuple(sorted(stop_tokens)))
+    pad = tokenizer.pad_token_id or 0
+    return Text(tokenizer, bos, eos, pad, tuple(sorted(stop_tokens)), fold_system)
+
+
+def _check_template(tokenizer, where: str) -> None:
+    """Raises ValueError if the chat template does not parse."""
+    try:
+        tokenizer.apply_chat_template([{'role': 'user', 'content': 'a'}], tokenize=False)
+    except jinja2.TemplateSyntaxError as problem:
+        message = f'{where}: the chat template does not parse (line {problem.lineno}): {problem}'
+        raise ValueError(message) from None
+    except Exception:  # it may refuse a conversation, with an error of its own
+        pass
 
 
 def _load_tokenizer(folder: str) -> Any:
@@ -164,15 +320,34 @@ def _try_render(tokenizer, messages) -> str | None:
         return None
 
 
-def _turn_end(tokenizer) -> int:
-    """The special token that the template writes after an assistant's words, or else the EOS."""
+CONTENTS = 'selfrew-system', 'selfrew-user', 'selfrew-assistant'
+
+
+def _literal_text(tokenizer) -> str:
+    """What the chat template itself writes into a chat, whatever is said in it."""
+    system, user, assistant = (
+        {'role': content.removeprefix('selfrew-'), 'content': content} for content in CONTENTS
+    )
+    chats = [[user, assistant, user], [system, user, assistant], [system, user]]
+    return '\n'.join(_try_render(tokenizer, chat) or '' for chat in chats)
+
+
+def _turn_end(tokenizer, folder: str) -> int | None:
+    """The added token that the template writes after an assistant's words, or else the EOS."""
     words = 'selfrew'
     chat = [{'role': 'user', 'content': 'a'}, {'role': 'assistant', 'content': words}]
     rendered = _try_render(tokenizer, chat)
-    if rendered and words in rendered:
-        rest = rendered.rpartition(words)[2].lstrip()
-        tokens = tokenizer.encode(rest, add_special_tokens=False)
-        added = tokenizer.added_tokens_decoder.get(tokens[0]) if tokens else None
-        if added is not None and added.special:
-            return tokens[0]
+    rest = rendered.rpartition(words)[2].strip() if rendered and words in rendered else ''
+    if not rest:
+        return tokenizer.eos_token_id
+    tokens = tokenizer.encode(rest, add_special_tokens=False)
+    if tokens and tokens[0] in tokenizer.added_tokens_decoder:
+        return tokens[0]
+    logging.warning(
+        "%s: the chat template ends an assistant's turn with %r, which is no token of its own; "
+        'responses are taught to end with %r instead',
+        folder,
+        rest[:40],
+        tokenizer.eos_token,
+    )
     return tokenizer.eos_token_id

@@ -10,8 +10,6 @@ from selfrew.models import decoder
 from selfrew.run import turn_stats
 from selfrew.run.stage import json_bytes
 
-UNREAD_SHOWN, UNREAD_CHARACTERS = 3, 400
-
 
 def say(text: str = '') -> None:
     """Prints a line from process 0 only, without disturbing the progress bars."""
@@ -88,8 +86,8 @@ def print_turn(lm, judgements, examples, train) -> None:
         print_example('its first response', scored)
         if judgement.verdicts and judgement.verdicts[0]:
             print_example('its first verdict', judgement.verdicts[0][0])
-    for text in turn_stats.unread_verdicts(judgements, UNREAD_SHOWN):
-        print_example('a verdict without a score', f'{text[:UNREAD_CHARACTERS]}')
+    for text in turn_stats.unread_verdicts(judgements):
+        print_example('a verdict that could not be read', text)
     if examples:
         defaults = trainer.train.__kwdefaults__ or {}
         length = train.keywords.get('row_length', defaults['row_length'])

@@ -4,10 +4,12 @@ While a stage is being made, the samples for it are recorded in NAME.partial.jso
 processes, process 0 reads and writes the files, and sends the others what it read.
 """
 
+import datetime
 import glob
 import hashlib
 import json
 import os
+import time
 
 from selfrew.engine.generate import journal
 from selfrew.mesh import processes
@@ -133,6 +135,25 @@ def claim_workdir(workdir: str, config: dict, free: tuple) -> None:
     processes.on_main(lambda: _claim(workdir, json.loads(json.dumps(config)), free))
 
 
+def start_time(workdir: str) -> datetime.datetime:
+    """When the run was first started, to the second; kept in started.json, so that a resumed run
+    gives chat templates the same date. Every process gets the same.
+    """
+    text = processes.on_main(lambda: _start_time(os.path.join(workdir, 'started.json'), workdir))
+    return datetime.datetime.fromisoformat(text)
+
+
+def _start_time(path: str, workdir: str) -> str:
+    if not os.path.exists(path):
+        # A run from before there was this file started with its oldest file.
+        files = glob.glob(os.path.join(workdir, 'rounds', '*', '*'))
+        begun = min(map(os.path.getmtime, files), default=time.time())
+        now = datetime.datetime.fromtimestamp(begun).isoformat(timespec='seconds')
+        write_atomic(path, json_bytes({'started': now}))
+    with open(path) as file:
+        return json.load(file)['started']
+
+
 def _claim(workdir: str, config: dict, free: tuple) -> None:
     path = os.path.join(workdir, 'config.json')
     if not os.path.exists(path):
@@ -168,6 +189,8 @@ def _differences(old, new, name: str):
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted(set(old) | set(new)):
             field = f'{name}.{key}' if name else key
-            yield from _differences(old.get(key), new.get(key), field)
+            is_new = key not in old and not new[key]  # a field of a later version, at its default
+            if not is_new:
+                yield from _differences(old.get(key), new.get(key), field)
     elif old != new:
         yield name, old, new

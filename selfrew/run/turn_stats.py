@@ -8,6 +8,8 @@ import numpy as np
 
 from selfrew.tasks.verdicts import READ, UNREAD
 
+UNREAD_SHOWN, UNREAD_CHARACTERS = 3, 400
+
 
 def summarize(prompts, judgements, examples) -> dict:
     """The numbers of a turn by name; those that do not apply are left out.
@@ -66,15 +68,22 @@ def _shares_of_readings(readings: list[str]) -> dict:
     return {name: counts[how] / len(readings) for name, how in kinds if counts[how]}
 
 
-def unread_verdicts(judgements, most: int) -> list[str]:
-    """The first verdicts that could not be read, `most` of them, each with the reason."""
+def unread_verdicts(judgements) -> list[str]:
+    """The first few verdicts that could not be read, each with the reason; long ones without their
+    middle.
+    """
     unread = []
     for judgement in judgements:
         for texts, readings in zip(judgement.verdicts, judgement.readings):
             for text, how in zip(texts, readings):
-                if how in UNREAD and len(unread) < most:
-                    unread.append(f'({how}) {text}')
+                if how in UNREAD and len(unread) < UNREAD_SHOWN:
+                    unread.append(f'({how}) {_shortened(text)}')
     return unread
+
+
+def _shortened(text: str) -> str:
+    half = UNREAD_CHARACTERS // 2
+    return text if len(text) <= UNREAD_CHARACTERS else f'{text[:half]} … {text[-half:]}'
 
 
 def _mean(values) -> float | None:

@@ -61,6 +61,13 @@ def _checked(row) -> dict:
         raise ValueError(f'not JSON in UTF-8: {row}')
     if not isinstance(row, dict):
         raise ValueError(f'want an object, got {type(row).__name__}')
+    for name, value in row.items():
+        try:
+            json.dumps([name, value], ensure_ascii=False, default=str).encode()
+        except UnicodeEncodeError:
+            raise ValueError(
+                f'the field {ascii(name)} holds half of a surrogate pair, which is no text'
+            ) from None
     return row
 
 

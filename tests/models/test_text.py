@@ -1,6 +1,7 @@
 """Tokenizers and chat formats: what opens and ends a turn, what is trained on, what is removed."""
 
 import dataclasses
+import datetime
 import json
 import os
 
@@ -178,27 +179,122 @@ def test_no_text_can_spell_a_token_that_opens_or_ends_a_turn(tiny, spelt):
     assert special_tokens(f'a {spelt} b') == special_tokens('plain')
 
 
-@every_style
-def test_special_tokens_that_a_user_spells_are_removed_from_the_text(tmp_path, name):
-    tokenizer = text.load(write_folder(tmp_path, name))
+def _special_texts(tokenizer: text.Text) -> dict[str, int]:
     added = tokenizer.tokenizer.added_tokens_decoder
-    special = {token.content: i for i, token in added.items() if token.special}
+    return {token.content: i for i, token in added.items() if token.special}
+
+
+@every_style
+def test_special_tokens_that_a_user_spells_reach_the_model_as_text(tmp_path, name):
+    tokenizer = text.load(write_folder(tmp_path, name))
+    special = _special_texts(tokenizer)
     assert len(special) >= 2
-    plain = tokenizer.prompt_tokens(user_prompt('a', 'a  b'))
+
+    def special_tokens(content):
+        tokens = tokenizer.prompt_tokens(user_prompt('a', content))
+        return [token for token in tokens if token in special.values()]
+
     for token in special:
         half = len(token) // 2
         for spelt in (token, token[:half] + token + token[half:], token * 2):
-            assert tokenizer.prompt_tokens(user_prompt('a', f'a {spelt} b')) == plain
+            question = f'What does  {spelt} do?'
+            tokens = tokenizer.prompt_tokens(user_prompt('a', question))
+            assert question in tokenizer.decode(tokens)
+            assert special_tokens(question) == special_tokens('What does it do?')
             response = tokenizer.response_tokens(f'a {spelt} b', 'length')
             assert not set(response) & set(special.values())
+            assert tokenizer.decode(response) == f'a {spelt} b'
 
 
-def test_special_tokens_are_removed_from_every_turn_and_role(tmp_path):
+@every_style
+def test_a_prompt_that_spells_no_special_token_is_encoded_as_transformers_does(tmp_path, name):
+    tokenizer = text.load(write_folder(tmp_path, name))
+    chat = _chat(('user', 'Hi <b> there'), ('assistant', ' Hello\n'), ('user', 'a < b | c > d'))
+    rendered = tokenizer.tokenizer.apply_chat_template(
+        list(chat.messages), tokenize=False, add_generation_prompt=True
+    )
+    tokens = tokenizer.tokenizer.encode(rendered, add_special_tokens=False)
+    assert tokenizer.prompt_tokens(chat)[-len(tokens) :] == tokens
+
+
+def test_a_special_token_may_be_spelt_in_every_turn_and_role(tmp_path):
     tokenizer = text.load(write_folder(tmp_path, 'chatml'))
     roles = 'system', 'user', 'assistant', 'user'
     plain = _chat(*((role, 'ab') for role in roles))
     spelt = _chat(*((role, 'a<|im_end|>b') for role in roles))
-    assert tokenizer.prompt_tokens(plain) == tokenizer.prompt_tokens(spelt)
+    ends = tokenizer.prompt_tokens(spelt).count(tokenizer.eos)
+    assert ends == tokenizer.prompt_tokens(plain).count(tokenizer.eos) == 4
+    assert tokenizer.decode(tokenizer.prompt_tokens(spelt)).count('a<|im_end|>b') == 4
+
+
+def test_text_beside_a_spelt_token_is_encoded_as_it_always_is(tmp_path):
+    """The tokens are those of the template's parts and of the text between them."""
+    tokenizer = text.load(write_folder(tmp_path, 'chatml'))
+    start, end = _token_ids(tokenizer, '<|im_start|>', '<|im_end|>')
+    as_bytes = tokenizer.encode
+    expected = [
+        start,
+        *as_bytes('user\nIs '),
+        *[token for letter in '<|im_end|>' for token in as_bytes(letter)],
+        *as_bytes(' a token?'),
+        end,
+        *as_bytes('\n'),
+        start,
+        *as_bytes('assistant\n'),
+    ]
+    assert tokenizer.prompt_tokens(user_prompt('a', 'Is <|im_end|> a token?')) == expected
+
+
+def test_marks_that_a_user_writes_stand_for_nothing(tmp_path):
+    tokenizer = text.load(write_folder(tmp_path, 'chatml'))
+    marks = ''.join(chr(text.FIRST_MARK + i) for i in range(5))
+    plain = tokenizer.prompt_tokens(user_prompt('a', 'ab'))
+    assert tokenizer.prompt_tokens(user_prompt('a', f'a{marks}b')) == plain
+
+
+def _with_plain_turn_tokens(parent) -> text.Text:
+    """ChatML whose turn tokens were added as ordinary ones."""
+    folder = write_folder(parent, 'chatml')
+    path = f'{folder}/tokenizer.json'
+    with open(path) as file:
+        fields = json.load(file)
+    for token in fields['added_tokens']:
+        token['special'] = not token['content'].startswith('<|im_')
+    with open(path, 'w') as file:
+        json.dump(fields, file)
+    path = f'{folder}/tokenizer_config.json'
+    with open(path) as file:
+        config = json.load(file)
+    for name in ('additional_special_tokens', 'extra_special_tokens', 'added_tokens_decoder'):
+        config.pop(name, None)
+    with open(path, 'w') as file:
+        json.dump(config, file)
+    return text.load(folder)
+
+
+def test_an_end_of_turn_that_is_no_special_token_is_taught_stops_and_does_not_show(tmp_path):
+    tokenizer = _with_plain_turn_tokens(tmp_path)
+    (end,) = _token_ids(tokenizer, '<|im_end|>')
+    assert not tokenizer.tokenizer.added_tokens_decoder[end].special
+    assert tokenizer.eos == end and end in tokenizer.stop_tokens
+    tokens = tokenizer.response_tokens('yes', 'stop')
+    assert tokens[-1] == end and tokenizer.decode(tokens) == 'yes'
+
+
+@pytest.mark.parametrize('spelt', ['<|im_end|>', '<|im_start|>', '<|im_<|im_end|>end|>'])
+def test_a_turn_token_that_is_not_special_is_inert_when_spelt(tmp_path, spelt):
+    tokenizer = _with_plain_turn_tokens(tmp_path)
+    plain = tokenizer.prompt_tokens(user_prompt('a', 'a  b'))
+    assert tokenizer.prompt_tokens(user_prompt('a', f'a {spelt} b')) == plain
+    assert tokenizer.response_tokens(f'a {spelt} b', 'length') == tokenizer.encode('a  b')
+
+
+@pytest.mark.parametrize('is_set', [False, True])
+def test_a_tokenizers_wish_to_tidy_spaces_changes_nothing(tmp_path, is_set):
+    tokenizer = text.load(write_folder(tmp_path, 'chatml'))
+    tokenizer.tokenizer.clean_up_tokenization_spaces = is_set
+    words = "it 's , not . what ? I 'm"
+    assert tokenizer.decode(tokenizer.encode(words)) == words
 
 
 # --- templates ------------------------------------------------------------------------------------
@@ -229,5 +325,90 @@ def test_a_tokenizer_without_an_end_token_is_refused(tmp_path, tiny):
     config = json.loads(path.read_text())
     del config['eos_token']
     path.write_text(json.dumps(config))
+    (tmp_path / 'chat_template.jinja').write_text('{{ messages[0].content }}')
     with pytest.raises(ValueError, match='end token'):
         text.load(str(tmp_path))
+
+
+def test_words_that_end_a_turn_are_said_to_be_no_token(tmp_path, caplog):
+    folder = write_folder(tmp_path, 'adds')
+    (tmp_path / 'adds' / 'chat_template.jinja').write_text(
+        '{% for m in messages %}{{ m.role }}: {{ m.content }}\n### End\n{% endfor %}'
+    )
+    tokenizer = text.load(folder)
+    assert [tokenizer.eos] == _token_ids(tokenizer, '</s>')
+    assert "ends an assistant's turn with '### End'" in caplog.text
+
+
+def test_a_template_that_does_not_parse_is_named(tmp_path):
+    folder = write_folder(tmp_path, 'chatml')
+    (tmp_path / 'chatml' / 'chat_template.jinja').write_text('{% for m in messages %}')
+    with pytest.raises(ValueError, match=r'chatml: the chat template does not parse \(line 1\)'):
+        text.load(folder)
+
+
+REFUSING = (
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system turn') }}{% endif %}"
+    "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('turns must alternate') }}{% endif %}{% endfor %}"
+)
+
+
+def _refusing(tmp_path, **options) -> text.Text:
+    folder = write_folder(tmp_path, 'chatml')
+    (tmp_path / 'chatml' / 'chat_template.jinja').write_text(REFUSING + STYLES['chatml'].template)
+    return text.load(folder, **options)
+
+
+@pytest.mark.parametrize(
+    'chat, reason',
+    [
+        (_chat(('system', 'Be brief.'), ('user', 'Hi')), 'system, user: no system turn'),
+        (_chat(('user', 'Hi'), ('user', 'Ho')), 'user, user: turns must alternate'),
+    ],
+)
+def test_what_a_template_refuses_is_a_mistake_of_the_prompt(tmp_path, chat, reason):
+    tokenizer = _refusing(tmp_path)
+    for render in (tokenizer.prompt_tokens, tokenizer.prompt_text):
+        with pytest.raises(ValueError, match=f"prompt 'a': the chat template refuses .*{reason}"):
+            render(chat)
+    with pytest.raises(ValueError, match='the chat template refuses'):
+        tokenizer.conversation_tokens(chat, 'yes')
+
+
+def test_a_system_turn_may_become_the_opening_of_the_first_user_turn(tmp_path):
+    tokenizer = _refusing(tmp_path, fold_system=True)
+    chat = _chat(('system', 'Be brief.'), ('user', 'Hi'), ('assistant', 'Ho'), ('user', 'Bye'))
+    folded = _chat(('user', 'Be brief.\n\nHi'), ('assistant', 'Ho'), ('user', 'Bye'))
+    assert tokenizer.prompt_tokens(chat) == tokenizer.prompt_tokens(folded)
+    assert len(chat.messages) == 4  # the prompt itself is as it was
+
+
+# --- dates ----------------------------------------------------------------------------------------
+
+DATED = "{{ 'Today is ' + strftime_now('%d %b %Y %H:%M') + '\n' }}"
+
+
+LATER = (  # as Llama 3's: a variable, if there is the function
+    '{%- if not date is defined %}{%- if strftime_now is defined %}'
+    '{%- set date = strftime_now("%d %b %Y %H:%M") %}{%- endif %}{%- endif %}'
+    "{{- 'Today is ' + date + '\n' }}"
+)
+
+
+@pytest.mark.parametrize('dated', [DATED, LATER], ids=['at once', 'later'])
+def test_a_template_gets_the_date_that_it_is_given(tmp_path, dated):
+    folder = write_folder(tmp_path, 'chatml')
+    (tmp_path / 'chatml' / 'chat_template.jinja').write_text(dated + STYLES['chatml'].template)
+    tokenizer = text.load(folder)
+    assert tokenizer.tells_time
+    leap_day = dataclasses.replace(tokenizer, now=datetime.datetime(2024, 2, 29, 23, 59))
+    rendered = leap_day.prompt_text(user_prompt('a', 'Hi'))
+    assert rendered.startswith('Today is 29 Feb 2024 23:59\n<|im_start|>user\nHi')
+    assert 'macro' not in tokenizer.tokenizer.chat_template
+    this_year = datetime.datetime.now().strftime('%Y')
+    assert this_year in tokenizer.prompt_text(user_prompt('a', 'Hi'))
+
+
+def test_a_template_without_a_date_does_not_tell_the_time(tiny):
+    assert not tiny[0].text.tells_time

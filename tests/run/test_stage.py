@@ -1,5 +1,6 @@
 """The files of a run are written once, survive a kill, and belong to one config."""
 
+import datetime
 import json
 import os
 
@@ -113,3 +114,30 @@ def test_a_folder_of_somebody_else_is_refused(tmp_path):
     (tmp_path / 'empty').mkdir()
     stage.claim_workdir(str(tmp_path / 'empty'), {}, free=())
     assert os.listdir(tmp_path / 'empty') == ['config.json']
+
+
+def test_a_run_starts_once(tmp_path):
+    first = stage.start_time(str(tmp_path))
+    assert stage.start_time(str(tmp_path)) == first
+    written = json.loads((tmp_path / 'started.json').read_text())
+    assert datetime.datetime.fromisoformat(written['started']) == first
+    assert abs(datetime.datetime.now() - first) < datetime.timedelta(minutes=10)
+
+
+def test_a_run_from_before_started_with_its_oldest_file(tmp_path):
+    path = tmp_path / 'rounds' / '01' / 'prompts.jsonl'
+    path.parent.mkdir(parents=True)
+    path.write_text('')
+    begun = datetime.datetime(2024, 2, 29, 12)
+    os.utime(path, (begun.timestamp(), begun.timestamp()))
+    assert stage.start_time(str(tmp_path)) == begun
+
+
+def test_a_field_that_an_older_version_did_not_have_may_have_its_default(tmp_path):
+    old = {'model': {'folder': 'tiny'}}
+    stage.claim_workdir(str(tmp_path), old, free=())
+    stage.Folder(str(tmp_path), '01').mark_done('prompts', {})
+    new = {'model': {'folder': 'tiny', 'fold_system': False, 'cache': None}}
+    stage.claim_workdir(str(tmp_path), new, free=())
+    with pytest.raises(ValueError, match='model.lora: None in the workdir, 8 in the config'):
+        stage.claim_workdir(str(tmp_path), {'model': new['model'] | {'lora': 8}}, free=())

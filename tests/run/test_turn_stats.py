@@ -50,8 +50,18 @@ def test_statistics_say_how_verdicts_were_read_and_show_those_that_were_not():
         'unread/no mark': 0.25,
         'unread/out of range': 0.25,
     }
-    assert turn_stats.unread_verdicts([judgement], 5) == [
+    assert turn_stats.unread_verdicts([judgement]) == [
         '(no mark) Well.',
         '(out of range) Score: 9',
     ]
-    assert turn_stats.unread_verdicts([judgement], 1) == ['(no mark) Well.']
+
+
+def test_the_sample_of_unread_verdicts_is_short_and_shows_how_they_end():
+    text = 'It is ' + 'very ' * 200 + 'good.'
+    judgement = Judgement(
+        _rollout(user_prompt('p', 'Q?'), 'a'), (NAN,), ((text,) * 9,), (), (('no mark',) * 9,)
+    )
+    sample = turn_stats.unread_verdicts([judgement])
+    assert len(sample) == 3
+    assert all(s.startswith('(no mark) It is very') and s.endswith('very good.') for s in sample)
+    assert all(len(s) < 430 < len(text) for s in sample)

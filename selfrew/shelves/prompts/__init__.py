@@ -7,11 +7,15 @@ Import from it: the parts below; `prompts` is imported whole.
 It imports: types, mesh, models, tasks, engine.
 """
 
+import dataclasses
+import logging
+
 import jax
 
 from selfrew.shelves.prompts.builtin import demonstrations, ranked, task, verdicts
 from selfrew.shelves.prompts.data import PARTS, check_part, examples, problems, records, trees
 from selfrew.shelves.prompts.generated import crossed, judged, self_instruct
+from selfrew.tasks.hashing import new_id
 from selfrew.types import Prompt
 
 __all__ = [
@@ -35,8 +39,22 @@ __all__ = [
 def mixture(lm, params, key, *, prompts: tuple) -> list[Prompt]:
     """All prompts of several entries of this shelf, one entry after the other, each with a key of
     its own.
+
+    An id that an earlier entry has gets the entry's number added, which is logged.
     """
-    mixed = []
+    mixed, ids, repeated = [], set(), []
     for i, source in enumerate(prompts):
-        mixed += source(lm, params, jax.random.fold_in(key, i))
+        for prompt in source(lm, params, jax.random.fold_in(key, i)):
+            if prompt.id in ids:
+                repeated.append(prompt.id)
+                prompt = dataclasses.replace(prompt, id=new_id(f'{prompt.id} (entry {i})', ids))
+            ids.add(prompt.id)
+            mixed.append(prompt)
+    if repeated:
+        logging.warning(
+            'mixture: %d ids occur in more than one entry, first %r; the later ones get the number '
+            'of their entry added',
+            len(repeated),
+            repeated[0],
+        )
     return mixed

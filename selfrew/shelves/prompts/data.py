@@ -1,12 +1,13 @@
 """Prompts from the user's files and from published data sets."""
 
 import dataclasses
+import logging
 from collections.abc import Callable
 from typing import cast
 
 from selfrew.mesh import keys
 from selfrew.tasks import published, templates
-from selfrew.tasks.hashing import hash_digit, short_id
+from selfrew.tasks.hashing import hash_digit, new_id, short_id
 from selfrew.tasks.records import read_records
 from selfrew.types import Example, Prompt, from_json, user_prompt
 
@@ -30,16 +31,17 @@ def records(
       prompt: the field with the prompt: a string, or a list of chat messages. Where it is missing,
         the field 'messages' is read. A last assistant turn is a given response, as is the field
         'response'.
-      answer: the field with the truth, which may be missing.
+      answer: the field with the truth, which may be missing: a text, a number, or a list of
+        accepted answers.
       max_bad: malformed rows that are skipped and logged; one more, and the source is refused.
     Raises FileNotFoundError, or ValueError for too many malformed rows or no good one.
     """
-    del lm, params
+    del params
 
     def read_row(place: str, row: dict) -> Prompt:
         return _prompt_of(row, place, prompt, answer)
 
-    return _draw(_read(source, read_row, max_bad), n, source, key)
+    return _draw(_read(lm, source, read_row, max_bad), n, source, key)
 
 
 def problems(
@@ -71,7 +73,7 @@ def problems(
         it, no later part can see either.
     Raises KeyError for an unknown form, else as `records` does.
     """
-    del lm, params
+    del params
     shot_problems = []
     if shots:
         shot_problems = read_records(shots, lambda _, row: published.read(form, row), max_bad)
@@ -95,7 +97,7 @@ def problems(
         meta |= shown_options
         return user_prompt(name, text, problem.answer, task=form, **meta)
 
-    return _draw(_read(source, read_row, max_bad), n, source, key)
+    return _draw(_read(lm, source, read_row, max_bad), n, source, key)
 
 
 PARTS = 'ift', 'eft', 'heldout'
@@ -134,7 +136,7 @@ def trees(
       lang: of prompts and answers. n, max_bad: see `records`.
     Raises ValueError for an unknown part, else as `records` does.
     """
-    del lm, params
+    del params
     check_part(part)
 
     def read_row(place: str, row: dict) -> Prompt | None:
@@ -146,7 +148,7 @@ def trees(
             return None
         return _prompt_with_ranked_answers(row, best_only=part == 'ift', lang=lang)
 
-    return _draw(_read(source, read_row, max_bad), n, source, key)
+    return _draw(_read(lm, source, read_row, max_bad), n, source, key)
 
 
 def examples(lm, params, key, *, source: str, n: int | None = None) -> list[Prompt]:
@@ -157,14 +159,14 @@ def examples(lm, params, key, *, source: str, n: int | None = None) -> list[Prom
       source, n: see `records`.
     Raises as `records` does; no row may be malformed.
     """
-    del lm, params
+    del params
 
     def read_row(place: str, row: dict) -> Prompt:
         del place
         example = cast(Example, from_json(Example, row))
         return dataclasses.replace(example.prompt, meta={'responses': [example.responses[0].text]})
 
-    return _draw(_read(source, read_row, 0), n, source, key)
+    return _draw(_read(lm, source, read_row, 0), n, source, key)
 
 
 # --- rows ---
@@ -173,12 +175,14 @@ def examples(lm, params, key, *, source: str, n: int | None = None) -> list[Prom
 ROLES = 'system', 'user', 'assistant'
 
 
-def _read(source: str, read_row: Callable, max_bad: int) -> list[Prompt]:
+def _read(lm, source: str, read_row: Callable, max_bad: int) -> list[Prompt]:
     """The prompt that `read_row(place, row)` makes of each row, without those that are None.
 
-    Prompts get distinct ids, since the samples drawn for a prompt depend on its id.
+    Prompts get distinct ids, since the samples drawn for a prompt depend on its id; ids that occur
+    twice are logged. A prompt that the chat template of `lm` refuses is a bad row; without an `lm`
+    nothing is rendered.
     """
-    ids = set()
+    ids, repeated = set(), []
 
     def checked(place: str, row: dict) -> Prompt | None:
         try:
@@ -187,14 +191,23 @@ def _read(source: str, read_row: Callable, max_bad: int) -> list[Prompt]:
             raise ValueError(f'the row has another form: {type(error).__name__} {error}') from None
         if prompt is None:
             return None
-        for text in [m['content'] for m in prompt.messages] + prompt.meta.get('responses', []):
-            text.encode()  # raises UnicodeEncodeError, a ValueError, for half a surrogate pair
+        if lm is not None:
+            lm.text.prompt_text(prompt)
         if prompt.id in ids:
-            prompt = dataclasses.replace(prompt, id=f'{prompt.id} ({place})')
+            repeated.append(prompt.id)
+            prompt = dataclasses.replace(prompt, id=new_id(f'{prompt.id} ({place})', ids))
         ids.add(prompt.id)
         return prompt
 
-    return read_records(source, checked, max_bad)
+    prompts = read_records(source, checked, max_bad)
+    if repeated:
+        logging.warning(
+            '%s: %d ids occur more than once, first %r; the later ones get their place added',
+            source,
+            len(repeated),
+            repeated[0],
+        )
+    return prompts
 
 
 def _draw(prompts: list[Prompt], n: int | None, source: str, key) -> list[Prompt]:
@@ -217,8 +230,12 @@ def _prompt_of(row: dict, place: str, prompt_field: str, answer_field: str) -> P
         raise ValueError('the given response is empty or not a text')
     if not messages or messages[-1]['role'] != 'user' or not messages[-1]['content'].strip():
         raise ValueError('no user turn to answer, or an empty one')
+    answer = row.get(answer_field)
+    accepted = answer if isinstance(answer, list) else [answer]
+    if answer == [] or not all(isinstance(a, (str, int, float, type(None))) for a in accepted):
+        raise ValueError(f'{answer_field}={answer!r}: want a text, a number or a list of these')
     meta = {'responses': responses} if responses else {}
-    return Prompt(str(row.get('id', place)), tuple(messages), row.get(answer_field), meta)
+    return Prompt(str(row.get('id', place)), tuple(messages), answer, meta)
 
 
 def _messages(row: dict, field: str) -> list[dict]:

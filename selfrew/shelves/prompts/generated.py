@@ -115,7 +115,9 @@ def self_instruct(
     pool = _InstructionPool([prompt.text for prompt in seed_prompts], seeds, own, similarity)
     if generator is not None:
         options = {'dtype': dtype, 'params': stored, 'max_length': max_length}
+        now = lm.text.now
         lm, params = language_model.load(folder=generator, **lm.mesh.shape, **options)
+        lm = dataclasses.replace(lm, text=lm.text.at(now))
     sampling = {'temperature': temperature, 'top_k': top_k, 'top_p': top_p, 'min_p': min_p}
     limits = {'max_tokens': max_tokens, 'slots': slots}
     rng = keys.numpy_rng(key)

@@ -52,19 +52,24 @@ def reward_model(
       dtype, stored, max_length: its compute dtype, parameter dtype and longest context, see
         language_model.load.
       rows: conversations in a batch.
+    Raises ValueError if its chat template refuses a conversation, or if a reward is not finite.
     """
     del params, key
     scorer, weights = _load(lm.mesh, checkpoint, dtype, stored, max_length)
-    conversations = []
+    text, conversations = scorer.text.at(lm.text.now), []
     for rollout in rollouts:
         for response in rollout.responses:
-            tokens = scorer.text.conversation_tokens(rollout.prompt, response.text)
-            conversations.append(tokens)
+            conversations.append(text.conversation_tokens(rollout.prompt, response.text))
     longest = scorer.config.max_length
     fitting = [i for i, tokens in enumerate(conversations) if len(tokens) <= longest]
     rewards = scalar_values.last_values(
         scorer, weights, [conversations[i] for i in fitting], rows=rows
     )
+    if not all(map(math.isfinite, rewards)):
+        raise ValueError(
+            f'{checkpoint}: a reward is not finite; its parameters are damaged, or '
+            f'overflow in dtype={dtype!r}'
+        )
     reward_of = dict(zip(fitting, rewards))
     scores = iter([reward_of.get(i, math.nan) for i in range(len(conversations))])
     return [Judgement(r, tuple(next(scores) for _ in r.responses)) for r in rollouts]

@@ -2,6 +2,9 @@
 are reported and refused.
 """
 
+import copy
+import dataclasses
+import functools
 import json
 import logging
 import subprocess
@@ -212,6 +215,91 @@ def tiny_sums(tmp_path_factory):
     folder = str(tmp_path_factory.mktemp('tfds'))
     TinySums(data_dir=folder, file_format='array_record').download_and_prepare()
     return folder
+
+
+# --- what becomes of odd rows ---
+
+HALF_PAIR = '\\ud800'
+
+
+@pytest.mark.parametrize(
+    'row',
+    [
+        '{"prompt": "a%s"}',
+        '{"prompt": "Q?", "answer": "a%s"}',
+        '{"prompt": "Q?", "answer": ["a", "%s"]}',
+        '{"prompt": "Q?", "id": "a%s"}',
+        '{"prompt": "Q?", "response": "a%s"}',
+        '{"prompt": "Q?", "notes": {"by": ["a%s"]}}',
+        '{"prompt": "Q?", "a%s": 1}',
+        '{"prompt": [{"role": "user", "content": "Q?", "name": "a%s"}]}',
+    ],
+)
+def test_half_a_surrogate_pair_anywhere_makes_a_row_bad(tmp_path, row, caplog):
+    path = tmp_path / 'rows.jsonl'
+    path.write_text('{"prompt": "Good?"}\n' + row % HALF_PAIR)
+    (prompt,) = _records(path)
+    assert prompt.text == 'Good?' and 'line 2: the field' in caplog.text
+    with pytest.raises(ValueError, match='more than max_bad=0 bad rows.*half of a surrogate pair'):
+        _records(path, max_bad=0)
+
+
+@pytest.mark.parametrize('answer', [[], {'a': 1}, ['a', {'b': 1}], [[1]]], ids=str)
+def test_a_truth_that_is_no_answer_makes_a_row_bad(write_rows, answer):
+    path = write_rows({'prompt': 'Q?', 'answer': answer})
+    with pytest.raises(ValueError, match='want a text, a number or a list of these'):
+        _records(path)
+
+
+def test_any_of_a_list_of_accepted_answers_is_right(write_rows):
+    (prompt,) = _records(write_rows({'prompt': 'Capital?', 'answer': ['Rome', 'Roma', 42]}))
+    for said, right in (('Rome', 1), ('Roma', 1), ('42', 1), ('Milan', 0), ('Rome or Roma', 0)):
+        assert scorers.correctness(prompt, Response(f'Final answer: {said}')) == right
+
+
+def test_a_response_that_was_cut_has_not_concluded(write_rows):
+    (prompt,) = _records(write_rows({'prompt': 'Q?', 'answer': 4}))
+    assert scorers.correctness(prompt, Response('Final answer: 4')) == 1
+    assert scorers.correctness(prompt, Response('Final answer: 4', finish='length')) == 0
+
+
+def test_ids_that_occur_twice_are_made_distinct_aloud(write_rows, caplog):
+    path = write_rows()
+    ids = 'a', 'a', f'a ({path}:line 4)', 'a'  # the third is what the fourth would become
+    write_rows(*({'prompt': f'Q{i}?', 'id': id} for i, id in enumerate(ids)))
+    read = [prompt.id for prompt in _records(path)]
+    assert read == ['a', f'a ({path}:line 2)', ids[2], f'{ids[2]} 2']
+    assert "2 ids occur more than once, first 'a'" in caplog.text
+
+
+def test_ids_of_several_entries_are_made_distinct_aloud(write_rows, caplog):
+    path = str(write_rows({'prompt': 'Q?', 'id': 'a'}))
+    source = functools.partial(prompts.records, source=path)
+    mixed = prompts.mixture(None, None, jax.random.key(0), prompts=(source, source, source))
+    assert [prompt.id for prompt in mixed] == ['a', 'a (entry 1)', 'a (entry 2)']
+    assert "2 ids occur in more than one entry, first 'a'" in caplog.text
+
+
+def test_a_prompt_that_the_chat_template_refuses_is_a_bad_row(write_rows, tiny, caplog):
+    lm, params = tiny
+    tokenizer = copy.deepcopy(lm.text.tokenizer)
+    tokenizer.chat_template = (
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no system turn') }}{% endif %}"
+        '{{ messages[0].content }}'
+    )
+    strict = dataclasses.replace(lm, text=dataclasses.replace(lm.text, tokenizer=tokenizer))
+    path = str(write_rows({'prompt': [SYSTEM, USER]}, {'prompt': 'Good?'}))
+
+    def read(model, **options):
+        return prompts.records(model, params, jax.random.key(0), source=path, **options)
+
+    (prompt,) = read(strict)
+    assert prompt.text == 'Good?'
+    assert 'line 1: prompt' in caplog.text and 'no system turn' in caplog.text
+    with pytest.raises(ValueError, match='more than max_bad=0 bad rows'):
+        read(strict, max_bad=0)
+    folding = dataclasses.replace(strict, text=dataclasses.replace(strict.text, fold_system=True))
+    assert len(read(folding, max_bad=0)) == 2
 
 
 READ = """
