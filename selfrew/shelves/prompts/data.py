@@ -62,8 +62,7 @@ def problems(
 
     Args:
       source, n, max_bad: see `records`.
-      form: how rows are read and answers judged: gsm8k, math (by math-verify, an extra), arc,
-        svamp, mawps or asdiv.
+      form: how rows are read and answers judged: gsm8k, math, arc, svamp, mawps or asdiv.
       template: a jinja file that reads {{ question }} and, if needed, {{ options }} (texts) and
         {{ shots }} (each with .question, .solution, .answer); None: the form's own, which asks for
         the published output format.
