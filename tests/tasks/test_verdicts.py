@@ -245,6 +245,7 @@ WINNERS = {
     'Winner: Tie between A and B': 0.5,
     'Winner: A and B are tied': 0.5,
     'Winner: both A and B are equally good': 0.5,
+    'Winner: both are equal': 0.5,
     'Winner: A A': 1.0,
     'Winner: Output A.\n\nBecause it is good': 1.0,
 }
@@ -258,7 +259,6 @@ NO_WINNERS = (
     'The winner is not clear.',
     'Winner: not A',
     'Winner: A, because B is shorter',
-    'Winner: both are equal',
     '[[A]] or [[B]]',
     'Winner: A tie-break gives B',
     'Winner: A+',
