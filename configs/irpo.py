@@ -61,6 +61,7 @@ def get_config(arg: str = ''):
             'sampler': {'name': 'sample', 'n': 8, 'max_tokens': base.ANSWER},
             'scorer': {'name': 'exact_answer'},
             'pairs': {'name': 'right_vs_wrong', 'count': 3},
+            'earlier': 0,  # -1: also trains on the pairs of all earlier rounds; the paper does not
             # The paper's α is 1; the tiny base needs a stronger NLL term.
             'loss': {'name': 'dpo', 'beta': 0.1, 'nll': 5.0},
             'train': base.training(lr=1e-4, batch=32),

@@ -35,28 +35,24 @@ def get_config(arg: str = ''):
             f'no variant {arg!r} of this config; there are: smoke, {", ".join(models.PRESETS)}'
         )
     config = self_rewarding.get_config(arg).to_dict()
-    answer_turn = config['round']
-    rehearsal = voted(
-        24 if base.is_smoke(arg) else 300,
-        base.sampling(4),
-        base.judging(votes=8),
-        answer_turn['train'],
-        answer_turn['loss'],
-    )
-    return base.get(**config | {'round': answer_turn | {'rehearsal': rehearsal}})
+    small = base.is_smoke(arg)
+    verdict_pairs = voted(24 if small else 300, base.sampling(4), base.judging(votes=8))
+    answer_turn = config['round'] | {'join': {'verdicts': verdict_pairs}}
+    answer_turn.pop('rehearsal', None)
+    return base.get(**config | {'round': answer_turn})
 
 
-def voted(problems: int, sampling: dict, judging: dict, train: dict, loss: dict) -> dict:
+def voted(problems: int, sampling: dict, judging: dict) -> dict:
     """`verdicts` on responses to word problems: the most common score against the rarest."""
     prompts = base.fresh(problems) | {'tasks': TASKS}
-    return verdicts(prompts, sampling, judging, train, loss) | {
+    return verdicts(prompts, sampling, judging) | {
         'scorer': {'name': 'consistency'},
         'pairs': {'name': 'extremes', 'weigh': True},
     }
 
 
-def verdicts(prompts: dict, sampling: dict, judging: dict, train: dict, loss: dict) -> dict:
-    """A turn on pairs of verdicts on the model's responses, one verdict for each of its votes."""
+def verdicts(prompts: dict, sampling: dict, judging: dict) -> dict:
+    """Pairs of verdicts on the model's responses, one verdict for each of its votes."""
     options = {k: v for k, v in judging.items() if k not in ('name', 'template', 'votes')}
     return {
         'prompts': {
@@ -68,8 +64,6 @@ def verdicts(prompts: dict, sampling: dict, judging: dict, train: dict, loss: di
         'sampler': {'name': 'sample', 'n': judging['votes'], **options},
         'scorer': {'name': 'compare', 'template': 'meta', 'votes': 1, **options},
         'pairs': {'name': 'extremes'},
-        'loss': loss,
-        'train': train,
     }
 
 
@@ -83,16 +77,16 @@ def at_scale(name: str):
     answer_turn['sampler'] |= {'n': 7, 'temperature': 0.8, 'top_p': 0.95}
     answer_turn['scorer']['votes'] = 11
     answer_turn['train'] |= {'lr': 5e-6, 'batch': 32}
-    words = ('prompts', 'sampler', 'scorer', 'train', 'loss')
-    judge_turn = verdicts(*(answer_turn[word] for word in words))
-    judge_turn['sampler'] = {'name': 'disputed', 'sampler': judge_turn['sampler']}
+    verdict_pairs = verdicts(*(answer_turn[word] for word in ('prompts', 'sampler', 'scorer')))
+    verdict_pairs['sampler'] = {'name': 'disputed', 'sampler': verdict_pairs['sampler']}
     config['start']['prompts'] = eft
     changes = {
         'rounds': 5,  # M0 by imitation of verdicts, then four
-        'round': answer_turn | {'rehearsal': judge_turn},
+        'round': answer_turn | {'join': {'verdicts': verdict_pairs}},
         'by_round': {  # lengths in characters
             'pairs': {'rho': (0.0, 0.32, 0.32, 0.4), 'longest': (2500, None)},
-            'rehearsal': {'every': (1, 1, 0), 'pairs': {'longest': (1100, 1000)}},
+            # The judge is taught in the first two rounds after M1.
+            'join': {'verdicts': {'every': (1, 1, 0), 'pairs': {'longest': (1100, 1000)}}},
         },
     }
     return base.get(**config | changes)

@@ -71,7 +71,7 @@ def run(
                 optimizer = train_state.cached_optimizer(turn.train.keywords['optimizer'])
                 state = checkpoint.restore(lm, folder, optimizer, state.params)._replace(opt=None)
             else:
-                state = learn(lm, state, turn, folder, keys.fold_name(key, turn.name), log)
+                state = learn(lm, state, turn, workdir, keys.fold_name(key, turn.name), log)
             if turn.ends_round:
                 evaluate(lm, state, evaluations, folder, key, log)
                 checkpoint.delete_old(folders, keep=keep_states)
@@ -89,18 +89,33 @@ def at_start(lm, started):
     return dataclasses.replace(lm, text=text)
 
 
-def learn(lm, state: State, turn, folder, key, log) -> State:
+def learn(lm, state: State, turn, workdir: str, key, log) -> State:
     """One turn: from the parameters M_t, through their scored samples, to M_t+1.
+
+    The turn's own examples come first, then those of each pipeline that is joined to it.
 
     Raises ValueError if there are no prompts, no examples to train on, or if a number of the
     training is not finite; then no state is saved.
     """
     begun, compiled = time.time(), log.compiled
+    folder = Folder(workdir, turn.name)
     log.start_turn(turn.name)
-    console.say(f'\n=== turn {turn.name}')
-    prompts, rollouts, judgements, examples = make_stages(lm, state.params, turn, folder, key)
-    stats = turn_stats.summarize(prompts, judgements, examples)
-    console.print_turn(lm, judgements, examples, turn.train)
+    examples, stats, sampled, unread = [], {}, 0, []
+    for pipeline in turn.pipelines:
+        console.say(f'\n=== turn {pipeline.name}')
+        title = pipeline.name.removeprefix(turn.name).strip('/')
+        k_pipeline = keys.fold_name(key, f'join/{title}') if title else key
+        prompts, rollouts, judgements, made = make_stages(
+            lm, state.params, pipeline, Folder(workdir, pipeline.name), k_pipeline
+        )
+        console.print_turn(lm, judgements, made, turn.train)
+        unread += turn_stats.unread_verdicts(judgements)
+        kept = earlier_examples(workdir, pipeline)
+        examples += made + kept
+        numbers = turn_stats.summarize(prompts, judgements, made)
+        numbers |= {'earlier': len(kept)} if kept else {}
+        stats |= {f'{title}/{name}' if title else name: n for name, n in numbers.items()}
+        sampled += sum(len(r.tokens) for rollout in rollouts for r in rollout.responses)
     if not examples:
         raise ValueError(f'turn {turn.name} has nothing to learn from: {json.dumps(stats)}')
 
@@ -115,11 +130,9 @@ def learn(lm, state: State, turn, folder, key, log) -> State:
         raise ValueError(write_not_finite(turn, folder, step, examples, problem)) from None
     state = state._replace(round=lm.replicate(jax.numpy.int32(turn.round)))
 
-    sampled = sum(len(r.tokens) for rollout in rollouts for r in rollout.responses)
     stats |= totals | {'seconds': time.time() - begun, 'compiled': log.compiled - compiled}
     stats['tokens_per_s'] = (sampled + totals['tokens']) / stats['seconds']
     log.write(turn.name, int(state.step), {f'turn/{name}': v for name, v in stats.items()})
-    unread = turn_stats.unread_verdicts(judgements)
     folder.write_json('turn.json', stats | ({'unread_verdicts': unread} if unread else {}))
     checkpoint.save(lm, folder, state)
     console.print_metrics(stats)
@@ -170,6 +183,27 @@ def make_stages(lm, params, turn, folder, key) -> tuple[list, list, list, list]:
         'examples', Example, lambda: make_examples(turn, judgements, key_of('pairs'))
     )
     return prompts, rollouts, judgements, examples
+
+
+def earlier_examples(workdir: str, turn) -> list[Example]:
+    """The examples of the earlier rounds that a turn keeps, oldest first, as their files have them.
+
+    Their responses are those of earlier parameters: they keep their tokens, and lose the
+    log-probabilities that they were sampled with, which this turn's are not to agree with.
+    """
+    _, _, kind = turn.name.partition(f'{turn.round:02d}')  # '', '-rehearsal', '/verdicts'
+    rounds = list(range(turn.first_round, turn.round))
+    examples = []
+    for number in rounds if turn.earlier < 0 else rounds[len(rounds) - turn.earlier :]:
+        folder = Folder(workdir, f'{number:02d}{kind}')
+        if folder.has('examples'):
+            examples += folder.make_once('examples', Example, list)
+    return [
+        dataclasses.replace(
+            example, responses=tuple(dataclasses.replace(r, logp=None) for r in example.responses)
+        )
+        for example in examples
+    ]
 
 
 def make_examples(turn, judgements, key) -> list[Example]:

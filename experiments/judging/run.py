@@ -114,8 +114,8 @@ def rehearsal_of(arm: str, turn: dict) -> dict | None:
     if arm == 'votes':
         # Pairs of verdicts on own responses: the most common score against the rarest.
         judging = base.judging(votes=8) | {'temperature': 1.0}
-        train = turn['train'] | {'lr': JUDGING_RATE}
-        return meta_rewarding.voted(PROMPTS, base.sampling(8), judging, train, turn['loss'])
+        voted = meta_rewarding.voted(PROMPTS, base.sampling(8), judging)
+        return voted | {'loss': turn['loss'], 'train': turn['train'] | {'lr': JUDGING_RATE}}
     if arm == 'crossed':
         # Own verdicts that prefer the response to a prompt to the response to another prompt; no
         # ground truth.

@@ -9,7 +9,7 @@ from selfrew.mesh.buckets import bucket, round_up
 from selfrew.plan import chips
 from selfrew.run import binding
 from selfrew.run.turns import Turn, bind_turns
-from selfrew.shelves import pairs, samplers, scorers
+from selfrew.shelves import pairs, prompts, samplers, scorers
 from selfrew.tasks import templates
 
 GiB = 2**30
@@ -91,10 +91,17 @@ def _sources(turn: Turn) -> tuple:
 
 def prompt_count(turn: Turn) -> int:
     """The number of prompts of a turn. Raises ValueError where the config does not say."""
-    count = sum(argument(source, 'n') or 0 for source in _sources(turn))
+    count = sum(map(_source_count, _sources(turn)))
     if not count:
         raise ValueError('a plan needs to know how many prompts there are: set n of the prompts')
     return count
+
+
+def _source_count(source) -> int:
+    """The number of prompts of a source; of judge prompts, one for each sampled response."""
+    if source.func is not prompts.judged:
+        return argument(source, 'n') or 0
+    return _source_count(source.keywords['prompts']) * argument(source.keywords['sampler'], 'n')
 
 
 def _sampler(turn: Turn) -> tuple[Any, int]:
@@ -110,8 +117,9 @@ def _sampler(turn: Turn) -> tuple[Any, int]:
 
 
 def sampling_jobs(turn: Turn, prompt_tokens: int, context: int) -> list[Job]:
-    """What a turn samples: its responses, unless they are given with the prompts, then the verdicts
-    of each judge. Empty: nothing.
+    """What a turn samples, and what is joined to it: responses, unless they are given with the
+    prompts, then the verdicts of each judge. Before them, the answers that judge prompts show.
+    Empty: nothing.
 
     Where the prompts do not say how many responses they come with, it is 1 each. A given response
     is taken to fill the rest of a row.
@@ -122,25 +130,50 @@ def sampling_jobs(turn: Turn, prompt_tokens: int, context: int) -> list[Job]:
     Raises ValueError where responses leave no room for a prompt, or the config does not say how
     many prompts there are.
     """
-    (sampler, samples), jobs = _sampler(turn), []
+    jobs = []
+    for pipeline in turn.pipelines:
+        name = pipeline.name.removeprefix(turn.name).strip('/')
+        for job in pipeline_jobs(pipeline, prompt_tokens, context):
+            jobs.append(dataclasses.replace(job, title=f'{name} {job.title}'.strip()))
+    return jobs
+
+
+def pipeline_jobs(turn: Turn, prompt_tokens: int, context: int) -> list[Job]:
+    """What a turn samples without what is joined to it, see `sampling_jobs`."""
+    sampler, samples = _sampler(turn)
     is_given = sampler.func is samplers.given
     scored = turn.scorer.keywords.get('scorers', (turn.scorer,))
     judges = [scorer for scorer in scored if scorer.func in RESPONSE_FIELDS]
     if is_given and not judges:
         return []
-    prompts = prompt_count(turn)
+    count, beginning, jobs = prompt_count(turn), '', []
+    if turn.prompts.func is prompts.judged:
+        jobs, prompt_tokens, beginning = _answers_shown(turn, prompt_tokens, context)
     if is_given:
         response_tokens = max(argument(turn.train, 'row_length') - prompt_tokens, 1)
     else:
         response_tokens = argument(sampler, 'max_tokens')
-        jobs.append(_job('sample', sampler, prompts * samples, prompts, prompt_tokens, '', context))
+        requests = count * samples
+        jobs.append(_job('sample', sampler, requests, count, prompt_tokens, beginning, context))
+    if turn.sampler.func is samplers.disputed:  # leaves one judge prompt of each original
+        count = _source_count(turn.prompts.keywords['prompts'])
     for number, judge in enumerate(judges, 1):
         title = 'judge' if len(judges) == 1 else f'judge {number}'
         opponents = samples - 1 if judge.func is scorers.compare else 1
-        shown = prompts * samples * opponents
+        shown = count * samples * opponents
         if shown:
             jobs.append(_judge_job(title, judge, shown, prompt_tokens, response_tokens, context))
     return jobs
+
+
+def _answers_shown(turn: Turn, prompt_tokens: int, context: int) -> tuple[list[Job], int, str]:
+    """(The answers that prompts.judged samples, tokens of a judge prompt, its beginning)."""
+    source = turn.prompts.keywords
+    sampler, count = source['sampler'], _source_count(source['prompts'])
+    requests = count * argument(sampler, 'n')
+    answers = _job('answers', sampler, requests, count, prompt_tokens, '', context)
+    template_tokens, beginning = _template_tokens(argument(turn.prompts, 'template'), ('response',))
+    return [answers], template_tokens + prompt_tokens + answers.max_tokens, beginning
 
 
 def _judge_job(
@@ -148,13 +181,18 @@ def _judge_job(
 ) -> Job:
     """The verdicts of a judge. prompt_tokens, response_tokens: of what it is shown."""
     fields = RESPONSE_FIELDS[judge.func]
-    before, _, after = templates.render(
-        argument(judge, 'template'), prompt='\0', **dict.fromkeys(fields, '')
-    ).partition('\0')
-    template_tokens = (len(before) + len(after)) // CHARACTERS_A_TOKEN
+    template_tokens, before = _template_tokens(argument(judge, 'template'), fields)
     length = template_tokens + prompt_tokens + len(fields) * response_tokens
     requests = distinct_prompts * argument(judge, 'votes')
     return _job(title, judge, requests, distinct_prompts, length, before, context)
+
+
+def _template_tokens(template: str, fields: tuple) -> tuple[int, str]:
+    """(Tokens of a judge's template without what it shows, its text before that)."""
+    before, _, after = templates.render(
+        template, prompt='\0', **dict.fromkeys(fields, '')
+    ).partition('\0')
+    return (len(before) + len(after)) // CHARACTERS_A_TOKEN, before
 
 
 def _job(
@@ -202,11 +240,20 @@ def plan_memory(lm, job: Job, chip: chips.Chip) -> memory_plan.MemoryPlan:
 
 
 def example_count(turn: Turn) -> int:
-    """How many examples a turn makes where every prompt gives as many as its pair rule keeps."""
-    kept = argument(turn.pairs, 'count') or 1
+    """How many examples a turn trains on where every prompt gives as many as its pair rule keeps,
+    with those of what is joined to it. Examples of earlier rounds are not counted.
+    """
+    return sum(map(_pipeline_examples, turn.pipelines))
+
+
+def _pipeline_examples(turn: Turn) -> int:
+    """The examples of a turn without what is joined to it."""
+    kept, count = argument(turn.pairs, 'count') or 1, prompt_count(turn)
     if turn.pairs.func is pairs.agreeing:  # rankings, of which each has a verdict a response
         kept *= _sampler(turn)[1]
-    return prompt_count(turn) * kept
+    if turn.sampler.func is samplers.disputed:
+        count = _source_count(turn.prompts.keywords['prompts'])
+    return min(count * kept, turn.max_examples or math.inf)
 
 
 def trains_on_samples(turn: Turn) -> bool:
@@ -217,16 +264,28 @@ def trains_on_samples(turn: Turn) -> bool:
 
 
 def example_lengths(turn: Turn, jobs: list[Job], prompt_tokens: int) -> tuple[int, int]:
-    """Tokens of an example's prompt and of each of its responses, of full length.
+    """Tokens of an example's prompt and of each of its responses, of full length: the most of the
+    turn and what is joined to it.
 
     jobs: see `sampling_jobs`. A given response is taken to be as long as a row.
     """
+    lengths = []
+    for pipeline in turn.pipelines:
+        name = pipeline.name.removeprefix(turn.name).strip('/')
+        own = [j for j in jobs if (j.title.startswith(f'{name} ') if name else True)]
+        lengths.append(_pipeline_lengths(pipeline, own, prompt_tokens))
+    return max(prompt for prompt, _ in lengths), max(response for _, response in lengths)
+
+
+def _pipeline_lengths(turn: Turn, jobs: list[Job], prompt_tokens: int) -> tuple[int, int]:
     if turn.pairs.func is pairs.agreeing:  # judge prompts, and a verdict on each
         for job in jobs:
             if job.title.startswith('judge'):
                 return job.prompt_tokens, job.max_tokens
     if trains_on_samples(turn):
-        return prompt_tokens, jobs[0].max_tokens
+        sample = next(job for job in jobs if job.title.endswith('sample'))
+        is_judged = turn.prompts.func is prompts.judged
+        return (sample.prompt_tokens if is_judged else prompt_tokens), sample.max_tokens
     return prompt_tokens, argument(turn.train, 'row_length')
 
 

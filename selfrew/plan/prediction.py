@@ -102,7 +102,7 @@ def round_seconds(
             f'{job.title}: decode'
         )
     examples = example_count(turn)
-    batches = math.ceil(min(examples, turn.max_examples or examples) / shape.examples)
+    batches = math.ceil(examples / shape.examples)
     if 'reference' in results:
         stages['reference'] = batches * seconds_of('reference')
     epochs, max_steps = argument(turn.train, 'epochs'), argument(turn.train, 'max_steps')

@@ -30,7 +30,8 @@ def bind_config(config: dict) -> BoundConfig:
     }
     load_model = model_loader(config)
     context = language_model.context_length(**load_model.keywords)
-    parts = [part for turn in turns for part in (turn.sampler, turn.scorer)]
+    pipelines = [pipeline for turn in turns for pipeline in turn.pipelines]
+    parts = [part for pipeline in pipelines for part in (pipeline.sampler, pipeline.scorer)]
     for part in [*parts, *evaluations.values()]:
         binding.check_lengths(part, context)
     return BoundConfig(turns, evaluations, load_model)

@@ -1,9 +1,12 @@
 """The turns of a run: binds and checks a config's `start`, `round` and `by_round`."""
 
 import dataclasses
+import re
 from typing import Any
 
 from selfrew.run.binding import bind_arguments, checked_value
+
+TAKEN = 'state', 'evals'  # names in a turn's folder that nothing joined to it may have
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +24,36 @@ class Turn:
     train: Any
     max_examples: int | None
     balance: float | None
+    earlier: int  # how many earlier rounds' examples are trained on again, -1 for all
+    first_round: int  # the first round with a turn of the same entry of the config
+    joined: tuple = ()  # of Turn: what also makes examples of M_t for this turn's training
+
+    @property
+    def pipelines(self) -> tuple:
+        """The turn and what is joined to it, all sampled from the same parameters."""
+        return (self, *self.joined)
+
+
+def pipeline(
+    *,
+    prompts,
+    sampler,
+    scorer,
+    pairs,
+    max_examples: int | None = None,
+    balance: float | None = None,
+    earlier: int = 0,
+) -> dict:
+    """The fields of what is joined to a turn, by name; as those of `turn`."""
+    return {
+        'prompts': prompts,
+        'sampler': sampler,
+        'scorer': scorer,
+        'pairs': pairs,
+        'max_examples': max_examples,
+        'balance': balance,
+        'earlier': earlier,
+    }
 
 
 def turn(
@@ -33,24 +66,27 @@ def turn(
     train,
     max_examples: int | None = None,
     balance: float | None = None,
+    earlier: int = 0,
 ) -> dict:
-    """The fields of a turn in a config, by name.
+    """The fields of a turn in a config, by name. `join` and `rehearsal` are taken out before.
 
     Args:
       balance: drops random examples of the most common first score until these make up at most
         this share, or None for no limit.
       max_examples: then trains on a random subsample of this size, or None for all.
+      earlier: also trains on the examples of so many rounds before this one, as they were made
+        then; -1 for all rounds, 0 for none. The reference is that of this turn for all.
     """
-    return {
-        'prompts': prompts,
-        'sampler': sampler,
-        'scorer': scorer,
-        'pairs': pairs,
-        'loss': loss,
-        'train': train,
-        'max_examples': max_examples,
-        'balance': balance,
-    }
+    made = pipeline(
+        prompts=prompts,
+        sampler=sampler,
+        scorer=scorer,
+        pairs=pairs,
+        max_examples=max_examples,
+        balance=balance,
+        earlier=earlier,
+    )
+    return made | {'loss': loss, 'train': train}
 
 
 def bind_turns(
@@ -61,7 +97,10 @@ def bind_turns(
     Args:
       rounds: how many rounds there are, `start` included.
       round: the turn of each round. Its optional field `rehearsal` is a turn of its own that
-        follows it (`every`: after every so many rounds, 0 for never; default 1).
+        follows it (`every`: after every so many rounds, 0 for never; default 1). Its optional
+        field `join` holds pipelines by name (prompts, sampler, scorer, pairs, …; `every` as
+        above): they, too, sample from the parameters that the turn begins with, and the turn
+        trains on the examples of all.
       start: the turn of the first round, if it differs (SFT).
       by_round: fields of `round` that change. A tuple in a field's place holds its value for each
         round after `start`; the last value stays. {'sampler': {'temperature': (0.8, 0.8, 1.3)}}
@@ -72,33 +111,69 @@ def bind_turns(
     turns = []
     for number in range(1, rounds + 1):
         if start is not None and number == 1:
-            turns += _bind_round(number, dict(start), 'start')
+            turns += _bind_round(number, number, dict(start), 'start')
         else:
             index = number - 1 - (start is not None)
             entry = _replace_by_round(round, by_round or {}, index, 'by_round')
-            turns += _bind_round(number, entry, 'round')
+            turns += _bind_round(number, 1 + (start is not None), entry, 'round')
     return turns
 
 
-def _bind_round(number: int, entry: dict, where: str) -> list[Turn]:
+def _bind_round(number: int, first: int, entry: dict, where: str) -> list[Turn]:
     """The turn of a round and, if it is due, its rehearsal. Takes `rehearsal` out of the entry."""
     rehearsal = dict(entry.pop('rehearsal', None) or {})
     every = checked_value(rehearsal.pop('every', 1), int, 'round.rehearsal.every')
     after = []
     if rehearsal:  # bound, and so checked, even if it is never due
-        after = [_bind_turn(f'{number:02d}-rehearsal', number, True, rehearsal, 'round.rehearsal')]
+        name = f'{number:02d}-rehearsal'
+        after = [_bind_turn(name, number, first, True, rehearsal, 'round.rehearsal')]
     if every <= 0 or number % every != 0:
         after = []
-    return [_bind_turn(f'{number:02d}', number, not after, entry, where), *after]
+    return [_bind_turn(f'{number:02d}', number, first, not after, entry, where), *after]
 
 
-def _bind_turn(name: str, number: int, ends_round: bool, entry: dict, where: str) -> Turn:
+def _bind_turn(
+    name: str, number: int, first: int, ends_round: bool, entry: dict, where: str
+) -> Turn:
+    """The turn of an entry; what is joined to it has its loss and train."""
+    entry = dict(entry)
+    join = entry.pop('join', None) or {}
+    if not isinstance(join, dict):
+        raise ValueError(f'{where}.join={join!r}: want pipelines by name')
+    fields = _bind_fields(turn, entry, where)
+    bound = Turn(name, number, ends_round, first_round=first, **fields)
+    joined = [
+        _bind_joined(bound, title, joined_entry, f'{where}.join.{title}')
+        for title, joined_entry in join.items()
+    ]
+    return dataclasses.replace(bound, joined=tuple(j for j in joined if j is not None))
+
+
+def _bind_joined(parent: Turn, title: str, entry, where: str) -> Turn | None:
+    """What is joined to a turn under a title, with the turn's loss and train; None if not due."""
+    if not re.fullmatch(r'[a-z][a-z0-9_]*', title) or title in TAKEN:
+        raise ValueError(f'{where}: want a name of small letters, but not {", ".join(TAKEN)}')
+    if not isinstance(entry, dict):
+        raise ValueError(f'{where}: want a pipeline, got {entry!r}')
+    entry = dict(entry)
+    every = checked_value(entry.pop('every', 1), int, f'{where}.every')
+    fields = _bind_fields(pipeline, entry, where)
+    if every <= 0 or parent.round % every != 0:
+        return None
+    return dataclasses.replace(parent, name=f'{parent.name}/{title}', joined=(), **fields)
+
+
+def _bind_fields(kind, entry: dict, where: str) -> dict:
+    """The bound fields of a turn or a pipeline."""
     if entry.get('scorer', ...) is None:
         raise ValueError(
             f'{where}.scorer is None; for data that need no judgement use '
             "scorer={'name': 'given'}"
         )
-    return Turn(name, number, ends_round, **bind_arguments(turn, entry, where)())
+    fields = bind_arguments(kind, entry, where)()
+    if fields['earlier'] < -1:
+        raise ValueError(f'{where}.earlier={fields["earlier"]}: want a number of rounds, or -1')
+    return fields
 
 
 def _replace_by_round(entry: dict, changes: dict, index: int, where: str) -> dict:

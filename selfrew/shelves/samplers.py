@@ -105,7 +105,8 @@ def disputed(lm, params, prompts, key, *, sampler) -> list[Rollout]:
 
 
 def given(lm, params, prompts, key) -> list[Rollout]:
-    """The responses in the data (`meta['responses']`).
+    """The responses in the data (`meta['responses']`), with their tokens where the data have them
+    (`meta['tokens']`, and `meta['finishes']`; see prompts.judgements).
 
     Raises ValueError for a prompt without responses.
     """
@@ -116,4 +117,11 @@ def given(lm, params, prompts, key) -> list[Rollout]:
                 f"prompt {prompt.id!r} came without a response in meta['responses']; "
                 f'the sampler given wants at least one for each prompt'
             )
-    return [Rollout(prompt, tuple(map(Response, prompt.meta['responses']))) for prompt in prompts]
+    return [Rollout(prompt, _given_responses(prompt.meta)) for prompt in prompts]
+
+
+def _given_responses(meta: dict) -> tuple:
+    texts = meta['responses']
+    tokens = meta.get('tokens', [()] * len(texts))
+    finishes = meta.get('finishes', ['stop'] * len(texts))
+    return tuple(Response(*fields) for fields in zip(texts, map(tuple, tokens), finishes))

@@ -13,7 +13,15 @@ import logging
 import jax
 
 from selfrew.shelves.prompts.builtin import demonstrations, ranked, task, verdicts
-from selfrew.shelves.prompts.data import PARTS, check_part, examples, problems, records, trees
+from selfrew.shelves.prompts.data import (
+    PARTS,
+    check_part,
+    examples,
+    judgements,
+    problems,
+    records,
+    trees,
+)
 from selfrew.shelves.prompts.generated import crossed, judged, self_instruct
 from selfrew.tasks.hashing import new_id
 from selfrew.types import Prompt
@@ -25,6 +33,7 @@ __all__ = [
     'demonstrations',
     'examples',
     'judged',
+    'judgements',
     'mixture',
     'problems',
     'ranked',

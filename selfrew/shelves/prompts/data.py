@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 from collections.abc import Callable
 from typing import cast
 
@@ -9,7 +10,7 @@ from selfrew.mesh import keys
 from selfrew.tasks import published, templates
 from selfrew.tasks.hashing import hash_digit, new_id, short_id
 from selfrew.tasks.records import read_records
-from selfrew.types import Example, Prompt, from_json, user_prompt
+from selfrew.types import Example, Judgement, Prompt, from_json, user_prompt
 
 
 def records(
@@ -164,6 +165,35 @@ def examples(lm, params, key, *, source: str, n: int | None = None) -> list[Prom
         del place
         example = cast(Example, from_json(Example, row))
         return dataclasses.replace(example.prompt, meta={'responses': [example.responses[0].text]})
+
+    return _draw(_read(lm, source, read_row, 0), n, source, key)
+
+
+def judgements(lm, params, key, *, source: str, n: int | None = None) -> list[Prompt]:
+    """The prompts of a turn's judgements (its rounds/…/judgements.jsonl, of this run or another),
+    each with all of its responses, as they were sampled, and their scores as grades.
+
+    With sampler, scorer `given` and any pair rule, these are pairs of an earlier turn. Their
+    responses are not the present model's; log-probabilities of the model that sampled them are left
+    out.
+
+    Args:
+      source, n: see `records`.
+    Raises as `records` does; no row may be malformed.
+    """
+    del params
+
+    def read_row(place: str, row: dict) -> Prompt:
+        del place
+        judgement = cast(Judgement, from_json(Judgement, row))
+        prompt, responses = judgement.rollout.prompt, judgement.rollout.responses
+        given = {
+            'responses': [response.text for response in responses],
+            'tokens': [list(response.tokens) for response in responses],
+            'finishes': [response.finish for response in responses],
+            'grades': [None if math.isnan(score) else score for score in judgement.scores],
+        }
+        return dataclasses.replace(prompt, meta=prompt.meta | given)
 
     return _draw(_read(lm, source, read_row, 0), n, source, key)
 

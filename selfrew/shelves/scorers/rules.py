@@ -17,7 +17,8 @@ def _score_each(rollouts, score) -> list[Judgement]:
 
 
 def given(lm, params, rollouts, key) -> list[Judgement]:
-    """The grades in the data (`meta['grades']`); 1 for each response of a prompt without grades.
+    """The grades in the data (`meta['grades']`, None for no verdict); 1 for each response of a
+    prompt without grades.
 
     Demonstrations without grades are thus trusted.
     Raises ValueError where a prompt's grades and responses differ in number.
@@ -32,7 +33,8 @@ def given(lm, params, rollouts, key) -> list[Judgement]:
                 f'prompt {rollout.prompt.id!r} has {len(grades)} grades '
                 f'and {len(responses)} responses; want one grade for each response'
             )
-        judgements.append(Judgement(rollout, tuple(map(float, grades))))
+        scores = tuple(math.nan if grade is None else float(grade) for grade in grades)
+        judgements.append(Judgement(rollout, scores))
     return judgements
 
 

@@ -8,7 +8,16 @@ import pytest
 from selfrew.engine import generate
 from selfrew.run import binding
 from selfrew.shelves import prompts
-from selfrew.types import Example, Prompt, Response, from_json, to_json, user_prompt
+from selfrew.types import (
+    Example,
+    Judgement,
+    Prompt,
+    Response,
+    Rollout,
+    from_json,
+    to_json,
+    user_prompt,
+)
 
 BOTH = ('word_problems', 'rising')
 
@@ -28,6 +37,7 @@ ARGUMENTS = {
     'problems': {'form': 'gsm8k', 'n': 6},
     'trees': {'part': 'ift', 'n': 6},
     'examples': {'n': 6},
+    'judgements': {'n': 6},
     'judged': {**ANSWERED, 'template': 'check'},
     'crossed': ANSWERED,
     'self_instruct': {'prompts': _drawn('task', 8), 'n': 6, 'max_tokens': 8},
@@ -39,6 +49,10 @@ ROWS = {
     'trees': [{'prompt': {'text': f'Q{i}?', 'lang': 'en', 'replies': [REPLY]}} for i in range(40)],
     'examples': [
         to_json(Example(user_prompt(str(i), f'Q{i}?'), (Response('Yes.'),))) for i in range(40)
+    ],
+    'judgements': [
+        to_json(Judgement(Rollout(user_prompt(str(i), f'Q{i}?'), (Response('Yes.'),)), (1.0,)))
+        for i in range(40)
     ],
 }
 
