@@ -2,8 +2,8 @@
 
     python -m selfrew.main --config=configs/iterative_dpo.py --workdir=runs/iterative_dpo
 
-Held-out accuracy, seed 0, 1,000 problems: 0.351 → 0.920, 0.891, 0.831 (± 0.02). One round is enough
-here; after it, plain DPO unlearns sums. Three minutes on two cores, beside another run.
+Held-out accuracy, seed 0, 1,000 problems: 0.351 → 0.938, 0.867, 0.721 (± 0.03). One round is enough
+here; after it, plain DPO unlearns sums. Half a minute on two cores.
 """
 
 from configs import base

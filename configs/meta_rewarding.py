@@ -3,15 +3,16 @@ verdicts, to judge.
 
     python -m selfrew.main --config=configs/meta_rewarding.py --workdir=runs/meta_rewarding
 
-Held-out accuracy, seed 0, 1,000 problems: 0.351 for the base, 0.697 after SFT, then 0.919, 0.911,
-0.877 (± 0.02); the judge's strict pairwise accuracy 0.792, 0.801, then 0.813, 0.794, 0.783. Four
-minutes on two cores, beside another run. Votes improve the judge for a round; then they make it,
-and with it the answers, too generous. experiments/judging says why.
+Held-out accuracy, seed 0, 1,000 problems: 0.351 for the base, 0.697 after SFT, then 0.937, 0.893,
+0.858 (± 0.02); the judge's strict pairwise accuracy 0.792, 0.801, then 0.813, 0.810, 0.788. A
+minute and a half on two cores. Votes improve the judge for a round; then they make it, and with it
+the answers, too generous. experiments/judging says why.
 
-After each round's answers comes a turn on verdicts: the model writes several on each of its own
-responses, and better ones are set against worse ones. In the paper the model itself decides which
-is better, as a judge of judges. The tiny base has no room for such a prompt and never saw one, so
-here its verdicts vote on the score.
+Each round's training takes pairs of answers and pairs of verdicts together, all sampled from the
+model of the round before: it writes several verdicts on each of its own responses, and better ones
+are set against worse ones. In the paper the model itself decides which is better, as a judge of
+judges. The tiny base has no room for such a prompt and never saw one, so here its verdicts vote on
+the score.
 
 ":llama3_8b", or another model of configs/models, is the paper's recipe, with the judge of judges.
 It takes the response whose scores vary most, compares every two verdicts on it in both orders, and
@@ -23,7 +24,7 @@ configs/self_rewarding.py. To see what it needs of a TPU:
 
 from configs import base, models, self_rewarding
 
-# The turn on verdicts uses these tasks; verdicts on rising numbers are right already.
+# The verdicts are on these tasks; verdicts on rising numbers are right already.
 TASKS = ('word_problems',)
 
 

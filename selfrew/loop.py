@@ -71,7 +71,7 @@ def run(
                 optimizer = train_state.cached_optimizer(turn.train.keywords['optimizer'])
                 state = checkpoint.restore(lm, folder, optimizer, state.params)._replace(opt=None)
             else:
-                state = learn(lm, state, turn, workdir, keys.fold_name(key, turn.name), log)
+                state = learn(lm, state, turn, folder, keys.fold_name(key, turn.name), log)
             if turn.ends_round:
                 evaluate(lm, state, evaluations, folder, key, log)
                 checkpoint.delete_old(folders, keep=keep_states)
@@ -89,7 +89,7 @@ def at_start(lm, started):
     return dataclasses.replace(lm, text=text)
 
 
-def learn(lm, state: State, turn, workdir: str, key, log) -> State:
+def learn(lm, state: State, turn, folder, key, log) -> State:
     """One turn: from the parameters M_t, through their scored samples, to M_t+1.
 
     The turn's own examples come first, then those of each pipeline that is joined to it.
@@ -98,19 +98,19 @@ def learn(lm, state: State, turn, workdir: str, key, log) -> State:
     training is not finite; then no state is saved.
     """
     begun, compiled = time.time(), log.compiled
-    folder = Folder(workdir, turn.name)
     log.start_turn(turn.name)
     examples, stats, sampled, unread = [], {}, 0, []
     for pipeline in turn.pipelines:
         console.say(f'\n=== turn {pipeline.name}')
         title = pipeline.name.removeprefix(turn.name).strip('/')
         k_pipeline = keys.fold_name(key, f'join/{title}') if title else key
+        own_folder = Folder(folder.workdir, pipeline.name) if title else folder
         prompts, rollouts, judgements, made = make_stages(
-            lm, state.params, pipeline, Folder(workdir, pipeline.name), k_pipeline
+            lm, state.params, pipeline, own_folder, k_pipeline
         )
         console.print_turn(lm, judgements, made, turn.train)
         unread += turn_stats.unread_verdicts(judgements)
-        kept = earlier_examples(workdir, pipeline)
+        kept = earlier_examples(folder.workdir, pipeline)
         examples += made + kept
         numbers = turn_stats.summarize(prompts, judgements, made)
         numbers |= {'earlier': len(kept)} if kept else {}

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 
 from selfrew import export, loop
-from selfrew.engine import train_state
+from selfrew.engine import packing, train_state
 from selfrew.engine.generate import journal
 from selfrew.models import language_model
 from selfrew.run import binding, checkpoint, stage
 from selfrew.run.config import turns_of
 from selfrew.run.metrics_log import MetricsLog
-from selfrew.types import State
+from selfrew.types import State, to_json
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIGS = sorted(
@@ -326,6 +326,159 @@ def test_a_turn_with_nothing_to_learn_from_says_so(tmp_path):
     config['round']['scorer'] = {'name': 'given'}
     with pytest.raises(ValueError, match='turn 01 has nothing to learn from.*"ties": 1.0'):
         _run(config, tmp_path)
+
+
+# --- several pipelines, and earlier rounds ---
+
+
+def _joined(rounds=1, **fields):
+    """`_small` without rehearsal, whose rounds join a second pipeline of other prompts."""
+    config = _small(rounds=rounds, evals={})
+    turn = config['round']
+    del turn['rehearsal']
+    words = 'prompts', 'sampler', 'scorer', 'pairs'
+    more = json.loads(json.dumps({word: turn[word] for word in words}))
+    more['prompts'] |= {'tasks': ('rising',), 'n': 5}
+    turn |= {'join': {'more': more}} | fields
+    return config
+
+
+def _stage_files(folder):
+    names = 'prompts', 'rollouts', 'judgements', 'examples'
+    return {name: (folder / f'{name}.jsonl').read_bytes() for name in names}
+
+
+def _lines(path):
+    with open(path) as file:
+        return [json.loads(line) for line in file]
+
+
+def _trained_on(monkeypatch, config, workdir):
+    """The examples of each training of a run, as JSON."""
+    trained, tokenise = [], packing.tokenise
+
+    def watch(text, examples, **options):
+        docs = tokenise(text, examples, **options)
+        trained.append([to_json(example) for example in examples])
+        return docs
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.console, 'print_turn', lambda *_: None)  # it tokenises some, too
+        patch.setattr(packing, 'tokenise', watch)
+        _run(config, workdir)
+    return trained
+
+
+def test_joined_pipelines_sample_from_the_same_parameters_and_train_together(tmp_path, monkeypatch):
+    (trained,) = _trained_on(monkeypatch, _joined(), tmp_path / 'joined')
+    alone = _joined()
+    del alone['round']['join']
+    _run(alone, tmp_path / 'alone')
+    folder = tmp_path / 'joined' / 'rounds' / '01'
+    assert _stage_files(folder) == _stage_files(tmp_path / 'alone' / 'rounds' / '01')
+    own, more = _lines(folder / 'examples.jsonl'), _lines(folder / 'more' / 'examples.jsonl')
+    assert own and more and trained == own + more
+    stats = _json(folder, 'turn.json')
+    assert stats['examples'] == len(trained) and stats['more/examples'] == len(more)
+    assert stats['more/prompts'] == 5 and stats['gap_max'] < 1e-4  # all are of the same M_t
+
+
+def test_another_name_of_a_pipeline_draws_other_samples(tmp_path):
+    first, second = _joined(), _joined()
+    second['round']['join'] = {'other': second['round']['join']['more']}
+    for name, config in (('more', first), ('other', second)):
+        _run(config, tmp_path / name)
+    rollouts = [
+        (tmp_path / name / 'rounds' / '01' / name / 'rollouts.jsonl').read_bytes()
+        for name in ('more', 'other')
+    ]
+    assert rollouts[0] != rollouts[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('stage_name', ['prompts', 'rollouts', 'judgements', 'examples'])
+def test_a_run_killed_in_a_joined_pipeline_ends_as_one_that_was_not(
+    tmp_path, monkeypatch, stage_name
+):
+    _run(_joined(), tmp_path / 'whole')
+    mark_done = stage.Folder.mark_done
+
+    def dying(self, name, entry):
+        mark_done(self, name, entry)
+        if self.path.endswith('more') and name == stage_name:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(stage.Folder, 'mark_done', dying)
+        _run(_joined(), tmp_path / 'killed')
+    _run(_joined(), tmp_path / 'killed')
+    whole, killed = (tmp_path / name / 'rounds' / '01' for name in ('whole', 'killed'))
+    for part in ('.', 'more'):
+        assert _stage_files(whole / part) == _stage_files(killed / part)
+    assert _timeless(_json(whole, 'turn.json')) == _timeless(_json(killed, 'turn.json'))
+
+
+@pytest.mark.parametrize('earlier, kept', [(0, [0, 0, 0]), (1, [0, 1, 1]), (-1, [0, 1, 2])])
+def test_a_turn_also_trains_on_the_examples_of_earlier_rounds(tmp_path, monkeypatch, earlier, kept):
+    config = _joined(rounds=3, earlier=earlier)
+    config['round']['join']['more']['earlier'] = earlier
+    trained = _trained_on(monkeypatch, config, tmp_path)
+    assert len(trained) == 3
+    made = {
+        part: [
+            _lines(tmp_path / 'rounds' / f'{n:02d}' / part / 'examples.jsonl') for n in (1, 2, 3)
+        ]
+        for part in ('.', 'more')
+    }
+    for number, examples in enumerate(trained):
+        expected = []
+        for rounds in made.values():
+            old = json.loads(json.dumps(sum(rounds[number - kept[number] : number], [])))
+            for example in old:
+                for response in example['responses']:
+                    response['logp'] = None  # of another model
+            expected += rounds[number] + old
+        assert examples == expected
+        assert all(r['tokens'] for e in examples for r in e['responses'])
+    for number in (1, 2, 3):
+        stats = _json(tmp_path, 'rounds', f'{number:02d}', 'turn.json')
+        assert stats['gap_max'] < 1e-4  # only of the responses of this round
+        assert bool(stats.get('earlier')) == bool(kept[number - 1])
+
+
+def test_all_responses_and_scores_of_another_run_make_its_pairs_again(tmp_path, monkeypatch):
+    alone = _joined()
+    del alone['round']['join']
+    _run(alone, tmp_path / 'first')
+    folder = tmp_path / 'first' / 'rounds' / '01'
+    again = _joined()
+    del again['round']['join']
+    source = str(folder / 'judgements.jsonl')
+    again['round'] |= {
+        'prompts': {'name': 'judgements', 'source': source},
+        'sampler': {'name': 'given'},
+        'scorer': {'name': 'given'},
+    }
+    (trained,) = _trained_on(monkeypatch, again, tmp_path / 'again')
+
+    def pairs_of(examples):
+        return [
+            (e['prompt']['id'], e['scores'], [(r['text'], r['tokens']) for r in e['responses']])
+            for e in examples
+        ]
+
+    first = _lines(folder / 'examples.jsonl')
+    assert {id for id, _, _ in pairs_of(trained)} == {id for id, _, _ in pairs_of(first)}
+    assert [sorted(scores) for _, scores, _ in pairs_of(trained)] == [
+        sorted(scores) for _, scores, _ in pairs_of(first)
+    ]
+    assert _json(tmp_path / 'again', 'rounds', '01', 'turn.json')['gap_max'] is None
+    judged = _lines(folder / 'judgements.jsonl')
+    given = _lines(tmp_path / 'again' / 'rounds' / '01' / 'rollouts.jsonl')
+    assert [
+        [(r['text'], r['tokens'], r['finish']) for r in row['rollout']['responses']]
+        for row in judged
+    ] == [[(r['text'], r['tokens'], r['finish']) for r in row['responses']] for row in given]
 
 
 def test_a_resumed_run_gives_its_chat_template_the_date_of_its_start(tmp_path, monkeypatch):

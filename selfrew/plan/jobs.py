@@ -53,7 +53,8 @@ def argument(bound, name: str) -> Any:
 
 
 def sampling_turn(config: dict) -> Turn:
-    """The last turn of a config that samples and is no rehearsal, or else its last turn.
+    """The last turn of a config that samples and is no rehearsal, or else its last turn; of these
+    the one to which most is joined.
 
     Data files need not exist. Raises ValueError where the config has no rounds.
     """
@@ -70,7 +71,7 @@ def sampling_turn(config: dict) -> Turn:
         for turn in turns
         if turn.sampler.func is not samplers.given and 'rehearsal' not in turn.name
     ]
-    return (sampling or turns)[-1]
+    return max(reversed(sampling or turns), key=lambda turn: len(turn.joined))
 
 
 def _without_files(entry):

@@ -38,7 +38,7 @@ class Folder:
     """
 
     def __init__(self, workdir: str, name: str):
-        self.path = os.path.join(workdir, 'rounds', name)
+        self.workdir, self.path = workdir, os.path.join(workdir, 'rounds', name)
         path = os.path.join(self.path, 'manifest.json')
         self.manifest = json.loads(processes.on_main(lambda: _read(path)) or '{}')
 

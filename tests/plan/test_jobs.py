@@ -6,7 +6,7 @@ import functools
 import pytest
 import toys
 
-from configs import seed_data, self_rewarding
+from configs import meta_rewarding, seed_data, self_rewarding
 from selfrew.plan import chips, jobs, prediction
 from selfrew.shelves import pairs, samplers, scorers
 
@@ -49,6 +49,27 @@ def test_judges_share_the_responses_and_have_titles_of_their_own(turn):
     (alone,) = jobs.sampling_jobs(turn, 500, CONTEXT)[1:]
     assert sample.title == 'sample' and [job.title for job in judges] == ['judge 1', 'judge 2']
     assert {dataclasses.replace(job, title='judge') for job in judges} == {alone}
+
+
+def test_what_is_joined_is_planned_too():
+    """Meta-Rewarding: 5,000 prompts, 7 answers each, 11 verdicts on each; of the 7 judge prompts of
+    a prompt the most disputed is kept, and each two of its verdicts are compared in both orders.
+    """
+    turn = jobs.sampling_turn(meta_rewarding.get_config('llama3_8b').to_dict())
+    sampling = {job.title: job for job in jobs.sampling_jobs(turn, 500, 8192)}
+    assert {title: job.requests for title, job in sampling.items()} == {
+        'sample': 5000 * 7,
+        'judge': 5000 * 7 * 11,
+        'verdicts answers': 5000 * 7,
+        'verdicts sample': 5000 * 7 * 11,
+        'verdicts judge': 5000 * 11 * 10,
+    }
+    shown = sampling['verdicts sample']
+    assert shown.distinct_prompts == 5000 * 7 and shown.prompt_tokens > 500 + 1024
+    assert sampling['verdicts judge'].prompt_tokens > shown.prompt_tokens + 2 * shown.max_tokens
+    assert jobs.example_count(turn) == 5000 + 5000
+    lengths = jobs.example_lengths(turn, list(sampling.values()), 500)
+    assert lengths == (shown.prompt_tokens, max(1024, shown.max_tokens))
 
 
 def test_given_responses_are_judged_too():

@@ -89,7 +89,50 @@ def _without(field: str) -> dict:
     return {'round': {name: entry for name, entry in ROUND.items() if name != field}}
 
 
+PIPELINE = {word: START[word] for word in ('prompts', 'sampler', 'scorer', 'pairs')}
+
+
+def _join(**entries) -> dict:
+    return ROUND | {'join': entries}
+
+
+def test_what_is_joined_to_a_turn_shares_its_loss_and_training_and_its_folder():
+    (first,) = _bind(rounds=1, round=_join(verdicts=PIPELINE, more=PIPELINE | {'earlier': -1}))
+    assert [p.name for p in first.pipelines] == ['01', '01/verdicts', '01/more']
+    assert [p.earlier for p in first.pipelines] == [0, 0, -1]
+    for joined in first.joined:
+        assert joined.loss is first.loss and joined.train is first.train and not joined.joined
+        assert joined.sampler.func.__name__ == 'given'
+
+
+def test_what_is_joined_changes_by_round_and_is_due_every_so_many_rounds():
+    by_round = {'join': {'verdicts': {'every': (1, 1, 0), 'pairs': {'count': (2, 3)}}}}
+    bound = _bind(rounds=4, start=START, round=_join(verdicts=PIPELINE), by_round=by_round)
+    assert [[j.name for j in turn.joined] for turn in bound] == [
+        [],
+        ['02/verdicts'],
+        ['03/verdicts'],
+        [],
+    ]
+    assert [turn.joined[0].pairs.keywords['count'] for turn in bound[1:3]] == [2, 3]
+    assert [turn.first_round for turn in bound] == [1, 2, 2, 2]
+
+
 REFUSED = [
+    (
+        {'round': _join(verdicts=PIPELINE | {'loss': {'name': 'sft'}})},
+        r'round\.join\.verdicts: nothing reads loss=',
+    ),
+    (
+        {'round': _join(verdicts=PIPELINE | {'sampler': {'name': 'smaple'}})},
+        r"round\.join\.verdicts\.sampler: no sampler named 'smaple'",
+    ),
+    ({'round': _join(verdicts={'scorer': None})}, r'round\.join\.verdicts\.scorer is None'),
+    ({'round': _join(state=PIPELINE)}, r'round\.join\.state: want a name of small letters'),
+    ({'round': _join(**{'a/b': PIPELINE})}, r'round\.join\.a/b: want a name of small letters'),
+    ({'round': _join(verdicts=[PIPELINE])}, r'round\.join\.verdicts: want a pipeline, got \['),
+    ({'round': ROUND | {'join': [PIPELINE]}}, r'round\.join=\[.*: want pipelines by name'),
+    ({'round': ROUND | {'earlier': -2}}, r'round\.earlier=-2: want a number of rounds, or -1'),
     ({'rounds': -1}, 'rounds=-1: want 0'),
     (_round(scorer=None), r"round\.scorer is None; .* use scorer={'name': 'given'}"),
     ({'start': START | {'scorer': None}}, r'start\.scorer is None'),
