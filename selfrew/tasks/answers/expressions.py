@@ -1,7 +1,7 @@
 """Expressions in LaTeX, read by math-verify and compared by their value.
 
-An expression with variables has the value at a point that is the same for all; two expressions of
-one value there, to twenty digits, are equal everywhere.
+An expression with variables is compared by its values at two points that are the same for all; two
+expressions with the same values there, to twenty digits, are equal everywhere.
 """
 
 import logging
@@ -60,7 +60,7 @@ def equation_key(left: str, right: str) -> str:
     """A key that an equation shares with its multiples. Raises Unreadable for text that is none."""
     difference = _parse(left) - _parse(right)
     symbols = sorted(difference.free_symbols, key=str)
-    values = [_value(difference, symbols, salt) for salt in ('', 'second')]
+    values = [_value(difference, symbols, point) for point in (FIRST, SECOND)]
     if None in values or values[1] == 0:
         raise Unreadable(left)
     ratio = sympy.N(values[0] / values[1], 30)
@@ -69,25 +69,33 @@ def equation_key(left: str, right: str) -> str:
 
 def _value_key(parsed, text: str) -> str | None:
     """The key of an expression: exact for a fraction, else its variables and twenty digits of its
-    value. None if it has no value.
+    value at two points, one of them negative: |x| is not x. None if it has no value at the first.
     """
     symbols = sorted(parsed.free_symbols, key=str)
     simple = parsed.doit()
     if simple.is_Rational:
         return quantities.key(Fraction(int(simple.p), int(simple.q)))
-    value = _value(parsed, symbols, '')
+    value = _value(parsed, symbols, FIRST)
     if value is None:
         return None
     names = ' '.join(variables(text))
-    return f'{names}: {_digits(value)}' if names else _digits(value)
+    if not names:
+        return _digits(value)
+    second = _value(parsed, symbols, SECOND)
+    return f'{names}: {_digits(value)}, {"undefined" if second is None else _digits(second)}'
 
 
-def _value(parsed, symbols, salt: str) -> Any:
-    """The value of an expression to 30 digits, where each symbol has a value of its own; None if
+# (Salt, sign) of the points at which expressions are evaluated.
+FIRST, SECOND = ('', 1), ('second', -1)
+
+
+def _value(parsed, symbols, point: tuple[str, int]) -> Any:
+    """The value of an expression to 40 digits, where each symbol has a value of its own; None if
     there is none.
     """
+    salt, sign = point
     points = {
-        s: sympy.Rational(zlib.crc32(f'{s}{salt}'.encode()), 2**31) + sympy.Rational(1, 3)
+        s: sign * (sympy.Rational(zlib.crc32(f'{s}{salt}'.encode()), 2**31) + sympy.Rational(1, 3))
         for s in symbols
     }
     # The imaginary unit is a variable to math-verify.
@@ -125,6 +133,8 @@ def _parse(text: str) -> Any:
 
     Raises Unreadable for text that it cannot read, or would read only in part.
     """
+    if re.search(r'\d\.\d+\.\d', text):  # a version, an address
+        raise Unreadable(text)
     text = _with_exact_numbers(text)
     _check_expression(text)
     parsed = math_verify.parse(

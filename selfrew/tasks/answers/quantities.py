@@ -148,6 +148,7 @@ WORD = re.compile(r"[^\W\d_]+(?:[.'’-][^\W\d_]+)*\.?(?:\^\d)?|[%°¢$€£¥�
 AFTER_MARKS = re.compile(r"[\s.,/'()!%°¢$€£¥₹*_-]*")
 BEFORE_MARKS = re.compile(r"[\s,:;'\"()/*_=.-]*")
 FRACTION = re.compile(r'\\frac\s*(?:\{\s*(-?\d[\d,.]*)\s*\}|(\d))\s*(?:\{\s*(\d[\d,.]*)\s*\}|(\d))')
+PICTURES = re.compile('[\u2600-\u27bf\ufe0f\U0001f000-\U0001faff]')
 VERDICT_ON_ITSELF = re.compile(
     r'\s+is\s+(?:the|our|my)\s+(?:\w+\s+)?(?:answer|result|total)\b.*', re.IGNORECASE
 )
@@ -181,6 +182,7 @@ def _plain(text: str) -> str:
         text = text.replace('\\$', 'USD ').replace('\\%', '%').replace('\\times', '×')
         text = FRACTION.sub(_fraction_text, text)
         text = re.sub(r'\\[()\[\]]', ' ', text)
+        text = re.sub(r'\s+\^', '^', PICTURES.sub(' ', text))
         text = re.sub(r'\^\s*\{\s*(\d)\s*\}', r'^\1', text)
     text = ' '.join(unwrap(text).split())
     if text.count('$') % 2 == 0:  # in pairs: brackets of maths, no currency
@@ -224,6 +226,7 @@ def _agrees(side: str, value: Fraction) -> bool:
         is_name = re.fullmatch(r"[\w\s'’:,.()*$\\-]*", side) is not None
         return is_name and not _words(side) & REFUSED_BEFORE
     sum_text = re.sub(r'[^\W\d_]{2,}[.]?|[$€£¥₹%°:]|(?<=\s)a(?=\s)', ' ', side)
+    sum_text = re.sub(r'(?<=\d)\s*x\s*(?=\d)', '*', sum_text)
     return evaluate(sum_text.replace('×', '*').replace('÷', '/')) == value
 
 

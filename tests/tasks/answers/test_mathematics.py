@@ -5,6 +5,8 @@ import pytest
 from selfrew.tasks.answers import mathematics
 
 SAME = (
+    ('2x - y = 0', '4x = 2y'),
+    ('|x|', '|-x|'),
     ('\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}', '\\begin{bmatrix}1\\\\2\\end{bmatrix}'),
     ('4210_{\\text{five}}', '4210_5'),
     ('\\log_2 3', '\\log_{2}{3}'),
@@ -57,6 +59,11 @@ SAME = (
     ('\\frac{13}{2}\\pi', '6.5\\pi'),
 )
 DIFFERENT = (
+    ('|x|', 'x'),
+    ('\\sqrt{x^2}', 'x'),
+    ('y=2x', 'y=3x'),
+    ('2x - y = 0', '3x - y = 0'),
+    ('192.168.0.1', '192.168.0.2'),
     ('2k', '2'),
     ('5i', '5'),
     ('6y', '6'),

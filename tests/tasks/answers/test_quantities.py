@@ -7,6 +7,10 @@ import pytest
 from selfrew.tasks.answers import quantities
 
 READ = {
+    '18 \\text{ cm}^2': '18',
+    '18 \U0001f389': '18',
+    '\u2705 18': '18',
+    '6 x 3 = 18': '18',
     '42': '42',
     '1,000': '1000',
     '$1,000': '1000',
