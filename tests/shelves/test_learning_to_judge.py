@@ -198,20 +198,22 @@ def test_the_meta_rewarding_config_is_the_papers_at_scale(tmp_path, monkeypatch)
     for name in ('trees.jsonl', 'eft.jsonl'):
         (tmp_path / name).write_text('')
     config = meta_rewarding.get_config('llama3_8b').to_dict()
-    for turn in (config['round'], config['round']['rehearsal']['prompts']):
+    for turn in (config['round'], config['round']['join']['verdicts']['prompts']):
         turn['prompts'].pop('generator', None)  # a model that is not on this machine
     fields = {name: config[name] for name in ('rounds', 'round', 'start', 'by_round')}
     turns = {turn.name: turn for turn in bind_turns(**fields)}
-    assert list(turns) == ['01', '02', '02-rehearsal', '03', '03-rehearsal', '04', '05']
+    assert list(turns) == ['01', '02', '03', '04', '05']
+    joined = {name: turn.joined for name, turn in turns.items() if turn.joined}
+    assert list(joined) == ['02', '03']  # trained together with the answers
     answer_pairs = [turns[name].pairs.keywords for name in ('02', '03', '04', '05')]
     assert [options['rho'] for options in answer_pairs] == [0.0, 0.32, 0.32, 0.4]
     assert [options['longest'] for options in answer_pairs] == [2500, None, None, None]
     assert turns['02'].scorer.keywords['template'] == 'additive'
-    judge_turns = [turns[f'{name}-rehearsal'] for name in ('02', '03')]
+    judge_turns = [pipeline for (pipeline,) in joined.values()]
     assert [turn.pairs.keywords['longest'] for turn in judge_turns] == [1100, 1000]
     for turn in judge_turns:
         assert turn.prompts.keywords['template'] == 'additive'
         assert turn.sampler.func is samplers.disputed
         assert turn.sampler.keywords['sampler'].keywords['n'] == 11
         assert turn.scorer.func is scorers.compare and turn.scorer.keywords['template'] == 'meta'
-    assert jobs.sampling_turn(config).name == '05'
+    assert jobs.sampling_turn(config).name == '03'
