@@ -14,7 +14,15 @@ import jax
 from selfrew.engine import train_state
 from selfrew.engine.finite import NotFinite
 from selfrew.mesh import keys, processes
-from selfrew.run import checkpoint, console, metrics_log, report, selection, turn_stats
+from selfrew.run import (
+    checkpoint,
+    console,
+    metrics_log,
+    report,
+    selection,
+    turn_files,
+    turn_stats,
+)
 from selfrew.run.config import bind_config
 from selfrew.run.stage import Folder, claim_workdir, start_time
 from selfrew.types import Example, Judgement, Prompt, Rollout, State
@@ -110,7 +118,7 @@ def learn(lm, state: State, turn, folder, key, log) -> State:
         )
         console.print_turn(lm, judgements, made, turn.train)
         unread += turn_stats.unread_verdicts(judgements)
-        kept = earlier_examples(folder.workdir, pipeline)
+        kept = turn_files.earlier_examples(folder.workdir, pipeline)
         examples += made + kept
         numbers = turn_stats.summarize(prompts, judgements, made)
         numbers |= {'earlier': len(kept)} if kept else {}
@@ -127,7 +135,9 @@ def learn(lm, state: State, turn, folder, key, log) -> State:
     try:
         state, totals = turn.train(lm, state, examples, k_update, turn.loss, log_step)
     except NotFinite as problem:
-        raise ValueError(write_not_finite(turn, folder, step, examples, problem)) from None
+        raise ValueError(
+            turn_files.write_not_finite(turn, folder, step, examples, problem)
+        ) from None
     state = state._replace(round=lm.replicate(jax.numpy.int32(turn.round)))
 
     stats |= totals | {'seconds': time.time() - begun, 'compiled': log.compiled - compiled}
@@ -137,29 +147,6 @@ def learn(lm, state: State, turn, folder, key, log) -> State:
     checkpoint.save(lm, folder, state)
     console.print_metrics(stats)
     return state._replace(opt=None)  # each turn starts with new moments; sampling needs the memory
-
-
-def write_not_finite(turn, folder, first_step: int, examples, problem: NotFinite) -> str:
-    """Writes the batch whose training was not finite; returns what to tell the user.
-
-    first_step: the number of the turn's first update in the run.
-    """
-    batch = [examples[i] for i in problem.indices]
-    ids = [example.prompt.id for example in batch]
-    update = None if problem.step is None else first_step + problem.step
-    about = {'turn': turn.name, 'step': update, 'not_finite': problem.what, 'ids': ids}
-    folder.write_json('not_finite.json', about | {'metrics': problem.metrics})
-    path = folder.write_lines('not_finite.jsonl', batch)
-    where = (
-        'before the first update' if update is None else f'update {problem.step} (step {update})'
-    )
-    numbers = ', '.join(f'{name} {value:.4g}' for name, value in problem.metrics.items())
-    return (
-        f'round {turn.round}, turn {turn.name}, {where}: not finite: {", ".join(problem.what)}'
-        f'{f" ({numbers})" if numbers else ""}; the examples {", ".join(map(repr, ids[:8]))}'
-        f'{", …" if len(ids) > 8 else ""} are in {path}. Nothing of this training was saved. '
-        f'A smaller train.lr, a warm-up or train.optimizer.clip may help.'
-    )
 
 
 def make_stages(lm, params, turn, folder, key) -> tuple[list, list, list, list]:
@@ -183,27 +170,6 @@ def make_stages(lm, params, turn, folder, key) -> tuple[list, list, list, list]:
         'examples', Example, lambda: make_examples(turn, judgements, key_of('pairs'))
     )
     return prompts, rollouts, judgements, examples
-
-
-def earlier_examples(workdir: str, turn) -> list[Example]:
-    """The examples of the earlier rounds that a turn keeps, oldest first, as their files have them.
-
-    Their responses are those of earlier parameters: they keep their tokens, and lose the
-    log-probabilities that they were sampled with, which this turn's are not to agree with.
-    """
-    _, _, kind = turn.name.partition(f'{turn.round:02d}')  # '', '-rehearsal', '/verdicts'
-    rounds = list(range(turn.first_round, turn.round))
-    examples = []
-    for number in rounds if turn.earlier < 0 else rounds[len(rounds) - turn.earlier :]:
-        folder = Folder(workdir, f'{number:02d}{kind}')
-        if folder.has('examples'):
-            examples += folder.make_once('examples', Example, list)
-    return [
-        dataclasses.replace(
-            example, responses=tuple(dataclasses.replace(r, logp=None) for r in example.responses)
-        )
-        for example in examples
-    ]
 
 
 def make_examples(turn, judgements, key) -> list[Example]:

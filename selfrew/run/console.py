@@ -62,7 +62,8 @@ def print_packed_row(lm, batch) -> None:
         end = start
         while end < len(tokens) and (doc[end], branch[end]) == (doc[start], branch[start]):
             end += 1
-        text = lm.text.tokenizer.decode(tokens[start:end].tolist())
+        shown = tokens[start:end].tolist()
+        text = lm.text.tokenizer.decode(shown, clean_up_tokenization_spaces=False)
         is_trained = all(i in trained for i in range(start, end))
         label = 'prompt' if branch[start] == 0 else f'response {branch[start]}'
         spans.append(f'doc {doc[start]} {label:10} ' + (f'[{text}]' if is_trained else text))

@@ -8,7 +8,7 @@ what has no canonical form. It may take for ever (10^{10^{10}}): see math_proces
 import re
 from typing import NamedTuple
 
-from selfrew.tasks.answers import choices, expressions, quantities
+from selfrew.tasks.answers import choices, expressions, quantities, units
 from selfrew.tasks.answers.spelling import (
     TEXT_COMMAND,
     TEXTS,
@@ -23,7 +23,7 @@ from selfrew.tasks.answers.spelling import (
 class Answer(NamedTuple):
     key: str  # equal for answers that are known to be the same
     name: str | None = None  # the x of 'x = 5'
-    unit: str | None = None  # as quantities.UNITS names it
+    unit: str | None = None  # as units.UNITS names it
     is_exact: bool = True  # whether answers of other keys are other answers
 
 
@@ -61,11 +61,11 @@ def read(text: str) -> Answer:
 def same(truth: str, said: str) -> bool:
     """Whether two answers are the same mathematics, or the same words.
 
-    Names ('x = …') and units count only where both have one, see quantities.are_other_units.
+    Names ('x = …') and units count only where both have one, see units.are_other_units.
     """
     first, second = read(truth), read(said)
     has_other_name = first.name and second.name and first.name != second.name
-    if has_other_name or quantities.are_other_units(first.unit, second.unit):
+    if has_other_name or units.are_other_units(first.unit, second.unit):
         return False
     if first.key == second.key:
         return True
@@ -143,7 +143,7 @@ def _quantity(text: str) -> Answer | None:
     match = re.fullmatch(rf'({PLAIN_NUMBER.pattern})\s+([a-zA-Z][a-zA-Z ./^\d-]*)', text)
     if match:
         words = re.findall(r'[a-zA-Z]+', match[2].casefold())
-        is_unit = all(len(w) > 1 and (len(w) > 3 or w in quantities.UNIT_NAMES) for w in words)
+        is_unit = all(len(w) > 1 and (len(w) > 3 or w in units.UNIT_NAMES) for w in words)
         if not is_unit or MATH_WORDS & set(words):
             return None
     elif not PLAIN_NUMBER.fullmatch(text):
@@ -351,11 +351,11 @@ def _measured(text: str) -> Answer | None:
     match = TRAILING_UNIT.search(text)
     if match and text[: match.start()].strip():
         words = [word.rstrip('.').casefold() for word in quantities.WORD.findall(match[1])]
-        if not words or set(words) & (quantities.REFUSED_AFTER - set(quantities.SCALES)):
+        if not words or set(words) & (quantities.REFUSED_AFTER - set(units.SCALES)):
             raise expressions.Unreadable(text)
         power = match[2] or match[3]
         amount = text[: match.start()].strip()
-        if words[0] in quantities.SCALES:
+        if words[0] in units.SCALES:
             quantity = quantities.read(text)
             if quantity is None:
                 raise expressions.Unreadable(text)

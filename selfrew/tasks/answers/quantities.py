@@ -2,8 +2,8 @@
 
 What may stand beside the number, and nothing else:
   before it, a sign, a currency, 'x =', a sum that equals it, or words without a number;
-  after it, a scale word, which multiplies it, a unit (a symbol that `UNITS` knows, or words), or
-  both.
+  after it, a scale word, which multiplies it, a unit (a symbol that units.UNITS knows, or words),
+  or both.
 A second number, a number in words, a range, a comparison, a negation, an operation left over or a
 single letter that is no unit make the text no quantity. A miss is better than a false reading.
 """
@@ -14,85 +14,21 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from selfrew.tasks.answers.spelling import TEXT_COMMAND, fold, strip_latex_style, unbox, unwrap
+from selfrew.tasks.answers.units import (
+    GLUED_UNITS,
+    SCALES,
+    UNIT_LETTERS,
+    UNIT_NAMES,
+    are_other_units,
+)
 
 
 class Quantity(NamedTuple):
     value: Fraction  # exact; a percentage is the number before the sign
-    unit: str | None  # as UNITS names it; None without a unit, or for one that it does not know
+    unit: (
+        str | None
+    )  # as units.UNITS names it; None without a unit, or for one that it does not know
 
-
-SCALES = {
-    'k': 10**3,
-    'hundred': 10**2,
-    'thousand': 10**3,
-    'lakh': 10**5,
-    'million': 10**6,
-    'crore': 10**7,
-    'billion': 10**9,
-    'trillion': 10**12,
-    'dozen': 12,
-}
-# Name -> spellings.
-UNITS = {
-    '%': '% percent pct percentage',
-    'dollar': '$ usd dollar dollars us$ buck bucks',
-    'cent': 'cent cents ¢',
-    'euro': '€ eur euro euros',
-    'pound sterling': '£ gbp',
-    'yen': '¥ jpy yen',
-    'rupee': '₹ rs inr rupee rupees',
-    'degree': '° degree degrees',
-    'degree celsius': '°c celsius centigrade',
-    'degree fahrenheit': '°f fahrenheit',
-    'radian': 'rad radian radians',
-    'km': 'km kilometer kilometers kilometre kilometres',
-    'm': 'm meter meters metre metres',
-    'cm': 'cm centimeter centimeters centimetre centimetres',
-    'mm': 'mm millimeter millimeters millimetre millimetres',
-    'mile': 'mi mile miles',
-    'yard': 'yd yds yard yards',
-    'foot': 'ft foot feet',
-    'inch': 'in inch inches',
-    'kg': 'kg kgs kilogram kilograms kilo kilos',
-    'g': 'g gram grams',
-    'mg': 'mg milligram milligrams',
-    'ton': 'ton tons tonne tonnes',
-    'pound': 'lb lbs pound pounds',
-    'ounce': 'oz ounce ounces',
-    'litre': 'l liter liters litre litres',
-    'ml': 'ml milliliter milliliters millilitre millilitres',
-    'gallon': 'gal gallon gallons',
-    'second': 's sec secs second seconds',
-    'minute': 'min mins minute minutes',
-    'hour': 'h hr hrs hour hours',
-    'day': 'day days',
-    'week': 'week weeks',
-    'month': 'month months',
-    'year': 'yr yrs year years',
-    'mile/hour': 'mph',
-    'km/hour': 'kmh kph',
-    'newton': 'n',
-    'joule': 'j',
-    'watt': 'w',
-    'volt': 'v',
-}
-# Units that one number cannot be given in alike.
-DIMENSIONS = (
-    frozenset('km m cm mm mile yard foot inch'.split()),
-    frozenset('kg g mg ton pound ounce'.split()),
-    frozenset('litre ml gallon'.split()),
-    frozenset('second minute hour day week month year'.split()),
-    frozenset('dollar cent'.split()),
-    frozenset(('degree celsius', 'degree fahrenheit')),
-    frozenset(('degree', 'radian')),
-)
-UNIT_NAMES = {spelling: name for name, texts in UNITS.items() for spelling in texts.split()}
-GLUED_UNITS = frozenset(
-    '% ° ¢ °c °f km cm mm mi yd yds ft kg kgs mg lb lbs oz ml gal sec secs min mins hr hrs mph kmh '
-    'kph usd eur gbp'.split()
-)
-# Single letters that are units where a space is before them; others are variables.
-UNIT_LETTERS = frozenset('m g s h l L J N W V'.split())
 
 NUMBER_WORDS = frozenset(
     'zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen '
@@ -322,7 +258,7 @@ def _is_unit_letter(position: int, word: str) -> bool:
 
 
 def _unit(currency: str, after: str) -> str | None:
-    """The name in UNITS of the unit that a quantity has, rates as 'km/h'."""
+    """The name in units.UNITS of the unit that a quantity has, rates as 'km/h'."""
     if currency:
         return UNIT_NAMES.get(currency.casefold().rstrip('.'))
     words = [word.split('^') for word in WORD.findall(after)]
@@ -377,22 +313,6 @@ def _node_value(node: ast.expr, text: str) -> Fraction:
 def key(value: Fraction) -> str:
     """The canonical form of an exact number: '42', '-1/2'."""
     return str(value)
-
-
-def are_other_units(first: str | None, second: str | None) -> bool:
-    """Whether two units measure the same in other sizes: km and m, dollars and cents, m^2 and cm^2.
-
-    Other units ('5 dollars' and '5 apples', '5 m' and '5 m^2') name the same number carelessly.
-    """
-    if not first or not second or first == second:
-        return False
-    names = [re.split(r'(\^\d|/)', unit) for unit in (first, second)]
-    if len(names[0]) != len(names[1]) or names[0][1::2] != names[1][1::2]:
-        return False
-    return any(
-        a != b and any({a, b} <= dimension for dimension in DIMENSIONS)
-        for a, b in zip(names[0][::2], names[1][::2])
-    )
 
 
 def same(truth: Quantity, said: Quantity) -> bool:
