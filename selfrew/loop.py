@@ -110,7 +110,7 @@ def learn(lm, state: State, turn, folder, key, log) -> State:
     examples, stats, sampled, unread = [], {}, 0, []
     for pipeline in turn.pipelines:
         console.say(f'\n=== turn {pipeline.name}')
-        title = pipeline.name.removeprefix(turn.name).strip('/')
+        title = pipeline.title
         k_pipeline = keys.fold_name(key, f'join/{title}') if title else key
         own_folder = Folder(folder.workdir, pipeline.name) if title else folder
         prompts, rollouts, judgements, made = make_stages(

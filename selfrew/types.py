@@ -122,7 +122,8 @@ def from_json(kind: type, fields: dict):
     if kind is Judgement:
         verdicts = tuple(tuple(texts) for texts in fields['verdicts'])
         votes = tuple(_floats(scores) for scores in fields['votes'])
-        readings = tuple(tuple(words) for words in fields.get('readings', ()))  # new in 0.2
+        # Older files have no readings.
+        readings = tuple(tuple(words) for words in fields.get('readings', ()))
         rollout, scores = _rollout(fields['rollout']), _floats(fields['scores'])
         return Judgement(rollout, scores, verdicts, votes, readings)
     if kind is Example:

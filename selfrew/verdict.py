@@ -41,10 +41,11 @@ def judge_row(form: str, row) -> dict:
         raise ValueError('it has no truth')
     meta = {} if form == ANY_ANSWER else {'task': form}
     prompt = user_prompt('row', '', row['truth'], options=_options(row), **meta)
+    said = tasks.conclusion(prompt, response)
     return {
-        'right': tasks.is_right(prompt, response),
-        'said': tasks.conclusion(prompt, response),
-        'key': tasks.vote(prompt, response),
+        'right': said is not None and tasks.is_truth(prompt, said),
+        'said': said,
+        'key': None if said is None else tasks.key_of(prompt, said),
     }
 
 

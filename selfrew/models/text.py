@@ -176,6 +176,12 @@ class Text:
         }
 
     @functools.cached_property
+    def _special_texts(self) -> frozenset[str]:
+        """The control tokens that a tokenizer can take as text."""
+        added = self.tokenizer.added_tokens_decoder
+        return frozenset(token for token, id in self._control.items() if added[id].special)
+
+    @functools.cached_property
     def _special_ids(self) -> frozenset[int]:
         return frozenset(self._control.values()) - {self.tokenizer.unk_token_id}
 
@@ -195,8 +201,7 @@ class Text:
         One that is not special, which a tokenizer cannot take as text, is left out.
         """
         text, before = MARKS.sub('', text), None
-        added = self.tokenizer.added_tokens_decoder
-        special = {token for token, id in self._control.items() if added[id].special}
+        special = self._special_texts
         while before != text:  # leaving one out may leave text that spells another
             before = text
             text = self._control_pattern.sub(

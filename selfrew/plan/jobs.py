@@ -133,9 +133,8 @@ def sampling_jobs(turn: Turn, prompt_tokens: int, context: int) -> list[Job]:
     """
     jobs = []
     for pipeline in turn.pipelines:
-        name = pipeline.name.removeprefix(turn.name).strip('/')
         for job in pipeline_jobs(pipeline, prompt_tokens, context):
-            jobs.append(dataclasses.replace(job, title=f'{name} {job.title}'.strip()))
+            jobs.append(dataclasses.replace(job, title=f'{pipeline.title} {job.title}'.strip()))
     return jobs
 
 
@@ -272,8 +271,8 @@ def example_lengths(turn: Turn, jobs: list[Job], prompt_tokens: int) -> tuple[in
     """
     lengths = []
     for pipeline in turn.pipelines:
-        name = pipeline.name.removeprefix(turn.name).strip('/')
-        own = [j for j in jobs if (j.title.startswith(f'{name} ') if name else True)]
+        prefix = f'{pipeline.title} ' if pipeline.title else ''
+        own = [job for job in jobs if job.title.startswith(prefix)]
         lengths.append(_pipeline_lengths(pipeline, own, prompt_tokens))
     return max(prompt for prompt, _ in lengths), max(response for _, response in lengths)
 

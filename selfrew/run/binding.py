@@ -85,6 +85,7 @@ class Range(NamedTuple):
 POSITIVE = Range(0, math.inf, takes_least=False, takes_most=False)
 NOT_NEGATIVE = Range(0, math.inf, takes_most=False)
 SHARE = Range(0, 1)
+AT_LEAST_ONE = Range(1, math.inf)
 # Ranges of fields that are numbers, wherever they appear.
 FIELD_RANGES = {
     'lr': POSITIVE,
@@ -110,12 +111,14 @@ FIELD_RANGES = {
     'min_p': SHARE,
     'similarity': SHARE,
     'top_p': Range(0, 1, takes_least=False),
+    **dict.fromkeys(
+        (
+            'n batch accumulate epochs max_steps row_length votes max_tokens rows slots count '
+            'keep_states shown longest seeds own tries max_examples'
+        ).split(),
+        AT_LEAST_ONE,
+    ),
 }
-# Fields that must be at least 1, wherever they appear.
-POSITIVE_FIELDS = frozenset(
-    'n batch accumulate epochs max_steps row_length votes max_tokens rows slots count keep_states '
-    'shown longest seeds own tries max_examples'.split()
-)
 
 
 def part_names(key: str, module) -> tuple:
@@ -204,8 +207,6 @@ def _check_field(name: str, value, where: str) -> None:
     """Raises ValueError if a field's value is out of range or names something unknown."""
     if value is None:
         return
-    if name in POSITIVE_FIELDS and value < 1:
-        raise ValueError(f'{where}.{name}={value}: want at least 1')
     if name in FIELD_RANGES and not FIELD_RANGES[name].holds(value):
         raise ValueError(f'{where}.{name}={value}: want {FIELD_RANGES[name]}')
     if name in FIELD_CHECKS:

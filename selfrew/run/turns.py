@@ -29,6 +29,11 @@ class Turn:
     joined: tuple = ()  # of Turn: what also makes examples of M_t for this turn's training
 
     @property
+    def title(self) -> str:
+        """Of what is joined to a turn, its name in the config; '' for a turn itself."""
+        return self.name.partition('/')[2]
+
+    @property
     def pipelines(self) -> tuple:
         """The turn and what is joined to it, all sampled from the same parameters."""
         return (self, *self.joined)

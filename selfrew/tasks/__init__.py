@@ -121,15 +121,24 @@ def conclusion(prompt: Prompt, response: Response) -> str | None:
 def vote(prompt: Prompt, response: Response) -> str | None:
     """The canonical form of a response's answer; None if it does not conclude."""
     answer = conclusion(prompt, response)
-    return None if answer is None else answer_form(prompt).key(answer, _options(prompt))
+    return None if answer is None else key_of(prompt, answer)
 
 
 def is_right(prompt: Prompt, response: Response) -> bool:
     """Whether a response concludes with the prompt's answer, or with one of a list of answers."""
-    answer, form = conclusion(prompt, response), answer_form(prompt)
-    if answer is None:
-        return False
-    return any(form.same(truth, answer, _options(prompt)) for truth in _truths(prompt))
+    answer = conclusion(prompt, response)
+    return answer is not None and is_truth(prompt, answer)
+
+
+def key_of(prompt: Prompt, answer: str) -> str:
+    """The canonical form of what a response concludes with."""
+    return answer_form(prompt).key(answer, _options(prompt))
+
+
+def is_truth(prompt: Prompt, answer: str) -> bool:
+    """Whether what a response concludes with is the prompt's answer, or one of several."""
+    same, options = answer_form(prompt).same, _options(prompt)
+    return any(same(truth, answer, options) for truth in _truths(prompt))
 
 
 def _options(prompt: Prompt) -> tuple:

@@ -7,9 +7,6 @@ Import from it: the parts below; `prompts` is imported whole.
 It imports: types, mesh, models, tasks, engine.
 """
 
-import dataclasses
-import logging
-
 import jax
 
 from selfrew.shelves.prompts.builtin import demonstrations, ranked, task, verdicts
@@ -23,7 +20,7 @@ from selfrew.shelves.prompts.data import (
     trees,
 )
 from selfrew.shelves.prompts.generated import crossed, judged, self_instruct
-from selfrew.tasks.hashing import new_id
+from selfrew.tasks.hashing import with_distinct_ids
 from selfrew.types import Prompt
 
 __all__ = [
@@ -51,19 +48,8 @@ def mixture(lm, params, key, *, prompts: tuple) -> list[Prompt]:
 
     An id that an earlier entry has gets the entry's number added, which is logged.
     """
-    mixed, ids, repeated = [], set(), []
+    placed = []
     for i, source in enumerate(prompts):
-        for prompt in source(lm, params, jax.random.fold_in(key, i)):
-            if prompt.id in ids:
-                repeated.append(prompt.id)
-                prompt = dataclasses.replace(prompt, id=new_id(f'{prompt.id} (entry {i})', ids))
-            ids.add(prompt.id)
-            mixed.append(prompt)
-    if repeated:
-        logging.warning(
-            'mixture: %d ids occur in more than one entry, first %r; the later ones get the number '
-            'of their entry added',
-            len(repeated),
-            repeated[0],
-        )
-    return mixed
+        made = source(lm, params, jax.random.fold_in(key, i))
+        placed += [(f'entry {i}', prompt) for prompt in made]
+    return with_distinct_ids(placed, 'mixture', 'occur in more than one entry')

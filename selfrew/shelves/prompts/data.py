@@ -1,14 +1,13 @@
 """Prompts from the user's files and from published data sets."""
 
 import dataclasses
-import logging
 import math
 from collections.abc import Callable
 from typing import cast
 
 from selfrew.mesh import keys
 from selfrew.tasks import published, templates
-from selfrew.tasks.hashing import hash_digit, new_id, short_id
+from selfrew.tasks.hashing import hash_digit, short_id, with_distinct_ids
 from selfrew.tasks.records import read_records
 from selfrew.types import Example, Judgement, Prompt, from_json, user_prompt
 
@@ -207,13 +206,11 @@ ROLES = 'system', 'user', 'assistant'
 def _read(lm, source: str, read_row: Callable, max_bad: int) -> list[Prompt]:
     """The prompt that `read_row(place, row)` makes of each row, without those that are None.
 
-    Prompts get distinct ids, since the samples drawn for a prompt depend on its id; ids that occur
-    twice are logged. A prompt that the chat template of `lm` refuses is a bad row; without an `lm`
-    nothing is rendered.
+    Ids that occur twice are made distinct. A prompt that the chat template of `lm` refuses is a bad
+    row; without an `lm` nothing is rendered.
     """
-    ids, repeated = set(), []
 
-    def checked(place: str, row: dict) -> Prompt | None:
+    def checked(place: str, row: dict) -> tuple[str, Prompt] | None:
         try:
             prompt = read_row(f'{source}:{place}', row)
         except (KeyError, TypeError, AttributeError, IndexError) as error:
@@ -222,21 +219,10 @@ def _read(lm, source: str, read_row: Callable, max_bad: int) -> list[Prompt]:
             return None
         if lm is not None:
             lm.text.prompt_text(prompt)
-        if prompt.id in ids:
-            repeated.append(prompt.id)
-            prompt = dataclasses.replace(prompt, id=new_id(f'{prompt.id} ({place})', ids))
-        ids.add(prompt.id)
-        return prompt
+        return place, prompt
 
-    prompts = read_records(source, checked, max_bad)
-    if repeated:
-        logging.warning(
-            '%s: %d ids occur more than once, first %r; the later ones get their place added',
-            source,
-            len(repeated),
-            repeated[0],
-        )
-    return prompts
+    placed = read_records(source, checked, max_bad)
+    return with_distinct_ids(placed, source, 'occur more than once')
 
 
 def _draw(prompts: list[Prompt], n: int | None, source: str, key) -> list[Prompt]:

@@ -105,23 +105,26 @@ def compare(
     sampling |= {'max_tokens': max_tokens, 'slots': slots}
     _, verdicts = _sample_verdicts(lm, params, key, template, fields, names, votes, **sampling)
     verdicts_of = dict(zip(names, verdicts))
-    return [_share_of_wins(rollout, verdicts_of) for rollout in rollouts]
+    readings_of = {name: list(map(reading_of_winner, v)) for name, v in verdicts_of.items()}
+    return [_share_of_wins(rollout, verdicts_of, readings_of) for rollout in rollouts]
 
 
-def _share_of_wins(rollout, verdicts_of: dict) -> Judgement:
-    """The judgement of a rollout; verdicts_of: 'prompt id/index shown first/second' -> verdicts."""
+def _share_of_wins(rollout, verdicts_of: dict, readings_of: dict) -> Judgement:
+    """The judgement of a rollout; verdicts_of, readings_of: 'prompt id/index shown first/second' ->
+    verdicts, and how they are read.
+    """
     indices = range(len(rollout.responses))
     shown_first, votes, readings = [], [], []
     for i in indices:
         drawn, wins, read = [], [], []
         for j in indices:
             if i != j:
-                forward = verdicts_of[f'{rollout.prompt.id}/{i}/{j}']
-                backward = verdicts_of[f'{rollout.prompt.id}/{j}/{i}']
-                drawn += forward
-                read += map(reading_of_winner, forward)
+                name = f'{rollout.prompt.id}/{i}/{j}'
+                forward, backward = readings_of[name], readings_of[f'{rollout.prompt.id}/{j}/{i}']
+                drawn += verdicts_of[name]
+                read += forward
                 wins += [
-                    _win(reading_of_winner(first).value, 1.0 - reading_of_winner(second).value)
+                    _win(first.value, 1.0 - second.value)
                     for first, second in zip(forward, backward)
                 ]
         shown_first.append(drawn)

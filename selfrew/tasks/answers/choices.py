@@ -4,11 +4,11 @@ import re
 
 from selfrew.tasks.answers.quantities import NEGATIONS
 from selfrew.tasks.answers.spelling import (
-    TEXT_COMMAND,
     fold,
     strip_latex_style,
     unbox,
     unwrap,
+    unwrap_texts,
     words_key,
 )
 
@@ -49,10 +49,7 @@ def read(text: str, options: tuple = ()) -> str | None:
 
 def _plain(text: str) -> str:
     """The text on one line, without mark-up."""
-    text = strip_latex_style(unbox(fold(text)))
-    before = None
-    while before != text:
-        before, text = text, TEXT_COMMAND.sub(r' \1 ', text)
+    text = unwrap_texts(strip_latex_style(unbox(fold(text))))
     return ' '.join(unwrap(re.sub(r'\*\*|\\[()\[\]]|[$`"]', '', text)).split())
 
 

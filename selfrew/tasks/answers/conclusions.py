@@ -4,7 +4,8 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-from selfrew.tasks.answers.spelling import braced_end, fold
+from selfrew.tasks.answers.spelling import BOX, braced_end, fold
+from selfrew.tasks.answers.units import SCALES
 
 # What may stand around a mark: Markdown, quotes are handled by themselves.
 CLOSE = r'[*_]*'
@@ -26,7 +27,6 @@ ANSWER = re.compile(
     rf'[ \t]*{CLOSE}[ \t]*(?:(?:is\b|=){CLOSE}[ \t]*:?|:|(?=\n)){CLOSE}',
     re.IGNORECASE,
 )
-BOXED = re.compile(r'\\(?:boxed|fbox)\s*(?=\{)')
 BOXED_TOKEN = re.compile(r'\\(?:boxed|fbox)\s+([^\s{}\\$]+)')
 # Boxes that make up one answer: '\boxed{5}\text{ or }\boxed{7}', '$\boxed{5}$, $\boxed{7}$'.
 JOINED = re.compile(
@@ -36,7 +36,7 @@ JOINED = re.compile(
 # What changes the number in a box: a scale word after it, anything of a formula beside it.
 SCALED = re.compile(
     r'(?:[\s$]|\\[,;! )\]]|~|\\(?:text|mbox|mathrm)\{)*'
-    r'((?:hundred|thousand|million|billion|trillion|dozen|lakh|crore)s?\b|[kKMB]\b|(?:or|to)\b)',
+    rf'((?:{"|".join(word for word in SCALES if len(word) > 1)})s?\b|[kKMB]\b|(?:or|to)\b)',
 )
 BESIDE = re.compile(r'\s*(?:[b-zB-HJ-Z](?![a-zA-Z{])|[\^+*/=<>-]\s*[\w\\{(])')
 BEFORE = re.compile(
@@ -74,7 +74,7 @@ def conclusion(
       takes_words: whether 'The answer is …', 'Answer: …' and a last line after '####' conclude
         what is not readable, too, if nothing else concludes.
     """
-    thought, end_of_thought, said = response.rpartition('</think>')
+    _, end_of_thought, said = response.rpartition('</think>')
     text = fold(said)
     if '<think>' in text and not end_of_thought:
         return None
@@ -127,7 +127,7 @@ def _after(text: str, start: int) -> str | None:
 
 def _closed_boxes(text: str):
     """(start, end, content) of each box that closes, outer ones first."""
-    for match in BOXED.finditer(text):
+    for match in BOX.finditer(text):
         end = braced_end(text, match.end())
         if end is not None:
             yield match.start(), end, text[match.end() + 1 : end - 1]

@@ -15,7 +15,7 @@ import sympy
 from sympy.core.function import AppliedUndef
 
 from selfrew.tasks.answers import quantities
-from selfrew.tasks.answers.spelling import TEXT_COMMAND, braced_end
+from selfrew.tasks.answers.spelling import GROUP_COMMA, TEXT_COMMAND, braced_end
 
 logging.getLogger('math_verify').setLevel(logging.ERROR)  # it warns of the limit that we set
 
@@ -159,7 +159,7 @@ def _with_exact_numbers(text: str) -> str:
     """Decimals, repeating decimals and mixed numbers as fractions."""
     text = REPEATING.sub(_repeating_fraction, text)
     text = MIXED.sub(_mixed_fraction, text)
-    text = re.sub(r'(?<=\d),(?=\d{3}(?!\d))', '', text)
+    text = GROUP_COMMA.sub('', text)
     return DECIMAL.sub(lambda m: f'\\frac{{{int(m[1] + m[2])}}}{{{10 ** len(m[2])}}}', text)
 
 

@@ -17,7 +17,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any, NamedTuple
 
-from selfrew.tasks.answers import choices, math_process, quantities
+from selfrew.tasks.answers import choices, math_process, quantities, units
 from selfrew.tasks.answers.conclusions import conclusion
 from selfrew.tasks.answers.quantities import Quantity
 from selfrew.tasks.answers.spelling import TEXT_COMMAND, fold, unwrap, words_key
@@ -90,14 +90,10 @@ def _is_close(truth: str, answer: str, expected: Quantity, said: Quantity) -> bo
     decimals = len(truth.strip().partition('.')[2])
     difference = abs(expected.value - said.value)
     is_rounding = difference <= Fraction(1, 2 * 10**decimals)
-    is_noise = (
-        min(_digits(truth), ALL_DIGITS) > _digits(answer)
-        and _digits(truth) >= ALL_DIGITS
-        and difference <= abs(expected.value) * RELATIVE_TOLERANCE
+    is_noise = _digits(answer) < ALL_DIGITS <= _digits(truth) and (
+        difference <= abs(expected.value) * RELATIVE_TOLERANCE
     )
-    return (is_rounding or is_noise) and quantities.same(
-        expected, said._replace(value=expected.value)
-    )
+    return (is_rounding or is_noise) and not units.are_other_units(expected.unit, said.unit)
 
 
 NUMBER = Form(_extract_number, _number_key, _is_same_number)

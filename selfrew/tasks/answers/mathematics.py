@@ -5,6 +5,7 @@ so that no bracket, letter or part is lost. math-verify reads the expressions in
 what has no canonical form. It may take for ever (10^{10^{10}}): see math_process.
 """
 
+import functools
 import re
 from typing import NamedTuple
 
@@ -49,6 +50,7 @@ BASE_WORDS = dict(
 ) | {'sixteen': '16', 'twelve': '12', 'eleven': '11'}
 
 
+@functools.lru_cache(2**14)  # a truth is compared with many answers, and an answer is a vote too
 def read(text: str) -> Answer:
     """What an answer says. Text that is no mathematics is read as words."""
     bare = _bare(text)
@@ -179,7 +181,7 @@ def _split(text: str, separator: re.Pattern) -> list[str]:
             start = position = match.end()
             continue
         if text[position] == '\\':
-            token = re.compile(r'\\(?:[a-zA-Z]+|.)').match(text, position)
+            token = COMMAND.match(text, position)
             word = token[0] if token else '\\'
             depth += (word in ('\\{', '\\begin', '\\lbrace', '\\langle')) - (
                 word in ('\\}', '\\end', '\\rbrace', '\\rangle')
@@ -195,6 +197,7 @@ def _split(text: str, separator: re.Pattern) -> list[str]:
     return [part.strip() for part in [*parts, text[start:]]]
 
 
+COMMAND = re.compile(r'\\(?:[a-zA-Z]+|.)')
 CUP = re.compile(r'\\cup(?![a-zA-Z])')
 COMMA = re.compile(
     r'[,;]\s*(?:(?:and|or)\b|\\(?:text|mbox|mathrm)\{\s*,?\s*(?:and|or)\s*\})?'

@@ -13,7 +13,14 @@ import re
 from fractions import Fraction
 from typing import NamedTuple
 
-from selfrew.tasks.answers.spelling import TEXT_COMMAND, fold, strip_latex_style, unbox, unwrap
+from selfrew.tasks.answers.spelling import (
+    GROUP_COMMA,
+    fold,
+    strip_latex_style,
+    unbox,
+    unwrap,
+    unwrap_texts,
+)
 from selfrew.tasks.answers.units import (
     GLUED_UNITS,
     SCALES,
@@ -111,10 +118,7 @@ def read(text: str) -> Quantity | None:
 def _plain(text: str) -> str:
     """The text without mark-up, on one line."""
     if '\\' in text or '{' in text or not text.isascii():
-        text = strip_latex_style(fold(unbox(text)))
-        before = None
-        while before != text:
-            before, text = text, TEXT_COMMAND.sub(r' \1 ', text)
+        text = unwrap_texts(strip_latex_style(fold(unbox(text))))
         text = text.replace('\\$', 'USD ').replace('\\%', '%').replace('\\times', '×')
         text = FRACTION.sub(_fraction_text, text)
         text = re.sub(r'\\[()\[\]]', ' ', text)
@@ -183,10 +187,7 @@ def _in_words(text: str) -> Quantity | None:
         value, before = -value, before[: named.start()]
     if _words(before) & REFUSED_BEFORE:
         return None
-    scaled = _with_scale(value, after)
-    if scaled is None:
-        return None
-    value, after = scaled
+    value, after = _with_scale(value, after)
     if not _may_follow(after):
         return None
     return Quantity(value, _unit(match['before'], after))
@@ -202,7 +203,7 @@ def number_value(text: str) -> Fraction | None:
     if power:
         is_small = len(power[2].lstrip('+-')) <= 3
         return Fraction(power[1]) * Fraction(10) ** int(power[2]) if is_small else None
-    whole, _, fraction = text.rpartition(' ') if re.fullmatch(MIXED, text) else ('0', '', text)
+    whole, fraction = '0', text
     if re.fullmatch(MIXED, text):
         whole, fraction = re.split(r'\s+', text, maxsplit=1)
     numerator, _, denominator = fraction.partition('/')
@@ -221,8 +222,8 @@ def _may_precede(text: str) -> bool:
     return not letters and last not in LABELS | {'a', 'an'}
 
 
-def _with_scale(value: Fraction, after: str) -> tuple[Fraction, str] | None:
-    """The value times the scale words right after it, and the rest; None for one left over."""
+def _with_scale(value: Fraction, after: str) -> tuple[Fraction, str]:
+    """The value times the scale words right after it, and the rest."""
     while match := re.match(r'(?:[kK](?![a-zA-Z])|\s+[kK](?![a-zA-Z])|\s*-?([a-zA-Z]+))', after):
         word = (match[1] or 'k').casefold()
         if word not in SCALES:
@@ -282,7 +283,7 @@ def _unit(currency: str, after: str) -> str | None:
 
 def evaluate(text: str) -> Fraction | None:
     """The exact value of a sum of numbers with + - * / and brackets; None for any other text."""
-    text = re.sub(r'(?<=\d),(?=\d{3}(?!\d))', '', text).strip()
+    text = GROUP_COMMA.sub('', text).strip()
     text = re.sub(r'\b0+(?=\d)', '', text)
     if not text or len(text) > 200 or not re.fullmatch(r'[\d\s.+*/()-]*', text) or '//' in text:
         return None

@@ -45,6 +45,8 @@ STYLES = re.compile(
 )
 SPACES = re.compile(r'(?<!\\)\\[,;: ]|~|\\(?:thin|med|thick)space(?![a-zA-Z])')
 GROUP_MARK = re.compile(r'(?<=\d)(?:\{,\}|,?\\[,;!: ]|\{\\,\})(?=\d{3}(?!\d))')
+GROUP_COMMA = re.compile(r'(?<=\d),(?=\d{3}(?!\d))')
+BOX = re.compile(r'\\(?:boxed|fbox)\s*(?=\{)')
 TEXTS = r'text(?:bf|it|rm|normal|sf|tt)?|math(?:rm|bf|it|sf|tt|normal)|mbox|hbox|operatorname'
 TEXT_COMMAND = re.compile(rf'\\(?:{TEXTS})\s*\{{([^{{}}]*)\}}')
 
@@ -83,10 +85,18 @@ def braced_end(text: str, start: int) -> int | None:
 
 def unbox(text: str) -> str:
     """The text with each \\boxed{…} replaced by what is in it."""
-    for match in reversed(list(re.finditer(r'\\(?:boxed|fbox)\s*(?=\{)', text))):
+    for match in reversed(list(BOX.finditer(text))):
         end = braced_end(text, match.end())
         if end is not None:
             text = f'{text[: match.start()]}{text[match.end() + 1 : end - 1]}{text[end:]}'
+    return text
+
+
+def unwrap_texts(text: str) -> str:
+    """The text with each \\text{…} and its like replaced by what is in it, between spaces."""
+    before = None
+    while before != text:
+        before, text = text, TEXT_COMMAND.sub(r' \1 ', text)
     return text
 
 
@@ -110,7 +120,7 @@ def unwrap(text: str) -> str:
         for left, right in (('$$', '$$'), ('$', '$'), ('\\(', '\\)'), ('\\[', '\\]')):
             if _encloses(text, left, right):
                 text = text[len(left) : -len(right)]
-        match = re.match(r'\\(?:boxed|fbox)\s*(?=\{)', text)
+        match = BOX.match(text)
         if match and braced_end(text, match.end()) == len(text):
             text = text[match.end() + 1 : -1]
     return text

@@ -32,6 +32,8 @@ FORMATTING = re.compile(
     r'|\\(?:boxed|text|textbf|textit|mathbf|mathrm|bm|emph)(?=\{)|\\[()\[\]]',
     re.IGNORECASE,
 )
+# What marks a value whatever follows.
+SEPARATOR = re.compile(r'[ \t]*(?:->|=>|→|:|=(?!=))')
 MARKUP = re.compile(r'[*_"`$\[\]{}【】]|(?<!\w)\'|\'(?!\w)')
 
 

@@ -18,7 +18,6 @@ OF_WHAT = re.compile(
     r'[ \t]*\)?)?',
     re.IGNORECASE,
 )
-STRONG = re.compile(r'[ \t]*(?:->|=>|→|:|=(?!=))')
 WEAK = re.compile(
     r'\s*(?:(?:is|should\s+be|would\s+be|will\s+be)(?:\s+(?:therefore|thus|then|hence|an?))?\s*:?'
     r'|[ \t][-–—](?=[ \t])|\||(?=\s))(?=[\s(]*[+-]?\.?[0-9])|\s+(?P<of>of)(?=[\s(]+\.?[0-9])',
@@ -83,7 +82,7 @@ def _after_mark(text: str, plain: str, word: re.Match, low: float, high: float) 
     """What follows a word such as 'score'; None if it is no mark."""
     what = OF_WHAT.match(plain, word.end())
     end = what.end() if what else word.end()
-    strong, weak = STRONG.match(plain, end), WEAK.match(plain, end)
+    strong, weak = marks.SEPARATOR.match(plain, end), WEAK.match(plain, end)
     is_tag = text[end : end + 1] == '>' and re.search(r'<\w*$', text[: word.start()])
     separator = strong or weak
     if not (separator or is_tag) or not marks.opens(text, plain, word.start(), word.end()):

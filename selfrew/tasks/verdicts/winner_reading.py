@@ -7,7 +7,6 @@ from selfrew.tasks.verdicts import marks
 from selfrew.tasks.verdicts.marks import Reading
 
 WORD = re.compile(r'\bwinner\b', re.IGNORECASE)
-STRONG = re.compile(r'[ \t]*(?:->|=>|→|:|=(?!=))')
 WEAK = re.compile(r'\s+is\b\s*:?|[ \t]+[-–—](?=[ \t])|[ \t]*\n')
 BRACKETS = re.compile(r'\[\[\s*([ABC]|tie)\s*\]\]', re.IGNORECASE)
 VALUES = {'A': 1.0, 'B': 0.0, 'C': 0.5, 'TIE': 0.5}
@@ -80,7 +79,7 @@ def read_winner(text: str) -> Reading:
 
 def _after_mark(text: str, plain: str, word: re.Match) -> float | None:
     """The side that follows the word 'winner', nan if it is unclear; None if that is no mark."""
-    strong, weak = STRONG.match(plain, word.end()), WEAK.match(plain, word.end())
+    strong, weak = marks.SEPARATOR.match(plain, word.end()), WEAK.match(plain, word.end())
     is_tag = text[word.end() : word.end() + 1] == '>' and text[: word.start()].endswith('<')
     if not (strong or weak or is_tag) or not marks.opens(text, plain, word.start(), word.end()):
         return None
