@@ -87,6 +87,25 @@ def test_all_that_is_wrong_with_the_tensors_is_named(tmp_path):
     assert 'misshapen: model.layers.1.mlp.up_proj.weight is (5, 5)' in str(caught.value)
 
 
+@pytest.mark.parametrize('value', [np.nan, np.inf], ids=['nan', 'inf'])
+@pytest.mark.parametrize(
+    'tensor', ['model.embed_tokens.weight', 'model.layers.1.mlp.up_proj.weight', 'lm_head.weight']
+)
+@pytest.mark.parametrize('dtype', [np.float32, jnp.bfloat16], ids=['float32', 'bfloat16'])
+def test_a_tensor_that_is_not_finite_is_named_with_its_file(tmp_path, dtype, tensor, value):
+    _written(tmp_path)
+
+    def change(tensors):
+        for name in tensors:
+            tensors[name] = tensors[name].astype(dtype)
+        tensors[tensor][3, 5] = value
+
+    _edit_tensors(tmp_path, change)
+    message = rf'model\.safetensors: the tensor {tensor} holds numbers that are not finite'
+    with pytest.raises(ValueError, match=message):
+        _read(tmp_path)
+
+
 def test_a_layer_too_many_is_extra_and_one_too_few_is_missing(tmp_path):
     _written(tmp_path)
     with pytest.raises(ValueError, match=r'extra: model\.layers\.1\.'):

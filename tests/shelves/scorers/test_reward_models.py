@@ -69,3 +69,12 @@ def test_a_reward_model_is_looked_up_at_start(reward_base):
         binding.bind('scorer', entry | {'checkpoint': 'tiny'}, 'round.scorer')
     with pytest.raises(ValueError, match="checkpoint: no model folder 'nowhere'"):
         binding.bind('scorer', entry | {'checkpoint': 'nowhere'}, 'round.scorer')
+
+
+@pytest.mark.parametrize('reward', [math.nan, math.inf], ids=['nan', 'inf'])
+def test_a_reward_that_is_not_finite_is_no_score(tiny, reward_base, monkeypatch, reward):
+    monkeypatch.setattr(
+        scorers.reward_models.scalar_values, 'last_values', lambda *_, **__: [1.0, reward]
+    )
+    with pytest.raises(ValueError, match='a reward is not finite'):
+        scorers.reward_model(*tiny, [_rollout('4', '5')], KEY, checkpoint=reward_base.folder)
