@@ -26,7 +26,7 @@ def get(**fields) -> ConfigDict:
 
 
 def model() -> dict:
-    """The tiny base that ships; selfrew.models.language_model.load says what each field means."""
+    """The tiny base that ships; models.language_model.describe says what each field means."""
     return {
         'folder': 'tiny',
         'dtype': 'float32',
@@ -40,6 +40,7 @@ def model() -> dict:
         'fold_system': False,
         'lora': 0,
         'lora_alpha': 16.0,
+        'adapter': placeholder(str),
     }
 
 

@@ -162,8 +162,8 @@ def load(folder: str, *, mesh: dict | None = None, **options):
 
     Args:
       mesh: {'data': …, 'fsdp': …, 'tensor': …}, each 1 by default; None: all devices along fsdp.
-      options: dtype, params, max_length, attention, lora, … of models.language_model.load.
-    Raises FileNotFoundError or ValueError as language_model.load does.
+      options: dtype, params, max_length, attention, lora, … of models.language_model.describe.
+    Raises FileNotFoundError or ValueError as language_model.describe does.
     """
     axes = {'fsdp': -1} if mesh is None else mesh
     lm, params = language_model.load(folder=folder, **axes, **options)

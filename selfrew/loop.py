@@ -44,7 +44,7 @@ def run(
     """Runs a config to its end, or resumes a killed run; returns the table by round.
 
     Args:
-      seed: of all random draws. model: see language_model.load. mesh: data, fsdp, tensor.
+      seed: of all random draws. model: see language_model.describe. mesh: data, fsdp, tensor.
       rounds, round, start, by_round: see turns.bind_turns.
       evals: name -> entry of the shelf evals; each runs before the first round and after each.
       keep_states: how many of the last turns' states stay on disk, or None for all.
@@ -62,8 +62,9 @@ def run(
         'evals': evals,
         'keep_states': keep_states,
     }
-    turns, evaluations, load_model = bind_config(config)
-    lm, params = load_model()
+    turns, evaluations, describe_model = bind_config(config)
+    lm = describe_model()
+    params = lm.base_params()
     claim_workdir(workdir, config, free=('rounds',))
     lm = at_start(lm, start_time(workdir))
     key, log = jax.random.key(seed), metrics_log.MetricsLog(workdir)

@@ -1,6 +1,5 @@
 """A notebook gets what the loop computes: the same samples, log-probabilities and folders."""
 
-import json
 import subprocess
 import sys
 
@@ -9,10 +8,7 @@ import numpy as np
 import pytest
 
 import selfrew
-from configs import irpo
-from selfrew import api, export, loop
-from selfrew.models import hf, language_model, lora
-from selfrew.run import stage
+from selfrew import api
 from selfrew.shelves import samplers
 from selfrew.types import Response, Rollout, user_prompt
 
@@ -101,96 +97,6 @@ def test_a_mesh_of_all_devices_is_the_default(model):
     want = single_lm.logp(single_params, *args).total
     np.testing.assert_allclose(lm.logp(params, *args).total, want, atol=1e-4)
     assert lm.logits(params, [[5, 6, 7]]).shape == (1, 3, lm.config.vocab)
-
-
-# --- saving ---------------------------------------------------------------------------------------
-
-
-def test_a_saved_model_loads_as_it_was(tmp_path, model):
-    lm, params = model
-    selfrew.save(str(tmp_path / 'out'), lm, params)
-    other, again = selfrew.load(str(tmp_path / 'out'), mesh={})
-    jax.tree.map(np.testing.assert_array_equal, again, params)
-    prompt = user_prompt('', 'Hi')
-    assert other.config == lm.config
-    assert other.text.prompt_tokens(prompt) == lm.text.prompt_tokens(prompt)
-    ends = json.loads((tmp_path / 'out/generation_config.json').read_text())['eos_token_id']
-    assert tuple(ends) == lm.text.stop_tokens == other.text.stop_tokens
-
-
-def test_adapters_are_merged_and_bfloat16_is_half_as_large(tmp_path):
-    lm, params = selfrew.load('tiny', mesh={}, lora=2)
-    blocks = params['blocks']
-    for name, value in blocks.items():
-        if name.endswith('lora_b'):
-            blocks[name] = jax.random.normal(jax.random.key(5), value.shape) * 0.1
-    selfrew.save(str(tmp_path), lm, params, dtype='bfloat16', shard_bytes=200_000)
-    assert len(list(tmp_path.glob('model-*.safetensors'))) > 2
-    assert sum(f.stat().st_size for f in tmp_path.glob('*.safetensors')) < 2.2 * 363_744
-    merged_lm, merged = selfrew.load(str(tmp_path), mesh={})
-    want = jax.tree.map(
-        lambda x: x.astype('bfloat16').astype('float32'), lora.merge_adapters(lm.config, params)
-    )
-    jax.tree.map(np.testing.assert_array_equal, merged, want)
-    args = QUESTIONS, ['7', '5']
-    logp, merged_logp = lm.logp(params, *args), merged_lm.logp(merged, *args)
-    np.testing.assert_allclose(merged_logp.total, logp.total, rtol=0.05)
-
-
-def test_what_cannot_be_saved_is_refused(tmp_path, model):
-    lm, params = model
-    with pytest.raises(ValueError, match='is where the model came from'):
-        selfrew.save(language_model.TINY, lm, params)
-    (tmp_path / 'diary').write_text('dear')
-    (tmp_path / 'a_run' / 'rounds').mkdir(parents=True)
-    (tmp_path / 'a_run' / 'config.json').write_text('{}')
-    with pytest.raises(ValueError, match='is the folder of a run'):
-        selfrew.save(str(tmp_path / 'a_run'), lm, params)
-    with pytest.raises(ValueError, match='is not empty and holds no checkpoint'):
-        selfrew.save(str(tmp_path), lm, params)
-
-
-@pytest.mark.slow
-def test_the_export_command_writes_a_turns_model(tmp_path, monkeypatch, capsys):
-    config = irpo.get_config('smoke')
-    config.rounds, config.round.prompts.n, config.evals = 1, 8, {}
-    config.model.lora = 2
-    run, out = tmp_path / 'run', tmp_path / 'out'
-    loop.run(str(run), **config.to_dict())
-    lm, params, name = export.load_turn(str(run))
-    adapters = [x for n, x in params['blocks'].items() if n.endswith('lora_b')]
-    assert name == '01' and any(x.any() for x in adapters)
-
-    command = [sys.executable, '-m', 'selfrew.export', f'--workdir={run}', f'--folder={out}']
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    assert f'turn 01 of {run} is in {out}, float32' in result.stdout
-    assert hf.read_config(str(out)).lora == 0
-    _, exported = language_model.load(folder=str(out))
-
-    def assert_close(x, want):
-        np.testing.assert_allclose(x, want, atol=1e-6 * np.abs(want).max())
-
-    jax.tree.map(assert_close, exported, lora.merge_adapters(lm.config, params))
-    no_state = "no state of turn '07'; there are: 01"
-    no_run = 'is not a run: it has no config.json'
-    for flags, message in (
-        ((f'--workdir={run}', f'--folder={out}', '--turn=07'), no_state),
-        ((f'--workdir={tmp_path}/no', f'--folder={out}'), no_run),
-        ((f'--workdir={run}',), 'required: --folder'),
-    ):
-        monkeypatch.setattr(sys, 'argv', ['export', *flags])
-        with pytest.raises(SystemExit) as ended:
-            export.main()
-        output = capsys.readouterr().err
-        assert ended.value.code and message in output and 'Traceback' not in output
-
-
-def test_a_run_without_a_saved_state_is_not_exported(tmp_path):
-    config = irpo.get_config('smoke').to_dict()
-    stage.claim_workdir(str(tmp_path), config, free=())
-    with pytest.raises(ValueError, match=f'^no turn of {tmp_path} has a saved state$'):
-        export.load_turn(str(tmp_path))
 
 
 def test_a_prompt_may_be_a_string_a_chat_or_a_prompt():

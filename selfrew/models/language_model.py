@@ -37,6 +37,7 @@ class Lm:
     folder: str | None = None  # the folder it was loaded from
     cache: str | None = None  # dtype of the KV cache; None: that of the compute
     cache_gib: float | None = None  # GiB of each device that the KV cache may take; None: see load
+    adapter: str | None = None  # the PEFT folder that its adapters came from
 
     @property
     def config(self) -> ModelConfig:
@@ -56,16 +57,23 @@ class Lm:
 
     def base_params(self) -> dict:
         """The folder's parameters before any training, M_0. Fresh adapters change nothing yet."""
-        assert self.folder is not None, 'only a model loaded from a folder has base parameters'
-        shardings = self.param_shardings()
-        params = hf.read_params(self.folder, self.config, self.abstract_params(), shardings)
+        params = jax.tree.map(lambda load: load(), self.base_param_loaders())
         if self.config.lora:
             adapters = lora_adapters.init_adapters(self.abstract_params(), jax.random.key(0))
+            if self.adapter is not None:
+                adapters = hf.read_adapters(self.adapter, self.config, adapters)
+            shardings = self.param_shardings()
             params['blocks'] |= {
                 name: processes.place(adapter, shardings['blocks'][name])
                 for name, adapter in adapters.items()
             }
         return params
+
+    def base_param_loaders(self) -> dict:
+        """`base_params` without adapters, with a function that reads it in each one's place."""
+        assert self.folder is not None, 'only a model loaded from a folder has base parameters'
+        shapes, shardings = self.abstract_params(), self.param_shardings()
+        return hf.param_loaders(self.folder, self.config, shapes, shardings)
 
     def place_rows(self, tree):
         """Puts host arrays onto the mesh, their first axis sharded as rows."""
@@ -103,14 +111,23 @@ def resolve_folder(folder: str) -> str:
 
 
 def context_length(*, folder: str, max_length: int | None = None, **_) -> int:
-    """The longest context in tokens of the model that `load` gives with these arguments.
+    """The longest context in tokens of the model that `describe` gives with these arguments.
 
     Raises as `resolve_folder` and `hf.read_config` do.
     """
     return hf.read_config(resolve_folder(folder), max_length).max_length
 
 
-def load(
+def load(**fields) -> tuple[Lm, dict]:
+    """(lm, params) of a Hugging Face folder, a hub name or 'tiny', the base that ships.
+
+    fields: see `describe`, which also says what is raised, before anything is put on a device.
+    """
+    lm = describe(**fields)
+    return lm, lm.base_params()
+
+
+def describe(
     *,
     folder: str,
     data: int = 1,
@@ -127,9 +144,11 @@ def load(
     fold_system: bool = False,
     lora: int = 0,
     lora_alpha: float = 16.0,
+    adapter: str | None = None,
     shape: dict[str, Any] | None = None,
-) -> tuple[Lm, dict]:
-    """(lm, params) of a Hugging Face folder, a hub name or 'tiny', the base that ships.
+) -> Lm:
+    """The model of a Hugging Face folder, a hub name or 'tiny', the base that ships, without its
+    parameters.
 
     Args:
       folder: of a family in hf.FAMILIES. shape: its config.json as a preset states it; the folder's
@@ -149,6 +168,8 @@ def load(
       fold_system: whether a system turn becomes the opening of the first user turn, for templates
         that know no system turn.
       lora: rank of the adapters; 0 trains all parameters. They are scaled by lora_alpha / lora.
+      adapter: a PEFT folder or hub name, whose adapters training begins with; it sets their rank
+        and scale, and `lora` is 0 or that rank. A matrix without an adapter there gets a fresh one.
     Raises FileNotFoundError or ValueError before anything is put on a device.
     """
     _check_choice('dtype', dtype, DTYPES)
@@ -168,11 +189,23 @@ def load(
         _check_shape(hf.config_of(shape, 'model.shape', max_length), config, folder)
     _check_cudnn(attention, dtype, config, folder)
     config = dataclasses.replace(config, lora=lora, lora_alpha=lora_alpha)
-    tokenizer = text.load(folder, chat_template, fold_system=fold_system)
-    _check_vocabulary(tokenizer, config, folder)
+    if adapter is not None:
+        adapter = resolve_folder(adapter)
+        config = with_adapter(adapter, config)
+    tokenizer = text.load(folder, chat_template, fold_system=fold_system, vocab=config.vocab)
     module = decoder.make_module(config, dtype, attention=attention, remat=remat, mesh=mesh)
-    lm = Lm(module, tokenizer, mesh, params, folder, cache, cache_gib)
-    return lm, lm.base_params()
+    return Lm(module, tokenizer, mesh, params, folder, cache, cache_gib, adapter)
+
+
+def with_adapter(adapter: str, config: ModelConfig) -> ModelConfig:
+    """`config` with the rank and scale of a PEFT folder. ValueError where `lora` is another."""
+    adapted = hf.read_adapter_config(adapter, config)
+    if config.lora not in (0, adapted.lora):
+        raise ValueError(
+            f'lora={config.lora}, and the adapters of {adapter} have the rank {adapted.lora}; '
+            f'leave lora at 0'
+        )
+    return adapted
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -215,13 +248,4 @@ def _check_cudnn(attention: str, dtype: str, config: ModelConfig, folder: str) -
     if dtype == 'float32':
         raise ValueError(
             f"attention='cudnn' computes in bfloat16, not {dtype}: use xla, or dtype bfloat16"
-        )
-
-
-def _check_vocabulary(tokenizer: text.Text, config: ModelConfig, folder: str) -> None:
-    """ValueError where the embedding has no row for some token."""
-    if len(tokenizer) > config.vocab:
-        raise ValueError(
-            f'{folder}: the tokenizer has {len(tokenizer)} tokens and the embedding '
-            f'{config.vocab} rows; resize the embedding, or take the tokenizer that belongs to it'
         )

@@ -41,10 +41,14 @@ def merge_adapters(config: ModelConfig, params) -> dict:
     blocks = params['blocks']
     merged = {name: x for name, x in blocks.items() if not is_adapter(name)}
     for name, matrix_XIO in merged.items():
-        if name + SUFFIXES[0] in blocks:
-            down_XIA, up_XAO = blocks[name + SUFFIXES[0]], blocks[name + SUFFIXES[1]]
-            scale = config.lora_alpha / config.lora
-            delta_XIO = jnp.matmul(down_XIA, up_XAO, precision='highest') * scale
-            merged_XIO = matrix_XIO.astype(jnp.float32) + delta_XIO
-            merged[name] = merged_XIO.astype(matrix_XIO.dtype)
+        factors = [blocks[name + suffix] for suffix in SUFFIXES if name + suffix in blocks]
+        if factors:
+            merged[name] = merge_adapter(config, matrix_XIO, *factors)
     return params | {'blocks': merged}
+
+
+def merge_adapter(config: ModelConfig, matrix_XIO, down_XIA, up_XAO) -> jax.Array:
+    """A matrix with the product of its adapter's factors added, in its own dtype."""
+    scale = config.lora_alpha / config.lora
+    delta_XIO = jnp.matmul(down_XIA, up_XAO, precision='highest') * scale
+    return (matrix_XIO.astype(jnp.float32) + delta_XIO).astype(matrix_XIO.dtype)

@@ -3,7 +3,7 @@
 import dataclasses
 import datetime
 import functools
-import json
+import importlib.util
 import logging
 import os
 import re
@@ -11,6 +11,7 @@ from typing import Any
 
 import jinja2
 
+from selfrew.models import hf
 from selfrew.types import Prompt
 
 VOCABULARIES = 'tokenizer.json', 'tokenizer.model', 'vocab.json', 'vocab.txt'
@@ -38,9 +39,16 @@ class Text:
     stop_tokens: tuple[int, ...] = ()  # the tokens at which sampling stops, eos among them
     fold_system: bool = False  # whether a system turn becomes the opening of the first user turn
     now: datetime.datetime | None = None  # what a template takes for today; None: the clock
+    vocab: int | None = None  # rows of the embedding, which a token in use must have; None: any
+    template: str | None = None  # the chat template, if it is not that of the tokenizer's folder
 
     def __len__(self) -> int:
         return len(self.tokenizer)
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The tokens that end a turn, the one that is taught first."""
+        return (self.eos, *(token for token in self.stop_tokens if token != self.eos))
 
     @property
     def tells_time(self) -> bool:
@@ -54,10 +62,11 @@ class Text:
     def prompt_tokens(self, prompt: Prompt) -> list[int]:
         """The tokens a model continues: BOS once, the chat, the opening of the assistant's turn.
 
-        Raises ValueError if the chat template refuses the prompt.
+        Raises ValueError if the chat template refuses the prompt, or if the embedding has no row
+        for one of the tokens.
         """
         rendered = self._render(prompt.messages, prompt.id, add_generation_prompt=True)
-        return self._prepend_bos(self._encode_rendered(rendered))
+        return self._embedded(self._prepend_bos(self._encode_rendered(rendered)))
 
     def prompt_text(self, prompt: Prompt) -> str:
         """The text of `prompt_tokens`, with special tokens spelt out as the template has them.
@@ -67,22 +76,32 @@ class Text:
         rendered = self._render(prompt.messages, prompt.id, add_generation_prompt=True)
         return self._without_marks(rendered)
 
+    def check_prompt(self, prompt: Prompt) -> None:
+        """Raises ValueError as `prompt_tokens` does, mostly without the time that tokens take."""
+        if self.vocab is not None and len(self) > self.vocab:
+            self.prompt_tokens(prompt)
+        else:
+            self.prompt_text(prompt)
+
     def conversation_tokens(self, prompt: Prompt, response: str) -> list[int]:
         """The tokens of the chat with a response as its closed last turn, for a reward model.
 
-        Raises ValueError if the chat template refuses the chat.
+        Raises ValueError as `prompt_tokens` does.
         """
         answer = {'role': 'assistant', 'content': response}
         rendered = self._render([*prompt.messages, answer], prompt.id)
-        return self._prepend_bos(self._encode_rendered(rendered))
+        return self._embedded(self._prepend_bos(self._encode_rendered(rendered)))
 
     def encode(self, text: str) -> list[int]:
-        """The tokens of bare text: no BOS, no EOS, no special tokens."""
+        """The tokens of bare text: no BOS, no EOS, no special tokens.
+
+        Raises ValueError if the embedding has no row for one of the tokens.
+        """
         marked = self._mark(text)
         if not MARKS.search(marked):
-            return self._encode(marked)
+            return self._embedded(self._encode(marked))
         plain = self._encode_plain(self._without_marks(marked))
-        return self._encode(MARKS.sub('', marked)) if plain is None else plain
+        return self._embedded(self._encode(MARKS.sub('', marked)) if plain is None else plain)
 
     def response_tokens(self, text: str, finish: str) -> list[int]:
         """The tokens of a response given as text: EOS once, and only if `finish` is 'stop'."""
@@ -142,6 +161,17 @@ class Text:
                 if plain is None:
                     return None
                 tokens += plain
+        return tokens
+
+    def _embedded(self, tokens: list[int]) -> list[int]:
+        """The tokens as they are. ValueError names the first for which the embedding has no row."""
+        if self.vocab is not None and max(tokens, default=0) >= self.vocab:
+            beyond = next(token for token in tokens if token >= self.vocab)
+            raise ValueError(
+                f'the token {self.tokenizer.convert_ids_to_tokens(beyond)!r} has the id {beyond}, '
+                f'and the embedding {self.vocab} rows; resize the embedding, or take the tokenizer '
+                f'that belongs to it'
+            )
         return tokens
 
     def _prepend_bos(self, tokens: list[int]) -> list[int]:
@@ -222,7 +252,13 @@ def fold_system_turn(messages) -> list[dict]:
     return [{'role': 'user', 'content': content}, *messages[2:]]
 
 
-def load(folder: str, template: str | None = None, *, fold_system: bool = False) -> Text:
+def load(
+    folder: str,
+    template: str | None = None,
+    *,
+    fold_system: bool = False,
+    vocab: int | None = None,
+) -> Text:
     """The tokenizer and chat template of a Hugging Face folder.
 
     BOS opens a prompt if the template or the tokenizer itself puts it there. EOS is the added token
@@ -233,12 +269,16 @@ def load(folder: str, template: str | None = None, *, fold_system: bool = False)
     Args:
       template: a jinja file, or the name of one that ships ('plain'), in place of the folder's.
       fold_system: whether a system turn becomes the opening of the first user turn.
-    Raises ValueError without a tokenizer, a chat template that parses, or an EOS token.
+      vocab: rows of the embedding. A tokenizer may have more tokens, as long as none of these is
+        used. None: not checked.
+    Raises ValueError without a tokenizer, a chat template that parses, or an EOS token; or if the
+    embedding has no row for a token that opens, forms or ends a turn.
     """
     tokenizer = _load_tokenizer(folder)
     shipped = sorted(name.removesuffix('.jinja') for name in os.listdir(TEMPLATES))
-    if template is not None:
-        tokenizer.chat_template = _read_template(template, shipped)
+    given_template = None if template is None else _read_template(template, shipped)
+    if given_template is not None:
+        tokenizer.chat_template = given_template
     if not tokenizer.chat_template:
         raise ValueError(
             f'{folder}: the tokenizer has no chat template (chat_template.jinja or '
@@ -253,8 +293,32 @@ def load(folder: str, template: str | None = None, *, fold_system: bool = False)
         )
     stop_tokens = ({eos, tokenizer.eos_token_id} - {None}) | _config_eos_tokens(folder)
     bos = tokenizer.bos_token_id if _opens_with_bos(tokenizer) else None
+    rows = len(tokenizer) if vocab is None else vocab
     pad = tokenizer.pad_token_id or 0
-    return Text(tokenizer, bos, eos, pad, tuple(sorted(stop_tokens)), fold_system)
+    stops = tuple(sorted(token for token in stop_tokens if token < rows or token == eos))
+    text = Text(
+        tokenizer,
+        bos,
+        eos,
+        pad if pad < rows else 0,
+        stops,
+        fold_system=fold_system,
+        vocab=vocab,
+        template=given_template,
+    )
+    _check_turn_tokens(text, folder)
+    return text
+
+
+def _check_turn_tokens(text: Text, folder: str) -> None:
+    """Raises ValueError if the embedding has no row for a token of every turn."""
+    try:
+        text._embedded([text.eos])
+        text._embedded([] if text.bos is None else [text.bos])
+        rendered = _try_render(text.tokenizer, [{'role': 'user', 'content': 'a'}])
+        text._embedded(text._encode_rendered(rendered or ''))
+    except ValueError as problem:
+        raise ValueError(f'{folder}: {problem}') from None
 
 
 def _check_template(tokenizer, where: str) -> None:
@@ -274,13 +338,19 @@ def _load_tokenizer(folder: str) -> Any:
     os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
     from transformers import AutoTokenizer  # noqa: PLC0415 — takes five seconds to import
 
-    if not any(os.path.exists(os.path.join(folder, name)) for name in VOCABULARIES):
+    found = [name for name in VOCABULARIES if os.path.exists(os.path.join(folder, name))]
+    if not found:
         raise ValueError(
             f'{folder}: its tokenizer cannot be read: it has none of {", ".join(VOCABULARIES)}'
         )
     try:
         return AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as problem:
+    except Exception as problem:  # the library of fast tokenizers raises no narrower one
+        if found == ['tokenizer.model'] and importlib.util.find_spec('sentencepiece') is None:
+            raise ValueError(
+                f'{folder}: reading tokenizer.model needs the package sentencepiece: '
+                "pip install 'selfrew[sentencepiece]'"
+            ) from None
         reason = str(problem).strip().split('\n')[0]
         raise ValueError(f'{folder}: its tokenizer cannot be read ({reason})') from None
 
@@ -301,11 +371,8 @@ def _config_eos_tokens(folder: str) -> set[int]:
     """The EOS tokens of generation_config.json and config.json, each a token or a list."""
     tokens = set()
     for name in ('generation_config.json', 'config.json'):
-        path = os.path.join(folder, name)
-        if os.path.exists(path):
-            with open(path) as file:
-                eos = json.load(file).get('eos_token_id')
-            tokens |= set(eos) if isinstance(eos, list) else {eos} - {None}
+        eos = hf.read_optional(folder, name).get('eos_token_id')
+        tokens |= set(eos) if isinstance(eos, list) else {eos} - {None}
     return tokens
 
 

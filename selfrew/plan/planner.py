@@ -10,7 +10,7 @@ import jax
 from selfrew.mesh import sharding
 from selfrew.models import decoder, hf, language_model, text
 from selfrew.plan import chips, jobs, lowering, prediction, summary
-from selfrew.run.config import model_loader
+from selfrew.run.config import model_describer
 
 
 def make(
@@ -65,7 +65,7 @@ def build_lm(config: dict, devices) -> language_model.Lm:
 
     Raises ValueError for a model or mesh that cannot be built.
     """
-    bound = model_loader(config)
+    bound = model_describer(config)
     fields = {**(bound.func.__kwdefaults__ or {}), **bound.keywords}
     shape, folder, max_length = fields['shape'], fields['folder'], fields['max_length']
     if shape:
@@ -79,6 +79,9 @@ def build_lm(config: dict, devices) -> language_model.Lm:
     model_config = dataclasses.replace(
         model_config, lora=fields['lora'], lora_alpha=fields['lora_alpha']
     )
+    if fields['adapter']:
+        adapter = language_model.resolve_folder(fields['adapter'])
+        model_config = language_model.with_adapter(adapter, model_config)
     mesh = sharding.make_mesh(*[fields[axis] for axis in sharding.AXES], devices=devices)
     module = decoder.make_module(
         model_config,

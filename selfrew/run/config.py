@@ -14,7 +14,7 @@ class BoundConfig(NamedTuple):
 
     turns: list[Turn]
     evaluations: dict[str, functools.partial]  # name in the config -> part of the shelf evals
-    load_model: functools.partial  # () -> (lm, params)
+    describe_model: functools.partial  # () -> lm, without parameters
 
 
 def bind_config(config: dict) -> BoundConfig:
@@ -28,13 +28,13 @@ def bind_config(config: dict) -> BoundConfig:
         name: binding.bind('evals', entry, f'evals.{name}', evals)
         for name, entry in (config['evals'] or {}).items()
     }
-    load_model = model_loader(config)
-    context = language_model.context_length(**load_model.keywords)
+    describe_model = model_describer(config)
+    context = language_model.context_length(**describe_model.keywords)
     pipelines = [pipeline for turn in turns for pipeline in turn.pipelines]
     parts = [part for pipeline in pipelines for part in (pipeline.sampler, pipeline.scorer)]
     for part in [*parts, *evaluations.values()]:
         binding.check_lengths(part, context)
-    return BoundConfig(turns, evaluations, load_model)
+    return BoundConfig(turns, evaluations, describe_model)
 
 
 def turns_of(config: dict) -> list[Turn]:
@@ -47,7 +47,7 @@ def turns_of(config: dict) -> list[Turn]:
     )
 
 
-def model_loader(config: dict) -> functools.partial:
-    """language_model.load with the config's `model` and `mesh` bound."""
+def model_describer(config: dict) -> functools.partial:
+    """language_model.describe with the config's `model` and `mesh` bound."""
     arguments = dict(config['model']) | dict(config['mesh'])
-    return binding.bind_arguments(language_model.load, arguments, 'model, mesh')
+    return binding.bind_arguments(language_model.describe, arguments, 'model, mesh')

@@ -128,6 +128,42 @@ def test_a_second_copy_of_the_weights_in_another_format_is_not_read(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, _read(tmp_path), params)
 
 
+def test_of_a_single_file_and_an_index_the_single_file_is_read_as_in_transformers(tmp_path):
+    params = _written(tmp_path)
+    stale = {'weight_map': {'model.norm.weight': 'model-00001-of-00002.safetensors'}}
+    (tmp_path / 'model.safetensors.index.json').write_text(json.dumps(stale))
+    jax.tree.map(np.testing.assert_array_equal, _read(tmp_path), params)
+
+
+@pytest.mark.parametrize(('dtype', 'name'), [(np.int8, 'I8'), (jnp.float8_e4m3fn, 'F8_E4M3')])
+def test_a_tensor_of_an_odd_dtype_is_refused_with_its_file(tmp_path, dtype, name):
+    _written(tmp_path)
+
+    def change(tensors):
+        tensors['model.norm.weight'] = tensors['model.norm.weight'].astype(dtype)
+
+    _edit_tensors(tmp_path, change)
+    message = rf'model\.safetensors: the tensor model\.norm\.weight is stored as {name}; supported'
+    with pytest.raises(ValueError, match=message):
+        _read(tmp_path)
+
+
+@pytest.mark.parametrize('dtype', [np.float64, np.float16])
+def test_tensors_of_any_floating_dtype_are_read(tmp_path, dtype):
+    params = _written(tmp_path)
+    _edit_tensors(tmp_path, lambda t: t.update({k: v.astype(dtype) for k, v in t.items()}))
+    rounded = jax.tree.map(lambda leaf: np.asarray(leaf).astype(dtype).astype('float32'), params)
+    jax.tree.map(np.testing.assert_array_equal, _read(tmp_path), rounded)
+
+
+def test_an_index_without_a_map_of_weights_is_refused_by_name(tmp_path):
+    _written(tmp_path)
+    os.remove(tmp_path / 'model.safetensors')
+    (tmp_path / 'model.safetensors.index.json').write_text('{}')
+    with pytest.raises(ValueError, match=r'index\.json: want a JSON object with weight_map'):
+        _read(tmp_path)
+
+
 def test_a_folder_without_tensors_is_refused(tmp_path):
     _written(tmp_path)
     os.remove(tmp_path / 'model.safetensors')
@@ -243,14 +279,18 @@ def test_what_a_config_may_leave_out_has_the_default_of_llama(tmp_path):
         ),
         (
             {'quantization_config': {'bits': 4}},
-            "nothing reads quantization_config={'bits': 4}",
+            "not supported: quantization_config={'bits': 4}",
         ),
         ({'num_attention_heads': ...}, 'num_attention_heads is missing'),
-        ({'attention_dropout': 0.1}, 'attention_dropout=0.1 is not supported'),
+        ({'attention_dropout': 0.1}, 'not supported: attention_dropout=0.1'),
         (
-            {'layer_types': ['linear_attention', 'full_attention']},
+            {
+                'architectures': ['Qwen3ForCausalLM'],
+                'layer_types': ['linear_attention', 'full_attention'],
+            },
             "layer_types {'linear_attention'} is not supported",
         ),
+        ({'mlp_bias': True, 'pretraining_tp': 2}, 'mlp_bias=True, pretraining_tp=2'),
         ({'attention_bias': True}, 'attention_bias=True'),
     ],
 )
@@ -260,3 +300,69 @@ def test_what_this_decoder_cannot_do_is_refused_by_name(tmp_path, fields, messag
     with pytest.raises(ValueError) as caught:
         hf.read_config(str(tmp_path))
     assert message in str(caught.value) and str(tmp_path) in str(caught.value)
+
+
+UNKNOWN = {
+    'unsloth_fixed': True,
+    '_model_name_or_path': 'a/b',
+    'unk_token_id': 3,
+    'pruned_heads': {},
+    'use_return_dict': True,
+    'attn_implementation': 'flash_attention_2',
+    'layer_types': ['full_attention'] * 2,
+    'sliding_window': 7,
+    'my_note': [1, 2],
+}
+
+
+def test_fields_that_the_config_class_of_transformers_does_not_know_are_ignored_as_there(tmp_path):
+    """A Llama knows no window and no types of layers, so that neither has an effect."""
+    _written(tmp_path)
+    config = hf.read_config(str(tmp_path))
+    _edit_config(tmp_path, **UNKNOWN)
+    assert hf.read_config(str(tmp_path)) == config
+    transformers = pytest.importorskip('transformers')
+    _edit_config(tmp_path, use_return_dict=...)  # transformers 5 can no longer load a file with it
+    there = transformers.AutoConfig.from_pretrained(tmp_path)
+    assert there.num_hidden_layers == config.layers and there.vocab_size == config.vocab
+
+
+def test_what_is_ignored_is_said_once_by_name(tmp_path, caplog):
+    _written(tmp_path)
+    _edit_config(tmp_path, **UNKNOWN)
+    for _ in range(3):
+        hf.read_config(str(tmp_path))
+    (said,) = caplog.messages
+    assert 'my_note=[1, 2]' in said and 'sliding_window=7' in said and str(tmp_path) in said
+    assert 'pruned_heads' not in said  # says nothing as it is
+
+
+def test_a_field_that_the_config_class_knows_passes_at_its_default_and_no_other(tmp_path):
+    _written(tmp_path)
+    config = hf.read_config(str(tmp_path))
+    defaults = {'pretraining_tp': 1, 'mlp_bias': False, 'attention_dropout': 0}
+    _edit_config(tmp_path, **defaults)
+    assert hf.read_config(str(tmp_path)) == config
+    # The same names in a family whose class does not know them.
+    _edit_config(tmp_path, architectures=['MistralForCausalLM'], pretraining_tp=4, mlp_bias=True)
+    hf.read_config(str(tmp_path))
+
+
+def test_where_a_file_has_both_forms_of_rope_the_older_one_counts_as_in_transformers(tmp_path):
+    transformers = pytest.importorskip('transformers')
+    _written(tmp_path)
+    linear = {'rope_type': 'linear', 'factor': 4.0}
+    _edit_config(
+        tmp_path, rope_scaling=linear, rope_parameters={'rope_type': 'default', 'rope_theta': 1e4}
+    )
+    there = transformers.AutoConfig.from_pretrained(tmp_path).rope_parameters
+    rope = hf.read_config(str(tmp_path)).rope
+    assert (rope.kind, rope.factor) == (there['rope_type'], there['factor']) == ('linear', 4.0)
+
+
+@pytest.mark.parametrize('content', ['[1, 2]', '{"vocab_size": ', '3'])
+def test_a_config_that_is_no_object_is_refused_with_its_path(tmp_path, content):
+    _written(tmp_path)
+    (tmp_path / 'config.json').write_text(content)
+    with pytest.raises(ValueError, match=r'config\.json'):
+        hf.read_config(str(tmp_path))

@@ -1,8 +1,10 @@
 """Loading a model: where its folder comes from, what is refused and how, and onto which mesh."""
 
 import dataclasses
+import json
 import os
 import socket
+import sys
 
 import huggingface_hub
 import jax
@@ -11,7 +13,8 @@ import pytest
 from chat_styles import FITS, make_tokenizer, write_folder, zero_params
 from toys import SMALL
 
-from selfrew.models import decoder, hf, language_model
+from selfrew.models import decoder, hf, language_model, text
+from selfrew.shelves import prompts
 from selfrew.types import user_prompt
 
 # --- what loads -----------------------------------------------------------------------------------
@@ -238,12 +241,76 @@ def test_what_cannot_be_loaded_is_refused_in_a_sentence_before_anything_is_alloc
         assert folder in str(caught.value) or 'template' in problem
 
 
-def test_a_tokenizer_larger_than_the_embedding_is_refused_before_its_tensors_are_opened(
+def test_a_turn_whose_end_has_no_row_in_the_embedding_is_refused_before_its_tensors_are_opened(
     tmp_path, monkeypatch
 ):
     size = len(make_tokenizer('chatml'))
     folder = write_folder(tmp_path, 'chatml', dataclasses.replace(SMALL, vocab=size - 1))
     monkeypatch.setattr(hf, 'read_params', lambda *args: pytest.fail('read'))
-    message = f'has {size} tokens and the embedding {size - 1} rows; resize'
-    with pytest.raises(ValueError, match=message):
+    message = rf"'<\|im_end\|>' has the id {size - 1}, and the embedding {size - 1} rows; resize"
+    with pytest.raises(ValueError, match=message) as caught:
         language_model.load(folder=folder)
+    assert folder in str(caught.value)
+
+
+def test_tokens_beyond_the_embedding_are_refused_only_in_use_and_by_name(tmp_path):
+    tokenizer = make_tokenizer('chatml')
+    size = len(tokenizer)
+    folder = write_folder(tmp_path, 'chatml', dataclasses.replace(SMALL, vocab=size))
+    tokenizer.add_special_tokens({'additional_special_tokens': ['<|image|>']})
+    tokenizer.add_tokens(['zebra'])
+    tokenizer.save_pretrained(folder)
+    lm, _ = language_model.load(folder=folder)
+    assert len(lm.text) == size + 2 and lm.text.vocab == size
+    assert max(lm.text.prompt_tokens(user_prompt('a', 'What does <|image|> do?'))) < size
+    message = f"the token 'zebra' has the id {size + 1}, and the embedding {size} rows"
+    for use in (
+        lambda: lm.text.prompt_tokens(user_prompt('a', 'A zebra')),
+        lambda: lm.text.check_prompt(user_prompt('a', 'A zebra')),
+        lambda: lm.text.conversation_tokens(user_prompt('a', 'A'), 'zebra'),
+        lambda: lm.text.response_tokens('zebra', 'stop'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            use()
+
+
+def test_a_row_that_needs_a_token_beyond_the_embedding_is_a_bad_row(tmp_path, caplog):
+    tokenizer = make_tokenizer('chatml')
+    folder = write_folder(tmp_path, 'chatml', dataclasses.replace(SMALL, vocab=len(tokenizer)))
+    tokenizer.add_tokens(['zebra'])
+    tokenizer.save_pretrained(folder)
+    lm, _ = language_model.load(folder=folder)
+    rows = tmp_path / 'rows.jsonl'
+    rows.write_text('{"prompt": "A cow"}\n{"prompt": "A zebra"}\n')
+    (prompt,) = prompts.records(lm, None, jax.random.key(0), source=str(rows))
+    assert prompt.text == 'A cow'
+    assert "'zebra' has the id" in caplog.text
+
+
+def test_a_sentencepiece_model_without_the_package_names_the_package(tmp_path, monkeypatch):
+    (tmp_path / 'tokenizer.model').write_bytes(b'\n\x0e\n\x05<unk>')
+    monkeypatch.setitem(sys.modules, 'sentencepiece', None)
+    message = r"needs the package sentencepiece: pip install 'selfrew\[sentencepiece\]'"
+    with pytest.raises(ValueError, match=message):
+        text.load(str(tmp_path))
+
+
+def test_a_sentencepiece_model_is_read_where_the_package_is(tmp_path):
+    sentencepiece = pytest.importorskip('sentencepiece')
+    words = tmp_path / 'words.txt'
+    words.write_text('\n'.join(f'{i} apples and {7 * i} pears' for i in range(500)))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(words),
+        model_prefix=str(tmp_path / 'tokenizer'),
+        vocab_size=300,
+        model_type='bpe',
+        byte_fallback=True,
+        minloglevel=2,
+    )
+    special = {'bos_token': '<s>', 'eos_token': '</s>', 'unk_token': '<unk>'}
+    template = "{{ messages[0]['content'] }}{{ eos_token }}"
+    config = {'tokenizer_class': 'LlamaTokenizer', 'chat_template': template} | special
+    (tmp_path / 'tokenizer_config.json').write_text(json.dumps(config))
+    loaded = text.load(str(tmp_path))
+    tokens = loaded.encode('12 apples')
+    assert 1 < len(tokens) <= 9 and loaded.decode(tokens) == '12 apples'

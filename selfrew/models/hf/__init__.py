@@ -4,23 +4,33 @@ Import from it: the functions below; `hf` is imported whole.
 It imports: nothing of selfrew. Modules of its own package aside.
 """
 
+from selfrew.models.hf.adapters import read_adapter_config, read_adapters, write_adapters
 from selfrew.models.hf.config import (
     config_of,
     llama_fields,
     read_config,
     read_fields,
+    read_optional,
 )
 from selfrew.models.hf.families import FAMILIES
-from selfrew.models.hf.reader import read_params
-from selfrew.models.hf.writer import write, write_json
+from selfrew.models.hf.reader import param_loaders, read_params
+from selfrew.models.hf.tokenizer_files import copy_tokenizer
+from selfrew.models.hf.writer import set_usual_mode, write, write_json
 
 __all__ = [
     'FAMILIES',
     'config_of',
+    'copy_tokenizer',
     'llama_fields',
+    'param_loaders',
+    'read_adapter_config',
+    'read_adapters',
     'read_config',
     'read_fields',
+    'read_optional',
     'read_params',
+    'set_usual_mode',
     'write',
+    'write_adapters',
     'write_json',
 ]

@@ -1,7 +1,10 @@
 """Reads a config.json into a `ModelConfig`, and refuses by name what the decoder cannot do."""
 
 import dataclasses
+import functools
+import inspect
 import json
+import logging
 import os
 from typing import Any
 
@@ -10,12 +13,16 @@ import numpy as np
 from selfrew.models.config import ModelConfig, Rope
 from selfrew.models.hf.families import (
     ACTIVATIONS,
+    CONFIG_CLASSES,
     DEFAULTS,
     FAMILIES,
     HEADS,
     IGNORED,
+    LAYER_TYPED,
     NO_EFFECT,
+    READ_BY_LOADER,
     ROPE_TYPES,
+    WINDOWED,
 )
 
 
@@ -39,18 +46,52 @@ class _Fields:
             raise ValueError(f'{self.source}: {name} is missing')
         return value
 
-    def refuse_unread(self, family: str) -> None:
-        """ValueError naming the fields that are set and that nothing has read."""
-        unread = [
-            f'{name}={value!r}'[:80]
-            for name, value in self.values.items()
-            if name not in self._read | IGNORED and value not in (None, False)
-        ]
-        if unread:
+    def check_unread(self, family: str) -> None:
+        """Decides on the fields that nothing has read, as transformers does.
+
+        Those that its config class does not know are ignored, which is said once. Raises ValueError
+        naming those that it knows, or its loader reads, unless they have no effect as they are.
+        """
+        unread = {
+            name: value for name, value in self.values.items() if name not in self._read | IGNORED
+        }
+        defaults = _class_defaults(family) if unread else {}
+        unknown, unsupported = [], []
+        for name, value in unread.items():
+            shown = f'{name}={value!r}'[:80]
+            if name in READ_BY_LOADER:
+                if value:
+                    unsupported.append(shown)
+            elif name not in defaults:
+                unknown += [shown] if value else []
+            elif value != defaults[name] and value not in NO_EFFECT.get(name, ()):
+                unsupported.append(shown)
+        if unsupported:
             raise ValueError(
-                f'{self.source}: nothing reads {", ".join(unread)}; '
+                f'{self.source}: not supported: {", ".join(unsupported)}; '
                 f'the fields supported for {family} are: {", ".join(sorted(self._read))}'
             )
+        if unknown:
+            _say_ignored(self.source, ', '.join(unknown))
+
+
+@functools.cache
+def _class_defaults(family: str) -> dict[str, Any]:
+    """Field -> default of transformers' config class for a family."""
+    from transformers import CONFIG_MAPPING  # noqa: PLC0415 (takes two seconds)
+
+    config_class = CONFIG_MAPPING[CONFIG_CLASSES[family]]
+    config = config_class()
+    if dataclasses.is_dataclass(config_class):
+        names = {field.name for field in dataclasses.fields(config_class)}
+    else:  # in the first versions of transformers 5
+        names = set(inspect.signature(config_class.__init__).parameters)
+    return {name: getattr(config, name) for name in names if hasattr(config, name)}
+
+
+@functools.cache  # once for each file
+def _say_ignored(source: str, fields: str) -> None:
+    logging.warning('%s: ignored, as transformers ignores it: %s', source, fields)
 
 
 def config_of(fields: dict, source: str, max_length: int | None = None) -> ModelConfig:
@@ -66,7 +107,6 @@ def config_of(fields: dict, source: str, max_length: int | None = None) -> Model
     """
     family, is_scalar = _architecture(fields, source)
     reader = _Fields(fields, DEFAULTS.get(family, {}), source)
-    _check_switches(reader)
     if is_scalar:
         _check_single_label(reader)
     is_gemma = 'Gemma' in family
@@ -101,7 +141,7 @@ def config_of(fields: dict, source: str, max_length: int | None = None) -> Model
         **FAMILIES[family],
     )
     _check_longrope(config, source)
-    reader.refuse_unread(family)
+    reader.check_unread(family)
     return config
 
 
@@ -120,33 +160,22 @@ def _architecture(fields: dict, source: str) -> tuple[str, bool]:
     return family, HEADS[head]
 
 
-def _check_switches(reader: _Fields) -> None:
-    """ValueError for a switch that this decoder does not have and whose value has an effect."""
-    for switch, values in NO_EFFECT.items():
-        value = reader.get(switch, values[0])
-        if value not in values:
-            raise ValueError(
-                f'{reader.source}: {switch}={value!r} is not supported; supported: {values[0]!r}'
-            )
-
-
 def _check_single_label(reader: _Fields) -> None:
     """ValueError for a classifier with more than one label. The default of transformers is two."""
-    if 'num_labels' in reader.values:  # _check_switches has checked it
-        return
     id2label = reader.get('id2label')
-    labels = len(id2label) if id2label else 2
+    labels = reader.get('num_labels', len(id2label) if id2label else 2)
     if labels != 1:
         raise ValueError(
-            f'{reader.source}: {labels} labels (id2label) are not supported; supported: 1, a reward'
+            f'{reader.source}: num_labels={labels} (or id2label) is not supported; '
+            f'supported: 1, a reward'
         )
 
 
 def _activation(reader: _Fields, is_gemma: bool) -> str:
     """The activation of the MLP, as `ModelConfig` names it."""
-    name = reader.get('hidden_activation') or reader.get('hidden_act')
-    if is_gemma:
-        reader.get('hidden_act')  # for old readers; hidden_activation overrides it
+    name = reader.get('hidden_act')
+    if is_gemma:  # hidden_act is for old readers
+        name = reader.get('hidden_activation') or name
     name = name or ('gelu_pytorch_tanh' if is_gemma else 'silu')
     if name not in ACTIVATIONS:
         raise ValueError(
@@ -177,22 +206,27 @@ def _attention_pattern(
     reader: _Fields, family: str, layers: int
 ) -> tuple[int | None, tuple[bool, ...]]:
     """(window in tokens, is each layer local?); (None, ()) where no layer is local."""
+    if family not in WINDOWED:
+        return None, ()
     window: int | None = reader.get('sliding_window')
-    is_windowed = reader.get('use_sliding_window', False)
-    if not window or (family in ('Qwen2', 'Qwen3') and not is_windowed):
+    if family in ('Qwen2', 'Qwen3') and not reader.get('use_sliding_window', False):
         window = None
     local = _local_layers(reader, family, layers)
-    if window is None and family != 'Gemma3':
+    if not window and family != 'Gemma3':
         local = ()
     return (window, local) if any(local) else (None, ())
 
 
 def _local_layers(reader: _Fields, family: str, layers: int) -> tuple[bool, ...]:
     """Is each layer local? Taken from layer_types, else from the family's older fields."""
+    if family not in LAYER_TYPED:
+        return (True,) * layers
     layer_types = reader.get('layer_types')
-    first_local = reader.get('max_window_layers', 28)
-    period = reader.get('sliding_window_pattern')
-    reader.get('_sliding_window_pattern')  # transformers 5 writes it beside layer_types
+    first_local = reader.get('max_window_layers', 28) if family.startswith('Qwen') else 0
+    period = 2 if family == 'Gemma2' else None
+    if family == 'Gemma3':
+        period = reader.get('sliding_window_pattern')
+        reader.get('_sliding_window_pattern')  # transformers 5 writes it beside layer_types
     if layer_types is not None:
         unknown = set(layer_types) - {'full_attention', 'sliding_attention'}
         if unknown or len(layer_types) != layers:
@@ -201,12 +235,9 @@ def _local_layers(reader: _Fields, family: str, layers: int) -> tuple[bool, ...]
                 f'supported: full_attention or sliding_attention for each of {layers} layers'
             )
         return tuple(layer_type == 'sliding_attention' for layer_type in layer_types)
-    if family in ('Qwen2', 'Qwen3'):
+    if period is None:
         return tuple(i >= first_local for i in range(layers))
-    if family in ('Gemma2', 'Gemma3'):
-        period = 2 if family == 'Gemma2' else period
-        return tuple((i + 1) % period != 0 for i in range(layers))
-    return (True,) * layers
+    return tuple((i + 1) % period != 0 for i in range(layers))
 
 
 def _ropes(reader: _Fields, family: str) -> tuple[Rope, Rope | None]:
@@ -216,6 +247,8 @@ def _ropes(reader: _Fields, family: str) -> tuple[Rope, Rope | None]:
     """
     parameters: dict | None = reader.get('rope_parameters')
     scaling: dict = reader.get('rope_scaling') or {}
+    if scaling and family != 'Gemma3':  # as in transformers, where a file has both
+        parameters = None
     theta, local_theta = reader.get('rope_theta', 10000.0), reader.get('rope_local_base_freq')
     if family != 'Gemma3':
         return _rope(reader, family, scaling if parameters is None else parameters, theta), None
@@ -240,13 +273,11 @@ def _rope(reader: _Fields, family: str, parameters: dict, theta) -> Rope:
             f'{reader.source}: rope type {kind!r} is not supported; '
             f'supported: {", ".join(ROPE_TYPES)}'
         )
-    rope = Rope(
-        kind=kind,
-        theta=float(parameters.get('rope_theta', theta)),
-        partial=float(
-            parameters.get('partial_rotary_factor', reader.get('partial_rotary_factor', 1.0))
-        ),
-    )
+    partial = 1.0
+    if family == 'Phi3':  # the models of other families rotate a whole head
+        partial = reader.get('partial_rotary_factor', 1.0)
+        partial = float(parameters.get('partial_rotary_factor', partial))
+    rope = Rope(kind=kind, theta=float(parameters.get('rope_theta', theta)), partial=partial)
     original = reader.get('original_max_position_embeddings')
     try:
         if kind in ('linear', 'llama3'):
@@ -296,15 +327,26 @@ def _check_longrope(config: ModelConfig, source: str) -> None:
 def read_fields(folder: str) -> dict:
     """The content of a folder's config.json. ValueError where it is missing or not JSON."""
     path = os.path.join(folder, 'config.json')
-    try:
-        with open(path) as file:
-            return json.load(file)
-    except FileNotFoundError:
+    if not os.path.exists(path):
+        hint = ''
+        if os.path.exists(os.path.join(folder, 'adapter_config.json')):
+            hint = '; it holds adapters: name their base in model.folder and this in model.adapter'
         raise ValueError(
-            f'{folder!r} is not a Hugging Face checkpoint: it has no config.json'
-        ) from None
-    except json.JSONDecodeError as problem:
+            f'{folder!r} is not a Hugging Face checkpoint: it has no config.json{hint}'
+        )
+    return _read_object(path)
+
+
+def _read_object(path: str) -> dict:
+    """The object in a JSON file. ValueError where it is not one."""
+    try:
+        with open(path, encoding='utf-8') as file:
+            fields = json.load(file)
+    except ValueError as problem:
         raise ValueError(f'{path} is not JSON: {problem}') from None
+    if not isinstance(fields, dict):
+        raise ValueError(f'{path}: want an object, got {type(fields).__name__}')
+    return fields
 
 
 def read_config(folder: str, max_length: int | None = None) -> ModelConfig:
@@ -335,3 +377,12 @@ def llama_fields(config: ModelConfig, *, bos: int, eos: int, pad: int) -> dict:
         'eos_token_id': eos,
         'pad_token_id': pad,
     }
+
+
+def read_optional(folder: str, name: str) -> dict:
+    """The content of another JSON file of a folder; empty where there is none.
+
+    Raises ValueError where it is not a JSON object.
+    """
+    path = os.path.join(folder, name)
+    return _read_object(path) if os.path.exists(path) else {}

@@ -60,24 +60,33 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     },
     'Olmo2': {'rms_norm_eps': 1e-5},
 }
-# Switches that this decoder does not have -> the values at which they have no effect. The first
-# value is the default.
+# Family -> the model_type of its config class in transformers, which knows what a file may say.
+CONFIG_CLASSES = {
+    'Llama': 'llama',
+    'Mistral': 'mistral',
+    'Qwen2': 'qwen2',
+    'Qwen3': 'qwen3',
+    'Gemma2': 'gemma2',
+    'Gemma3': 'gemma3_text',
+    'Phi3': 'phi3',
+    'Olmo2': 'olmo2',
+}
+# Families whose models read sliding_window, and those that read layer_types.
+WINDOWED = 'Mistral', 'Qwen2', 'Qwen3', 'Gemma2', 'Gemma3', 'Phi3'
+LAYER_TYPED = 'Qwen2', 'Qwen3', 'Gemma2', 'Gemma3'
+# Switches of a family's config class that this decoder does not have -> values other than the
+# default at which they have no effect.
 NO_EFFECT = {
-    'attention_bias': (False,),
-    'mlp_bias': (False,),
-    'pretraining_tp': (1,),
-    'attention_dropout': (0, None),
-    'resid_pdrop': (0,),
-    'embd_pdrop': (0,),
-    'use_bidirectional_attention': (False, None),
-    'is_decoder': (True, False),
-    'add_cross_attention': (False,),
-    'tie_encoder_decoder': (False,),
-    'cross_attention_hidden_size': (None,),
-    'clip_qkv': (None,),
-    'num_labels': (1,),
-    'full_attn_mod': (1,),
-    'interpolate_factor': (1,),
+    'attention_dropout': (None,),
+    'use_bidirectional_attention': (None,),
+    'pretraining_tp': (None,),
+}
+# Fields that no config class has and that transformers acts on while it loads a model.
+READ_BY_LOADER = {
+    'quantization_config',
+    'compression_config',
+    'sparsity_config',
+    'per_layer_config',
 }
 # Fields that do not change the forward pass, or that other modules read.
 IGNORED = {
@@ -104,7 +113,15 @@ IGNORED = {
     'return_dict',
     'classifier_dropout',
     'initializer_std',
+    'is_encoder_decoder',
     'unsloth_version',
+    'unsloth_fixed',
+    'name_or_path',
+    '_model_name_or_path',
+    'unk_token_id',
+    'use_return_dict',
+    'torchscript',
+    'attn_implementation',
     '_attn_implementation',
     '_attn_implementation_autoset',
     'finetuning_task',

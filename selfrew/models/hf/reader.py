@@ -15,6 +15,7 @@ from selfrew.models.hf.tensors import FUSED, OUTER, block_tensors
 from selfrew.models.lora import is_adapter
 
 INVERSE_FREQUENCIES = '.self_attn.rotary_emb.inv_freq'  # a constant that old writers stored
+DTYPES = 'F64', 'F32', 'F16', 'BF16'  # of tensors, as safetensors calls them
 MAX_LISTED = 20  # wrong tensors in an error message
 
 
@@ -29,24 +30,31 @@ def read_params(folder: str, config: ModelConfig, shapes, shardings) -> dict:
     Raises ValueError that names missing, extra or misshapen tensors, and files that are cut short
     or missing, before anything is put on a device.
     """
+    loaders = param_loaders(folder, config, shapes, shardings)
+    return jax.tree.map(lambda load: load(), loaders)
+
+
+def param_loaders(folder: str, config: ModelConfig, shapes, shardings) -> dict:
+    """What `read_params` returns, with a function that reads it in the place of each parameter.
+
+    Raises ValueError as `read_params` does.
+    """
     checkpoint = _Checkpoint(folder)
     is_fused = any(tensor.endswith(tuple(FUSED)) for tensor in checkpoint.paths)
     tensors = block_tensors(config, is_fused)
     block_shapes = {name: leaf for name, leaf in shapes['blocks'].items() if not is_adapter(name)}
     expected = _expected_outer(shapes) | _expected_blocks(config, block_shapes, tensors)
     _check_tensors(checkpoint, expected, is_tied='head' not in shapes)
-
-    blocks = {}
-    params = {'blocks': blocks}
-    for name, leaf in shapes.items():
-        if name != 'blocks':
-            params[name] = _read_outer(checkpoint, name, leaf, shardings[name])
-    first_rows = _first_rows(block_shapes, tensors)
+    first_rows, blocks = _first_rows(block_shapes, tensors), {}
     for name, leaf in block_shapes.items():
-        tensor, first_row = first_rows[name]
-        sharding = shardings['blocks'][name]
-        blocks[name] = _read_stack(checkpoint, tensor, first_row, leaf, sharding)
-    return params
+        where = *first_rows[name], leaf, shardings['blocks'][name]
+        blocks[name] = functools.partial(_read_stack, checkpoint, *where)
+    outer = {
+        name: functools.partial(_read_outer, checkpoint, name, leaf, shardings[name])
+        for name, leaf in shapes.items()
+        if name != 'blocks'
+    }
+    return {'blocks': blocks} | outer
 
 
 class _Checkpoint:
@@ -81,11 +89,11 @@ class _Checkpoint:
 def _tensor_paths(folder: str) -> dict[str, str]:
     """Tensor -> the safetensors file that holds it. ValueError names a file that cannot be read."""
     index = os.path.join(folder, 'model.safetensors.index.json')
-    names = {'model.safetensors'}
-    if os.path.exists(index):
-        with open(index) as file:
-            names = set(json.load(file)['weight_map'].values())
-    elif not os.path.exists(os.path.join(folder, 'model.safetensors')):
+    if os.path.exists(os.path.join(folder, 'model.safetensors')):  # rather than an index beside it
+        names = {'model.safetensors'}
+    elif os.path.exists(index):
+        names = _indexed_files(index)
+    else:
         names = {name for name in os.listdir(folder) if name.endswith('.safetensors')}
     paths = {}
     for name in sorted(names):
@@ -102,6 +110,15 @@ def _tensor_paths(folder: str) -> dict[str, str]:
             f'no .safetensors file in {folder!r}; weights in another format are not supported'
         )
     return paths
+
+
+def _indexed_files(path: str) -> set[str]:
+    """The files that an index names. ValueError where it is none."""
+    with open(path, encoding='utf-8') as file:
+        try:
+            return set(json.load(file)['weight_map'].values())
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise ValueError(f'{path}: want a JSON object with weight_map') from None
 
 
 def _expected_outer(shapes) -> dict[str, tuple[int, ...]]:
@@ -141,7 +158,13 @@ def _check_tensors(checkpoint: _Checkpoint, expected: dict, *, is_tied: bool) ->
     wrong = [f'missing: {tensor}' for tensor in expected if tensor not in checkpoint.paths]
     for tensor, expected_shape in expected.items():
         if tensor in checkpoint.paths:
-            shape = tuple(checkpoint.open_slice(tensor).get_shape())
+            stored = checkpoint.open_slice(tensor)
+            if stored.get_dtype() not in DTYPES:
+                raise ValueError(
+                    f'{checkpoint.paths[tensor]}: the tensor {tensor} is stored as '
+                    f'{stored.get_dtype()}; supported: {", ".join(DTYPES)}'
+                )
+            shape = tuple(stored.get_shape())
             if shape != expected_shape:
                 wrong.append(f'misshapen: {tensor} is {shape}, expected {expected_shape}')
     # Some writers store a tied head again.

@@ -28,8 +28,10 @@ def write(
     """Writes config.json and safetensors of `params`, over those in the folder. No tokenizer.
 
     Args:
-      fields: the content of config.json; its dtype is replaced.
-      params: without adapters (see lora.merge_adapters).
+      fields: the content of config.json; its dtype is replaced, and auto_map, which names code
+        that is not in the folder, is left out.
+      params: without adapters (see lora.merge_adapters). In the place of a parameter there may be a
+        function that returns it, which is called when it is written.
       dtype: of the stored tensors.
       shard_bytes: a new file is begun before one would grow beyond this size.
     Raises ValueError for parameters that such a checkpoint has no tensor for.
@@ -45,7 +47,7 @@ def write(
     tensors = _stored_tensors(config, params, dtype, is_fused=architecture.startswith('Phi3'))
     shards = _save_shards(folder, tensors, shard_bytes)
     _replace_files(folder, shards)
-    kept = {name: value for name, value in fields.items() if name != 'torch_dtype'}
+    kept = {name: x for name, x in fields.items() if name not in ('torch_dtype', 'auto_map')}
     write_json(folder, 'config.json', kept | {'dtype': dtype})
 
 
@@ -56,16 +58,21 @@ def _stored_tensors(
     stored_dtype = jnp.dtype(dtype)
     for name in OUTER:
         if name in params:
-            array = np.asarray(jax.device_get(params[name]))
+            array = np.asarray(jax.device_get(_loaded(params[name])))
             array = array if name == 'embed' else array.T
             yield OUTER[name], np.ascontiguousarray(array, dtype=stored_dtype)
     blocks = params['blocks']
     for tensor, names in block_tensors(config, is_fused).items():
-        stacks = [blocks[name] for name in names if name in blocks]
+        stacks = [_loaded(blocks[name]) for name in names if name in blocks]
         for i in range(config.layers if stacks else 0):
             parts = [np.asarray(_layer(stack, i)).T for stack in stacks]
             array = np.ascontiguousarray(np.concatenate(parts), dtype=stored_dtype)
             yield tensor.format(i), array
+
+
+def _loaded(param):
+    """A parameter, or what the function in its place returns."""
+    return param() if callable(param) else param
 
 
 @jax.jit
@@ -80,7 +87,9 @@ def _save_shards(folder: str, tensors, shard_bytes: int) -> list[dict[str, int]]
     shard: dict[str, np.ndarray] = {}
 
     def save_shard():
-        save_file(shard, _partial_path(folder, len(shards)), metadata={'format': 'pt'})
+        path = _partial_path(folder, len(shards))
+        save_file(shard, path, metadata={'format': 'pt'})
+        set_usual_mode(path)
         shards.append({tensor: array.nbytes for tensor, array in shard.items()})
 
     size = 0
@@ -113,6 +122,13 @@ def _replace_files(folder: str, shards: list[dict[str, int]]) -> None:
         weight_map |= dict.fromkeys(sizes, name)
     total_size = sum(sum(sizes.values()) for sizes in shards)
     write_json(folder, INDEX, {'metadata': {'total_size': total_size}, 'weight_map': weight_map})
+
+
+def set_usual_mode(path: str) -> None:
+    """Gives a file the mode of any new one: safetensors makes files that only their owner reads."""
+    mask = os.umask(0)
+    os.umask(mask)
+    os.chmod(path, 0o666 & ~mask)
 
 
 def write_json(folder: str, name: str, content: dict) -> None:

@@ -218,7 +218,7 @@ def _read(lm, source: str, read_row: Callable, max_bad: int) -> list[Prompt]:
         if prompt is None:
             return None
         if lm is not None:
-            lm.text.prompt_text(prompt)
+            lm.text.check_prompt(prompt)
         return place, prompt
 
     placed = read_records(source, checked, max_bad)

@@ -102,7 +102,7 @@ def self_instruct(
       prompts: an entry of this shelf, the seed instructions.
       template: a jinja file with {{ tasks }}, a list of texts, or one that ships.
       generator: folder or hub name of a fixed model to sample from, loaded at each call; None: the
-        model in training. dtype, stored, max_length: of that model, see language_model.load.
+        model in training. dtype, stored, max_length: of that model, see language_model.describe.
       seeds, own: how many seed and new instructions a request shows; seeds stand in for missing new
         ones.
       similarity: ROUGE-L (F1 of words) with a known instruction above which a new one is dropped.

@@ -50,7 +50,7 @@ def reward_model(
         tokenizer and chat template format the conversation. It is placed on the mesh of `lm` and
         stays there between rounds.
       dtype, stored, max_length: its compute dtype, parameter dtype and longest context, see
-        language_model.load.
+        language_model.describe.
       rows: conversations in a batch.
     Raises ValueError if its chat template refuses a conversation, or if a reward is not finite.
     """
