@@ -25,8 +25,8 @@ def summarize(prompts, judgements, examples) -> dict:
     read/mark, read/sum, read/brackets: share of the verdicts that were read after a mark, as the
       total of a sum, in double brackets; unread/no mark, /unclear, /out of range, /cut: share that
       could not be read, and why. See tasks.verdicts.
-    score: the mean. full_scores: the share that is 5. scores/0 … scores/5: the histogram, with
-      scores rounded to whole points.
+    score: the mean. full_scores: the share that is 5. scores/0, scores/0.5 … scores/5: the
+      histogram, with scores rounded to half points; a half point is listed where there is one.
     agreement: share of the pairs of votes on one response that are equal.
     length_score: the correlation of length, in characters, and score within a prompt's responses.
     """
@@ -51,10 +51,10 @@ def summarize(prompts, judgements, examples) -> dict:
     }
     stats |= _shares_of_readings([how for j in judgements for drawn in j.readings for how in drawn])
     if votes:
-        points = [round(s) for s in scores]
+        points = [math.floor(2.0 * s + 0.5) / 2.0 for s in scores]
         stats['full_scores'] = _mean([s == 5.0 for s in scores])
         for value in sorted({*range(6), *points}):
-            stats[f'scores/{value}'] = _mean([p == value for p in points])
+            stats[f'scores/{value:g}'] = _mean([p == value for p in points])
         stats['agreement'] = _agreement(votes_of)
     lengths_of = [[len(r.text) for r in j.rollout.responses] for j in judgements]
     stats['length_score'] = _correlation_within(lengths_of, [j.scores for j in judgements])

@@ -30,6 +30,17 @@ def test_statistics_say_how_scores_lie_and_how_far_votes_agree():
     assert summary['parse_failures'] == pytest.approx(2 / 7) and summary['no_verdict'] == 0.5
 
 
+def test_half_a_win_is_no_score_of_0():
+    prompt = user_prompt('p', 'Q?')
+    votes = (0.5,), (0.5,), (1.0,), (0.0,)
+    wins = Judgement(_rollout(prompt, *'abcd'), (0.5, 0.5, 1.0, 0.0), (), votes)
+    summary = turn_stats.summarize([prompt], [wins], [])
+    shares = {
+        name: share for name, share in summary.items() if name.startswith('scores/') and share
+    }
+    assert shares == {'scores/0': 0.25, 'scores/0.5': 0.5, 'scores/1': 0.25}
+
+
 def test_scores_without_votes_have_no_histogram():
     judgement = Judgement(_rollout(user_prompt('p', 'Q?'), 'a', 'b'), (1.0, 0.0))
     summary = turn_stats.summarize([judgement.rollout.prompt], [judgement], [])

@@ -1,5 +1,7 @@
 """Losses: values by hand from the papers' equations, gradients, and the shelf's contract."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -95,7 +97,21 @@ def test_dpo_leaves_the_weight_to_the_update_that_takes_the_mean():
 def test_dpo_starts_at_log_2_with_margin_0():
     loss_B, metrics = losses.dpo(_out(PAIR), _batch(PAIR), KEY, beta=0.3)
     assert float(loss_B[0]) == _near(np.log(2)) and float(metrics['rewards/margins'][0]) == 0.0
-    assert float(metrics['rewards/accuracies'][0]) == 0.0  # a margin of 0 is not yet right
+    assert float(metrics['rewards/accuracies'][0]) == 0.5  # a margin of 0 says nothing
+
+
+@pytest.mark.parametrize(
+    'loss', [losses.dpo, losses.ipo, functools.partial(losses.ipo, average=True)]
+)
+@pytest.mark.parametrize(
+    ('more', 'right'),
+    [(0.0, 0.5), (2e-4, 0.5), (-2e-4, 0.5), (1e-2, 1.0), (-1e-2, 0.0)],
+)
+def test_a_margin_of_rounding_is_half_right_and_a_real_one_is_not(loss, more, right):
+    """Of 45 tokens, rounding is up to 4.5e-4 nats."""
+    shifted = [[PAIR[0][0] + more, *PAIR[0][1:]]]
+    _, metrics = loss(_out(shifted, [[25.0, 20.0, 9.0]]), _batch(PAIR), KEY)
+    assert float(metrics['rewards/accuracies'][0]) == right
 
 
 def test_dpo_reports_rewards_and_log_probabilities_of_both():
