@@ -5,7 +5,6 @@ file.
 """
 
 import dataclasses
-import json
 import os
 import time
 
@@ -13,6 +12,7 @@ import jax
 
 from selfrew.engine import train_state
 from selfrew.engine.finite import NotFinite
+from selfrew.engine.generate import early_stop
 from selfrew.mesh import keys, processes
 from selfrew.run import (
     checkpoint,
@@ -25,6 +25,7 @@ from selfrew.run import (
 )
 from selfrew.run.config import bind_config
 from selfrew.run.stage import Folder, claim_workdir, start_time
+from selfrew.shelves import scorers
 from selfrew.types import Example, Judgement, Prompt, Rollout, State
 
 
@@ -65,7 +66,7 @@ def run(
     turns, evaluations, describe_model = bind_config(config)
     lm = describe_model()
     params = lm.base_params()
-    claim_workdir(workdir, config, free=('rounds',))
+    claim_workdir(workdir, config, free=('rounds', 'max_unread'))
     lm = at_start(lm, start_time(workdir))
     key, log = jax.random.key(seed), metrics_log.MetricsLog(workdir)
     state = State(params, None, 0, 0)
@@ -114,9 +115,15 @@ def learn(lm, state: State, turn, folder, key, log) -> State:
         title = pipeline.title
         k_pipeline = keys.fold_name(key, f'join/{title}') if title else key
         own_folder = Folder(folder.workdir, pipeline.name) if title else folder
-        prompts, rollouts, judgements, made = make_stages(
-            lm, state.params, pipeline, own_folder, k_pipeline
-        )
+        try:
+            prompts, rollouts, judgements, made = make_stages(
+                lm, state.params, pipeline, own_folder, k_pipeline
+            )
+        except early_stop.StopEarly as problem:
+            raise ValueError(
+                f'turn {pipeline.name}: {problem}\nWhat was sampled is kept; a larger max_unread '
+                f'of the turn (1.0: never stops) goes on with it.'
+            ) from None
         console.print_turn(lm, judgements, made, turn.train)
         unread += turn_stats.unread_verdicts(judgements)
         kept = turn_files.earlier_examples(folder.workdir, pipeline)
@@ -126,7 +133,8 @@ def learn(lm, state: State, turn, folder, key, log) -> State:
         stats |= {f'{title}/{name}' if title else name: n for name, n in numbers.items()}
         sampled += sum(len(r.tokens) for rollout in rollouts for r in rollout.responses)
     if not examples:
-        raise ValueError(f'turn {turn.name} has nothing to learn from: {json.dumps(stats)}')
+        numbers = ', '.join(f'{name} {value:.4g}' for name, value in stats.items())
+        raise ValueError(f'turn {turn.name} has nothing to learn from: {numbers}')
 
     step, k_update = int(state.step), keys.fold_name(key, 'update')
 
@@ -161,12 +169,13 @@ def make_stages(lm, params, turn, folder, key) -> tuple[list, list, list, list]:
     )
     if not prompts:
         raise ValueError(f'turn {turn.name}: no prompts came from {turn.prompts.func.__name__}')
-    rollouts = folder.make_once(
-        'rollouts', Rollout, lambda: turn.sampler(lm, params, prompts, key_of('sampler'))
-    )
-    judgements = folder.make_once(
-        'judgements', Judgement, lambda: turn.scorer(lm, params, rollouts, key_of('scorer'))
-    )
+    with early_stop.watching(turn.max_unread, scorers.unread_reason(turn.scorer)):
+        rollouts = folder.make_once(
+            'rollouts', Rollout, lambda: turn.sampler(lm, params, prompts, key_of('sampler'))
+        )
+        judgements = folder.make_once(
+            'judgements', Judgement, lambda: turn.scorer(lm, params, rollouts, key_of('scorer'))
+        )
     examples = folder.make_once(
         'examples', Example, lambda: make_examples(turn, judgements, key_of('pairs'))
     )

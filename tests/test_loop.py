@@ -102,17 +102,9 @@ def _small(rounds=2, **fields):
 
 @pytest.fixture(scope='module', autouse=True)
 def _load_once():
-    """Runs share a module, so that programs are compiled once; each gets a copy of the parameters,
-    which it overwrites.
-    """
-    cached_load = functools.cache(language_model.load)
-
-    def load(**fields):
-        lm, params = cached_load(**fields)
-        return lm, jax.tree.map(jnp.copy, params)
-
+    """Runs share a model, so that its programs are compiled once."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(language_model, 'load', functools.wraps(cached_load)(load))
+        patch.setattr(language_model, 'describe', functools.cache(language_model.describe))
         yield
 
 
@@ -324,11 +316,67 @@ def test_a_turn_with_nothing_to_learn_from_says_so(tmp_path):
     """Equal scores make no pair."""
     config = _small(rounds=1, evals={})
     config['round']['scorer'] = {'name': 'given'}
-    with pytest.raises(ValueError, match='turn 01 has nothing to learn from.*"ties": 1.0'):
+    with pytest.raises(ValueError, match='turn 01 has nothing to learn from: .*ties 1,'):
         _run(config, tmp_path)
 
 
 # --- several pipelines, and earlier rounds ---
+
+
+def _stopped(workdir, config):
+    """The message with which a run stops early, and how many samples its first stage kept."""
+    with pytest.raises(ValueError, match='^turn 01') as caught:
+        _run(config, workdir)
+    (partial,) = workdir.glob('rounds/01/*.partial.jsonl')
+    return str(caught.value), len(partial.read_text().splitlines())
+
+
+def _long(**fields):
+    """A run of some 200 samples and verdicts with a judge."""
+    config = _small(1, evals={})
+    config['round']['prompts']['n'] = 100
+    config['round'] |= fields
+    return config
+
+
+def test_a_judge_that_cannot_be_read_stops_after_its_first_verdicts(tmp_path):
+    template = tmp_path / 'unread.jinja'
+    template.write_text('Say: {{ prompt }} {{ response }} Final score: out of 5.')
+    judge = {'name': 'judge', 'template': str(template), 'votes': 1, 'max_tokens': 8, 'slots': 16}
+    message, sampled = _stopped(tmp_path / 'run', _long(scorer=judge))
+    assert 'of the first 48 verdicts say nothing, more than max_unread=0.9; of them:\n' in message
+    assert message.count('\n  (') == 3 and 'a larger max_unread of the turn' in message
+    assert 48 <= sampled < 150
+
+
+def test_answers_without_a_conclusion_stop_after_the_first_samples(tmp_path):
+    sampler = {'name': 'sample', 'n': 2, 'max_tokens': 3, 'slots': 16}
+    fields = {'sampler': sampler, 'scorer': {'name': 'exact_answer'}}
+    message, sampled = _stopped(tmp_path / 'run', _long(**fields))
+    assert '(cut by max_tokens)' in message and 'responses say nothing' in message
+    assert sampled < 150
+
+
+def test_all_ties_stop_after_the_first_prompts_and_max_unread_1_goes_on(tmp_path):
+    """Greedy responses to a prompt are the same, and so are greedy verdicts on them."""
+    sampler = {'name': 'sample', 'n': 2, 'max_tokens': 40, 'slots': 32, 'temperature': 0.0}
+    judge = {'name': 'judge', 'template': 'check', 'votes': 1, 'max_tokens': 56, 'slots': 32}
+    judge |= {'temperature': 0.0}
+    config = _long(sampler=sampler, scorer=judge)
+    config['round']['pairs'] = {'name': 'singles'}
+    config['round']['loss'] = {'name': 'sft'}
+    message, _ = _stopped(tmp_path / 'run', config)
+    assert 'each of the first 24 prompts have the same score (' in message
+    config['round']['max_unread'] = 1.0  # the only field that may change
+    assert _run(config, tmp_path / 'run')
+
+
+def test_an_evaluation_that_cannot_be_read_is_a_measurement_and_stops_nothing(tmp_path):
+    config = _small(0)
+    config['evals']['accuracy']['prompts']['n'] = 100
+    config['evals']['accuracy']['sampler']['max_tokens'] = 1
+    assert _run(config, tmp_path)
+    assert _json(tmp_path, 'rounds', '00', 'evals.json')['accuracy']['value'] == 0.0
 
 
 def _joined(rounds=1, **fields):

@@ -108,6 +108,7 @@ FIELD_RANGES = {
     'momentum': Range(0, 1, takes_most=False),
     'smoothing': Range(0, 0.5),
     'final': SHARE,
+    'max_unread': SHARE,
     'min_p': SHARE,
     'similarity': SHARE,
     'top_p': Range(0, 1, takes_least=False),

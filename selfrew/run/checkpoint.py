@@ -70,7 +70,8 @@ def _restore_param(folder, path, target):
     with ocp.PyTreeCheckpointer() as checkpointer:
         restored = checkpointer.restore(_state_path(folder), args=options)
     (param,) = jax.tree.leaves(restored)
-    finite.check_params({'/'.join(names[1:]): param}, _state_path(folder))
+    where = f'{_state_path(folder)}; delete the folder {folder.path}'
+    finite.check_params({'/'.join(names[1:]): param}, where)
     return param
 
 

@@ -123,8 +123,9 @@ def _remove(path: str) -> None:
 def claim_workdir(workdir: str, config: dict, free: tuple) -> None:
     """Writes config.json into a workdir, if it belongs to this config or to none.
 
-    A workdir belongs to a config once something has been sampled in it. Fields of the config that
-    are named in `free` may differ. Every process calls this, with the same config.
+    A workdir belongs to a config once something has been sampled in it. Fields of the config whose
+    name, without that of their entry, is in `free` may differ. Every process calls this, with the
+    same config.
     Raises ValueError if another config made the workdir, with the differences; if it holds
     something else; or if this process and process 0 have different configs.
     """
@@ -168,7 +169,7 @@ def _claim(workdir: str, config: dict, free: tuple) -> None:
         differences = [
             f'{name}: {old!r} in the workdir, {new!r} in the config'
             for name, old, new in _differences(old_config, config, '')
-            if name not in free
+            if name.rpartition('.')[2] not in free
         ]
         if differences:
             listed = '\n  '.join(differences)

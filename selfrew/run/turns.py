@@ -24,6 +24,7 @@ class Turn:
     train: Any
     max_examples: int | None
     balance: float | None
+    max_unread: float  # the largest share of the first responses and verdicts that says nothing
     earlier: int  # how many earlier rounds' examples are trained on again, -1 for all
     first_round: int  # the first round with a turn of the same entry of the config
     joined: tuple = ()  # of Turn: what also makes examples of M_t for this turn's training
@@ -48,6 +49,7 @@ def pipeline(
     max_examples: int | None = None,
     balance: float | None = None,
     earlier: int = 0,
+    max_unread: float = 0.9,
 ) -> dict:
     """The fields of what is joined to a turn, by name; as those of `turn`."""
     return {
@@ -58,6 +60,7 @@ def pipeline(
         'max_examples': max_examples,
         'balance': balance,
         'earlier': earlier,
+        'max_unread': max_unread,
     }
 
 
@@ -72,6 +75,7 @@ def turn(
     max_examples: int | None = None,
     balance: float | None = None,
     earlier: int = 0,
+    max_unread: float = 0.9,
 ) -> dict:
     """The fields of a turn in a config, by name. `join` and `rehearsal` are taken out before.
 
@@ -81,6 +85,8 @@ def turn(
       max_examples: then trains on a random subsample of this size, or None for all.
       earlier: also trains on the examples of so many rounds before this one, as they were made
         then; -1 for all rounds, 0 for none. The reference is that of this turn for all.
+      max_unread: stops the run after its first samples, or first verdicts, if more than this share
+        of them says nothing: they were cut, have no conclusion, or cannot be read. 1.0: never.
     """
     made = pipeline(
         prompts=prompts,
@@ -90,6 +96,7 @@ def turn(
         max_examples=max_examples,
         balance=balance,
         earlier=earlier,
+        max_unread=max_unread,
     )
     return made | {'loss': loss, 'train': train}
 

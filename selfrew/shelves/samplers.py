@@ -8,6 +8,7 @@ import math
 import numpy as np
 
 from selfrew.engine import generate
+from selfrew.engine.generate import early_stop
 from selfrew.tasks import verdicts
 from selfrew.types import Response, Rollout
 
@@ -59,11 +60,24 @@ def sample(
         min_p=min_p,
         stop=stop,
         slots=slots,
+        checks=_unread_check(fitting, n),
     )
     return [
         Rollout(prompt, tuple(responses[i * n : (i + 1) * n]))
         for i, (prompt, _) in enumerate(fitting)
     ]
+
+
+def _unread_check(fitting: list, n: int) -> list:
+    """A check of the first samples, `n` of each (prompt, tokens), as the turn reads them."""
+    watch = early_stop.current()
+    if watch is None:
+        return []
+
+    def reason(i: int, response: Response) -> str | None:
+        return watch.reason(fitting[i // n][0], response)
+
+    return early_stop.unread_check('responses', len(fitting) * n, reason)
 
 
 def with_greedy(lm, params, prompts, key, *, sampler) -> list[Rollout]:

@@ -24,7 +24,8 @@ SHELVES = {
 # Public functions that no config names, by the module that defines them.
 HELPERS = {
     evals.__name__: {'wilson', 'missing_votes', 'judge_metrics'},
-    f'{scorers.__name__}.rules': {'correctness'},
+    scorers.__name__: {'unread_reason'},
+    f'{scorers.__name__}.rules': {'correctness', 'says_nothing'},
     f'{scorers.__name__}.expected_scores': {'expected_scores'},
     f'{prompts.__name__}.novelty': {
         'words',

@@ -1,7 +1,7 @@
 """The sampling engine: a scheduler puts requests into slots and refills them as samples end.
 
-Import from it: generate, request_keys; journal (imported whole); for the planner also memory_plan,
-programs, scheduler.
+Import from it: generate, request_keys; journal and early_stop (imported whole); for the planner
+also memory_plan, programs, scheduler.
 It imports: types, mesh, models.
 
 A result depends on its request's prompt, key and options, and on the parameters. For given cache

@@ -11,14 +11,21 @@ from selfrew.engine.generate import memory_plan, programs
 empty_pool = functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))(programs.empty_cache)
 
 
-def group_by_prompt(requests) -> list[tuple[tuple, list[int]]]:
+def group_by_prompt(requests, first=()) -> list[tuple[tuple, list[int]]]:
     """(Prompt, indices of its requests) of each distinct prompt, the longest first: prompts of
     similar length are prefilled together.
+
+    first: numbers of requests. The prompts of the first so many requests come before all others.
     """
     groups = collections.defaultdict(list)
     for i, request in enumerate(requests):
         groups[request.prompt].append(i)
-    return sorted(groups.items(), key=lambda group: -len(group[0]))
+
+    def order(group) -> tuple[int, int]:
+        prompt, members = group
+        return sum(members[0] >= count for count in first), -len(prompt)
+
+    return sorted(groups.items(), key=order)
 
 
 def make_prefix_cache(lm, params, tokens):

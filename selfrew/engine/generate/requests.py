@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from selfrew.engine.generate import journal, memory_plan
+from selfrew.engine.generate import early_stop, journal, memory_plan
 from selfrew.engine.generate.options import Request, options_per_request
 from selfrew.engine.generate.scheduler import Scheduler
 from selfrew.mesh import processes
@@ -48,6 +48,7 @@ def generate(
     ends=None,
     slots: int | None = None,
     title: str = 'sample',
+    checks=(),
 ) -> list[Response]:
     """One response for each request, in the order of the requests.
 
@@ -62,10 +63,11 @@ def generate(
       slots: samples made at the same time, at most; None: see memory_plan.default_slots. Another
         number changes speed and memory, and results up to rounding only, see the package.
       title: of the progress bar.
-    All but slots and title may be lists, with a value for each request (for stop and ends: a
-    tuple). Inside `journal.recording`, responses are recorded as they come and not made again.
+      checks: of the first responses, see early_stop.
+    All but the last three may be lists, with a value for each request (for stop and ends: a tuple).
+    Inside `journal.recording`, responses are recorded as they come and not made again.
     Raises ValueError where a prompt and max_tokens exceed the model's context, an option is out of
-    range, or the cache does not fit.
+    range, or the cache does not fit; StopEarly if a check finds a problem.
     """
     if slots is not None and slots < 1:
         raise ValueError(f'slots={slots}: want at least 1')
@@ -85,7 +87,7 @@ def generate(
     key_words = np.asarray(jax.random.key_data(keys))
     requests = [Request(*fields) for fields in zip(prompts, key_words, options)]
     _check_context(lm, requests)
-    return _make_responses(lm, params, requests, slots, title)
+    return _make_responses(lm, params, requests, slots, title, checks)
 
 
 def _check_context(lm, requests) -> None:
@@ -98,17 +100,18 @@ def _check_context(lm, requests) -> None:
             )
 
 
-def _make_responses(lm, params, requests, slots: int | None, title: str) -> list[Response]:
+def _make_responses(lm, params, requests, slots: int | None, title: str, checks) -> list[Response]:
     """A response for each request: from the current journal where it has it, else sampled."""
     plan, record = _memory_plan(lm, requests, slots), journal.current()
     names = [request.name() for request in requests] if record else []
     responses: list[Response | None] = [None] * len(requests)
     if record:
         responses = _recorded_responses(record, names)
-    missing = responses.count(None)
+    missing, pending = responses.count(None), _run_checks(checks, responses)
     if not missing:
         return cast(list[Response], responses)
-    scheduler = Scheduler(lm, params, plan, requests, responses.copy())
+    first = [check.count for check in checks]
+    scheduler = Scheduler(lm, params, plan, requests, responses.copy(), first)
     done = len(requests) - missing
     shown = {'desc': title, 'unit': 'sample', 'mininterval': 1.0}
     shown |= {'initial': done, 'disable': not processes.is_main()}
@@ -123,9 +126,22 @@ def _make_responses(lm, params, requests, slots: int | None, title: str) -> list
                     record.put(names[i], fields)
             if record:
                 record.flush()
+            pending = _run_checks(pending, responses)
             bar.update(len(finished))
             bar.set_postfix_str(f'{tokens / max(bar.format_dict["elapsed"], 1e-9):,.0f} tokens/s')
     return cast(list[Response], responses)
+
+
+def _run_checks(checks, responses) -> list:
+    """Runs the checks whose first responses are there; returns the others."""
+    pending = []
+    for check in checks:
+        first = responses[: check.count]
+        if None in first:
+            pending.append(check)
+        elif (problem := check.problem(first)) is not None:
+            raise early_stop.StopEarly(problem)
+    return pending
 
 
 def _memory_plan(lm, requests, slots: int | None) -> memory_plan.MemoryPlan:

@@ -41,8 +41,10 @@ class Scheduler:
     and not computed.
     """
 
-    def __init__(self, lm, params, plan: memory_plan.MemoryPlan, requests, recorded):
-        """recorded: each request's response where a journal has it, else None."""
+    def __init__(self, lm, params, plan: memory_plan.MemoryPlan, requests, recorded, first=()):
+        """recorded: each request's response where a journal has it, else None. first: see
+        prefill.group_by_prompt.
+        """
         self._plan, self._requests, self._recorded = plan, requests, recorded
         # [M] tokens of each prompt that are in its slot's pages
         self._lengths = np.array([len(r.prompt) - 1 - plan.prefix_tokens for r in requests])
@@ -55,7 +57,7 @@ class Scheduler:
             and plan.slots > SLOT_COUNTS[0]
             and plan.slots * self._step_flops * self._limits.max() >= MIN_FLOPS_SAVED
         )
-        groups = prefill.group_by_prompt(requests)
+        groups = prefill.group_by_prompt(requests, first)
         first = [i for _, members in groups for i in members][: plan.slots]
         tokens_S = np.zeros(plan.slots, np.int64)
         tokens_S[: len(first)] = self._lengths[first] + np.minimum(BURST, self._limits[first])

@@ -5,6 +5,8 @@ Import from it: the parts below; `scorers` is imported whole.
 It imports: types, mesh, models, tasks, engine.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from selfrew.shelves.scorers.judging import compare, judge
@@ -16,6 +18,7 @@ from selfrew.shelves.scorers.rules import (
     exact_answer,
     given,
     length,
+    says_nothing,
 )
 from selfrew.types import Judgement
 
@@ -31,7 +34,24 @@ __all__ = [
     'judge',
     'length',
     'reward_model',
+    'unread_reason',
 ]
+
+
+def unread_reason(scorer) -> Callable:
+    """(prompt, response) -> why a response says nothing to a bound scorer, or None.
+
+    One that reads answers, alone or in a composite, needs a conclusion; others need a response that
+    was not cut.
+    """
+    nested = scorer.keywords.get('scorers', ())
+    if any(part.func in (exact_answer, consistency) for part in (scorer, *nested)):
+        return says_nothing
+
+    def reason(prompt, response) -> str | None:
+        return None if response.finish == 'stop' else 'cut by max_tokens'
+
+    return reason
 
 
 def composite(lm, params, rollouts, key, *, scorers: tuple, weights: tuple) -> list[Judgement]:

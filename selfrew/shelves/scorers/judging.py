@@ -1,13 +1,17 @@
 """LLM as a judge: the model scores responses, or compares them, with its own parameters."""
 
+import collections
+import dataclasses
 import itertools
 import math
+from collections.abc import Callable
 
 from selfrew.engine import generate
+from selfrew.engine.generate import early_stop
 from selfrew.shelves.scorers.expected_scores import expected_scores
 from selfrew.tasks import templates
-from selfrew.tasks.verdicts import reading_of_score, reading_of_winner
-from selfrew.types import Judgement, user_prompt
+from selfrew.tasks.verdicts import Reading, reading_of_score, reading_of_winner
+from selfrew.types import Judgement, Response, user_prompt
 
 
 def judge(
@@ -45,24 +49,31 @@ def judge(
     Raises FileNotFoundError without the template, ValueError for an option out of range.
     """
     low, high = templates.score_range(template, low, high)
+
+    def read(verdict: Response) -> Reading:
+        return reading_of_score(verdict, low=low, high=high)
+
+    def score_rollout(rollout, verdicts) -> tuple:
+        votes = [[read(verdict).value for verdict in drawn] for drawn in verdicts]
+        return tuple(map(_mean_of_valid, votes))
+
     fields = [{'prompt': r.prompt.text, 'response': a.text} for r in rollouts for a in r.responses]
     names = [f'{r.prompt.id}/{i}' for r in rollouts for i in range(len(r.responses))]
     sampling = {'temperature': temperature, 'top_k': top_k, 'top_p': top_p, 'min_p': min_p}
     sampling |= {'max_tokens': max_tokens, 'slots': slots}
+    parts = _parts(rollouts, [len(rollout.responses) for rollout in rollouts])
+    checks = _Checks(read, parts, None if expected else score_rollout)
     prompts, verdicts = _sample_verdicts(
-        lm, params, key, template, fields, names, votes, **sampling
+        lm, params, key, template, fields, names, votes, checks, **sampling
     )
-    readings = [[reading_of_score(v, low=low, high=high) for v in drawn] for drawn in verdicts]
+    readings = [list(map(read, drawn)) for drawn in verdicts]
     scores = [[reading.value for reading in drawn] for drawn in readings]
     if expected:
         points = [str(point) for point in range(math.ceil(low), math.floor(high) + 1)]
         scores = _expected_votes(lm, params, prompts, verdicts, readings, points)
-    judgements, start = [], 0
-    for rollout in rollouts:
-        part = slice(start, start + len(rollout.responses))
-        judgements.append(_judgement(rollout, verdicts[part], scores[part], readings[part]))
-        start = part.stop
-    return judgements
+    return [
+        _judgement(rollout, verdicts[part], scores[part], readings[part]) for rollout, part in parts
+    ]
 
 
 def compare(
@@ -103,7 +114,18 @@ def compare(
             names.append(f'{rollout.prompt.id}/{i}/{j}')
     sampling = {'temperature': temperature, 'top_k': top_k, 'top_p': top_p, 'min_p': min_p}
     sampling |= {'max_tokens': max_tokens, 'slots': slots}
-    _, verdicts = _sample_verdicts(lm, params, key, template, fields, names, votes, **sampling)
+
+    def score_rollout(rollout, verdicts) -> tuple:
+        pairs = itertools.permutations(range(len(rollout.responses)), 2)
+        drawn_of = dict(zip([f'{rollout.prompt.id}/{i}/{j}' for i, j in pairs], verdicts))
+        readings_of = {name: list(map(reading_of_winner, v)) for name, v in drawn_of.items()}
+        return _share_of_wins(rollout, drawn_of, readings_of).scores
+
+    counts = [len(r.responses) * (len(r.responses) - 1) for r in rollouts]
+    checks = _Checks(reading_of_winner, _parts(rollouts, counts), score_rollout)
+    _, verdicts = _sample_verdicts(
+        lm, params, key, template, fields, names, votes, checks, **sampling
+    )
     verdicts_of = dict(zip(names, verdicts))
     readings_of = {name: list(map(reading_of_winner, v)) for name, v in verdicts_of.items()}
     return [_share_of_wins(rollout, verdicts_of, readings_of) for rollout in rollouts]
@@ -140,10 +162,59 @@ def _win(forward: float, backward: float) -> float:
     return forward if forward == backward else 0.5
 
 
-def _sample_verdicts(lm, params, key, template, fields, names, votes: int, **sampling):
+def _parts(rollouts, counts: list[int]) -> list:
+    """(rollout, the slice of its judge prompts) of each rollout that has so many of them."""
+    stops = list(itertools.accumulate(counts))
+    return [
+        (rollout, slice(stop - count, stop))
+        for rollout, count, stop in zip(rollouts, counts, stops)
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Checks:
+    """How the first verdicts of a turn are checked, see engine.generate.early_stop."""
+
+    read: Callable[[Response], Reading]
+    parts: list  # of `_parts`
+    score_rollout: Callable | None  # (rollout, the verdicts on each of its judge prompts) -> scores
+
+    def of_requests(self, requests: list[tuple[int, int]]) -> list:
+        """The checks where each request is (index of the judge prompt, number of the vote)."""
+
+        def reason(i: int, verdict: Response) -> str | None:
+            reading = self.read(verdict)
+            return reading.how if math.isnan(reading.value) else None
+
+        checks = early_stop.unread_check('verdicts', len(requests), reason)
+        score_rollout = self.score_rollout
+        if score_rollout is None:
+            return checks
+        requests_of = collections.defaultdict(list)
+        for i, (prompt, _) in enumerate(requests):
+            requests_of[prompt].append(i)
+        groups, rollout_of = [], {}
+        for rollout, part in self.parts:
+            group = [i for prompt in range(part.start, part.stop) for i in requests_of[prompt]]
+            if len(rollout.responses) > 1 and group:
+                rollout_of[group[0]] = rollout, part
+                groups.append(group)
+
+        def scores(group: list[int], verdicts: list[Response]) -> list[float]:
+            rollout, part = rollout_of[group[0]]
+            drawn_of = collections.defaultdict(list)
+            for i, verdict in zip(group, verdicts):
+                drawn_of[requests[i][0]].append(verdict)
+            drawn = [drawn_of[prompt] for prompt in range(part.start, part.stop)]
+            return [s for s in score_rollout(rollout, drawn) if not math.isnan(s)]
+
+        return checks + early_stop.ties_check(groups, scores)
+
+
+def _sample_verdicts(lm, params, key, template, fields, names, votes: int, checks, **sampling):
     """(tokens of the judge prompt, its verdicts) of each dict of template fields, as two lists.
 
-    A judge prompt that does not fit into the context gets no verdicts.
+    A judge prompt that does not fit into the context gets no verdicts. `checks` is a `_Checks`.
     """
     if votes < 1:
         raise ValueError(f'votes={votes}: want at least 1')
@@ -157,7 +228,9 @@ def _sample_verdicts(lm, params, key, template, fields, names, votes: int, **sam
     ids = [f'judge/{names[i]}' for i, _ in requests]
     keys = generate.request_keys(key, ids, [vote for _, vote in requests])
     tokens = [prompts[i] for i, _ in requests]
-    responses = generate.generate(lm, params, tokens, keys, title='judge', **sampling)
+    responses = generate.generate(
+        lm, params, tokens, keys, title='judge', checks=checks.of_requests(requests), **sampling
+    )
     verdicts = [[] for _ in prompts]
     for (i, _), verdict in zip(requests, responses):
         verdicts[i].append(verdict)

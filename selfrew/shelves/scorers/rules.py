@@ -48,6 +48,16 @@ def exact_answer(lm, params, rollouts, key) -> list[Judgement]:
     return _score_each(rollouts, correctness)
 
 
+def says_nothing(prompt, response) -> str | None:
+    """Why a response has no conclusion that `exact_answer` or `consistency` could read; or None."""
+    if response.finish != 'stop':
+        return 'cut by max_tokens'
+    if 'judged' in prompt.meta:
+        low, high = prompt.meta['points']
+        return 'no score' if math.isnan(verdicts.score(response, low=low, high=high)) else None
+    return 'no conclusion' if tasks.conclusion(prompt, response) is None else None
+
+
 def correctness(prompt, response) -> float:
     """1, 0 or nan, see `exact_answer`."""
     return math.nan if prompt.answer is None else float(tasks.is_right(prompt, response))

@@ -83,8 +83,8 @@ def test_a_long_prompt_does_not_stall_the_slots(monkeypatch):
         sizes = {'prefill_chunk': 16, 'prefill_rows': 1, 'prefill_columns': 128}
         return dataclasses.replace(plan(*args, **kwargs), **sizes)
 
-    def shortest_first(requests):
-        return group_by_prompt(requests)[::-1]
+    def shortest_first(requests, first):
+        return group_by_prompt(requests, first)[::-1]
 
     def record_calls(name, program):
         def recorded(*args):
