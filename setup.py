@@ -48,7 +48,8 @@ setup(
         'transformers>=5.0',
     ],
     extras_require={
-        'test': ['pytest>=8.4', 'pytest-xdist>=3.6'],
+        'test': ['pytest>=8.4', 'pytest-xdist>=3.6', 'gguf>=0.17'],
+        'gguf': ['gguf>=0.17'],  # reads models of llama.cpp, model.folder=x.gguf
         # Exact versions: another formatter formats otherwise.
         'dev': ['ruff==0.17.6', 'basedpyright==1.40.2', 'pre-commit>=4.0'],
         # The tests against transformers. On a machine without a GPU take torch's CPU build.

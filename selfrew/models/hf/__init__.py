@@ -1,4 +1,6 @@
-"""Reads and writes Hugging Face folders: config.json and safetensors, without torch.
+"""Reads and writes Hugging Face folders, config.json and safetensors, and reads GGUF files.
+
+All without torch.
 
 Import from it: the functions below; `hf` is imported whole.
 It imports: nothing of selfrew. Modules of its own package aside.
@@ -11,12 +13,18 @@ from selfrew.models.hf.config import (
     read_fields,
 )
 from selfrew.models.hf.families import FAMILIES
+from selfrew.models.hf.gguf_config import gguf_stop_tokens
+from selfrew.models.hf.gguf_file import is_gguf
+from selfrew.models.hf.gguf_tokenizer import gguf_tokenizer
 from selfrew.models.hf.reader import read_params
 from selfrew.models.hf.writer import write, write_json
 
 __all__ = [
     'FAMILIES',
     'config_of',
+    'gguf_stop_tokens',
+    'gguf_tokenizer',
+    'is_gguf',
     'llama_fields',
     'read_config',
     'read_fields',
