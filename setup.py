@@ -52,8 +52,9 @@ setup(
         'gguf': ['gguf>=0.17'],  # reads models of llama.cpp, model.folder=x.gguf
         # Exact versions: another formatter formats otherwise.
         'dev': ['ruff==0.17.6', 'basedpyright==1.40.2', 'pre-commit>=4.0'],
-        # The tests against transformers. On a machine without a GPU take torch's CPU build.
-        'parity': ['torch>=2.6'],
+        # The tests against transformers, which needs accelerate to read GGUF files. On a machine
+        # without a GPU take torch's CPU build.
+        'parity': ['torch>=2.6', 'accelerate>=1.1'],
         'tf': ['tensorflow-cpu>=2.18'],  # for a part of the tensorflow-datasets catalogue
         'tpu': ['jax[tpu]>=0.9.0'],
         'plan': ['libtpu>=0.0.51'],  # a TPU compiler, for selfrew.plan on a machine without a TPU

@@ -79,7 +79,8 @@ class Lm:
 def resolve_folder(folder: str) -> str:
     """The local folder of a path, of 'tiny' (the base that ships) or of a hub name, downloading it.
 
-    The path of a GGUF file is that of a folder here and in what takes a folder. Raises FileNotFoundError where there is none.
+    The path of a GGUF file stands for a folder, here and in whatever takes a folder. Raises
+    FileNotFoundError where there is none.
     """
     if folder == 'tiny':
         return TINY
@@ -129,7 +130,7 @@ def load(
     lora_alpha: float = 16.0,
     shape: dict[str, Any] | None = None,
 ) -> tuple[Lm, dict]:
-    """(lm, params) of a Hugging Face folder, a GGUF file, a hub name or 'tiny', the base that ships.
+    """(lm, params) of a Hugging Face folder, a GGUF file, a hub name or 'tiny', the shipped base.
 
     Args:
       folder: of a family in hf.FAMILIES. shape: its config.json as a preset states it; the folder's

@@ -16,10 +16,8 @@ SUFFIX = '.gguf'
 MAGIC, VERSIONS = b'GGUF', (2, 3)
 ALIGNMENT = 32  # of the tensors, in bytes, where the metadata says nothing else
 # Code of a type of metadata -> its NumPy type.
-NUMBERS = {
-    **{0: 'u1', 1: 'i1', 2: '<u2', 3: '<i2', 4: '<u4', 5: '<i4'},
-    **{6: '<f4', 7: '?', 10: '<u8', 11: '<i8', 12: '<f8'},
-}
+NUMBERS: dict[int, str] = dict(enumerate(('u1', 'i1', '<u2', '<i2', '<u4', '<i4', '<f4', '?')))
+NUMBERS |= {10: '<u8', 11: '<i8', 12: '<f8'}
 STRING, ARRAY = 8, 9
 SPLIT_NAME = re.compile(r'-\d{5}-of-(?!00001)\d{5}\.gguf$')
 

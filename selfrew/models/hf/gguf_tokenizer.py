@@ -43,7 +43,8 @@ PATTERNS = {
     **dict.fromkeys(('gpt-2', 'olmo', 'smollm'), GPT2),
     **dict.fromkeys(('llama3', 'llama-v3', 'llama-bpe', 'falcon3', 'dbrx', 'smaug-bpe'), LLAMA3),
     **dict.fromkeys(('qwen2', 'deepseek-r1-qwen', 'megrez'), QWEN2),
-    **{'tekken': TEKKEN, 'gpt-4o': GPT4O},
+    'tekken': TEKKEN,
+    'gpt-4o': GPT4O,
 }
 SINGLE_DIGITS = {'smollm'}  # each digit is cut off first
 COMPOSED = {'qwen2'}  # text is brought into the form NFC first
