@@ -17,7 +17,7 @@ from selfrew.models import decoder, hf, language_model, text
 from selfrew.types import Prompt
 
 pytest.importorskip('gguf')
-import gguf_files  # noqa: E402 — needs gguf
+import gguf_files
 
 TEXTS = [
     "It's 3.14159 or 12345678, isn't it?",
@@ -130,8 +130,7 @@ def test_a_sentencepiece_vocabulary_encodes_as_in_transformers(tmp_path, archite
         tokens = tokenizer.encode(words, add_special_tokens=False)
         assert tokens == theirs.encode(words, add_special_tokens=False), words
         assert tokenizer.encode(words) == theirs.encode(words), words
-        if '<s>' not in words:
-            assert tokenizer.decode(tokens) == words
+        assert tokenizer.decode(tokens) == theirs.decode(tokens), words
 
 
 def test_a_vocabulary_without_a_space_in_front_adds_none(tmp_path):
@@ -220,19 +219,19 @@ def test_a_file_without_a_chat_template_is_refused_and_takes_one(tmp_path):
 
 @pytest.mark.slow
 def test_a_real_file_is_the_folder_of_the_same_numbers(tmp_path):
-    """SmolLM2: its folder's numbers are those of the quantised file, made by a reader of its own."""
+    """The folder has the numbers of the quantised file, read by a program of its own."""
     model = smollm2_or_skip()
     lm, params = language_model.load(folder=model.gguf)
     expected_lm, expected = language_model.load(folder=model.folder)
     assert lm.config == expected_lm.config
     _assert_equal(params, expected)
-    _assert_equal_text(lm.text, expected_lm.text)
+    _assert_equal_text(lm.text, expected_lm.text, f'{model.folder}/tokenizer.json')
 
     export.save(str(tmp_path / 'out'), lm, params)
     again_lm, again = language_model.load(folder=str(tmp_path / 'out'))
     assert again_lm.config == lm.config
     _assert_equal(again, params)
-    _assert_equal_text(again_lm.text, lm.text)
+    _assert_equal_text(again_lm.text, lm.text, str(tmp_path / 'out' / 'tokenizer.json'))
     generation = json.loads((tmp_path / 'out' / 'generation_config.json').read_text())
     assert generation == {'bos_token_id': 1, 'eos_token_id': [2], 'pad_token_id': 2}
 
@@ -242,11 +241,13 @@ def _assert_equal(params, expected):
         assert np.array_equal(x, y), path
 
 
-def _assert_equal_text(format, expected):
+def _assert_equal_text(format, expected, tokenizer_json):
     for name in ('bos', 'eos', 'pad', 'stop_tokens'):
         assert getattr(format, name) == getattr(expected, name)
+    # A GPT2Tokenizer of transformers 5 cuts by rules of its own, and not by those of the file.
+    stated = tokenizers.Tokenizer.from_file(tokenizer_json)
     for words in TEXTS:
-        assert format.encode(words) == expected.encode(words)
+        assert format.encode(words) == stated.encode(words, add_special_tokens=False).ids
     assert format.prompt_text(Prompt('a', CHAT)) == expected.prompt_text(Prompt('a', CHAT))
     assert format.prompt_tokens(Prompt('a', CHAT)) == expected.prompt_tokens(Prompt('a', CHAT))
 
