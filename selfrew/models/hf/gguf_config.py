@@ -21,7 +21,7 @@ ARCHITECTURES = {
 SCALED_BY_WIDTH = {'Gemma2': 46, 'Gemma3': 62}
 LLAMA3_FACTORS = 'rope_freqs.weight'
 LONG_FACTORS, SHORT_FACTORS = 'rope_factors_long.weight', 'rope_factors_short.weight'
-TOKENS = {'bos': 'bos', 'eos': 'eos', 'pad': 'padding'}
+TOKENS = {'bos': 'bos', 'eos': 'eos', 'pad': 'padding'}  # in config.json -> in the file
 # Keys that say nothing of the forward pass, or nothing that the tensors do not say.
 IGNORED = {'vocab_size', 'tensor_data_layout', 'rope.scaling.finetuned', 'attention.value_length'}
 
@@ -128,8 +128,8 @@ def gguf_fields(path: str) -> dict:
     if family in ('Gemma2', 'Gemma3'):
         fields |= _gemma_fields(keys, family, fields)
     keys.refuse_unread()
-    for name, stored_name in TOKENS.items():
-        fields[f'{name}_token_id'] = file.get(f'tokenizer.ggml.{stored_name}_token_id')
+    for name, role in TOKENS.items():
+        fields[f'{name}_token_id'] = file.special_token(role)
     known = {name: value for name, value in fields.items() if value is not None}
     return {'architectures': [f'{family}ForCausalLM'], **known}
 
@@ -239,5 +239,5 @@ def _longrope_fields(file: GgufFile, keys: _Keys) -> dict:
 def gguf_stop_tokens(path: str) -> set[int]:
     """The tokens that end a text (EOS) and a turn (EOT), where the file has them."""
     file = open_file(path)
-    keys = (f'tokenizer.ggml.{name}_token_id' for name in ('eos', 'eot'))
-    return {file.get(key) for key in keys} - {None}
+    tokens = file.special_token('eos'), file.special_token('eot')
+    return {token for token in tokens if token is not None}

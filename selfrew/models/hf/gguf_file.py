@@ -53,7 +53,13 @@ class GgufFile:
             raise ValueError(f'{self.path}: the metadata has no {key}')
         return self.metadata[key]
 
-    def read(self, name: str, rows=slice(None)) -> np.ndarray:
+    def special_token(self, role: str) -> int | None:
+        """The token of a role (bos, eos, eot, unknown, padding); None where it has none."""
+        token = self.get(f'tokenizer.ggml.{role}_token_id')
+        tokens = self.get('tokenizer.ggml.tokens', ())
+        return token if token is not None and 0 <= token < len(tokens) else None
+
+    def read(self, name: str, rows: slice | np.ndarray = slice(None)) -> np.ndarray:
         """A tensor's rows of this index, in float32. Of a tensor of one axis: all of it."""
         import gguf  # noqa: PLC0415 — an extra
 

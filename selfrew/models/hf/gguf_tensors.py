@@ -5,7 +5,7 @@ import re
 import numpy as np
 
 from selfrew.models.hf.families import FAMILIES
-from selfrew.models.hf.gguf_config import architecture_of, rope_tensors
+from selfrew.models.hf.gguf_config import architecture_of, gguf_fields, rope_tensors
 from selfrew.models.hf.gguf_file import open_file
 from selfrew.models.hf.tensors import BLOCK, NORMS, OUTER
 
@@ -45,10 +45,13 @@ class GgufCheckpoint:
     def __init__(self, path: str):
         self.folder = path
         self._file = open_file(path)
-        architecture, self._family, _ = architecture_of(self._file)
-        heads = self._file.require(f'{architecture}.attention.head_count')
-        kv_heads = self._file.get(f'{architecture}.attention.head_count_kv', heads)
-        self._heads = {'.attn_q.weight': heads, '.attn_k.weight': kv_heads}
+        _, self._family, _ = architecture_of(self._file)
+        fields = gguf_fields(path)
+        # Parameter whose rows are reordered -> its heads.
+        self._reordered = {}
+        if self._family == 'Llama':
+            heads, kv_heads = fields['num_attention_heads'], fields['num_key_value_heads']
+            self._reordered = {'q': heads, 'k': kv_heads}
         tensors = _tensors(self._family)
         skipped = rope_tensors(self._family)
         # A tensor that has no name in a folder keeps its own.
@@ -80,9 +83,9 @@ class GgufCheckpoint:
             values = self._file.read(name)[rows]
             is_offset = FAMILIES[self._family].get('unit_offset') and name.endswith('norm.weight')
             return values - np.float32(1.0) if is_offset else values
-        heads = self._heads.get(name.partition('.attn_')[1] and name[name.index('.attn_') :])
-        if self._family == 'Llama' and heads:
-            return self._file.read(name, _rows_by_half(self.shape(tensor)[0], heads)[rows])
+        for parameter, heads in self._reordered.items():
+            if tensor.endswith(BLOCK[parameter]):
+                return self._file.read(name, _rows_by_half(self.shape(tensor)[0], heads)[rows])
         return self._file.read(name, rows)
 
 

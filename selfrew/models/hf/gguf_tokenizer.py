@@ -22,6 +22,7 @@ from selfrew.models.hf.gguf_file import GgufFile, open_file
 
 NORMAL, CONTROL, USER_DEFINED = 1, 3, 4  # types of tokens
 SPACE = '▁'  # stands for a space in a SentencePiece vocabulary
+# What transformers calls a special token -> its role in the file.
 ROLES = {'bos': 'bos', 'eos': 'eos', 'unk': 'unknown', 'pad': 'padding'}
 _CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _WORD = r'[^\r\n\p{L}\p{N}]?\p{L}+'
@@ -71,12 +72,12 @@ def gguf_tokenizer(path: str) -> Any:
         raise ValueError(
             f'{path}: a vocabulary of kind {kind!r} is not supported; supported: gpt2, llama'
         )
-    tokenizer.add_special_tokens(_added(tokens, types, CONTROL))
-    tokenizer.add_tokens(_added(tokens, types, USER_DEFINED))
+    tokenizer.add_special_tokens(_added(tokenizer, tokens, types, CONTROL))
+    tokenizer.add_tokens(_added(tokenizer, tokens, types, USER_DEFINED))
     special = {}
-    for role, name in ROLES.items():
-        token = file.get(f'tokenizer.ggml.{name}_token_id')
-        special[f'{role}_token'] = None if token is None else tokens[token]
+    for name, role in ROLES.items():
+        token = file.special_token(role)
+        special[f'{name}_token'] = None if token is None else tokens[token]
     _frame(tokenizer, file, special)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -86,12 +87,14 @@ def gguf_tokenizer(path: str) -> Any:
     )
 
 
-def _added(tokens: list[str], types: list[int], kind: int) -> list[AddedToken]:
-    """The tokens of this type, each found whole in a text."""
+def _added(
+    tokenizer: Tokenizer, tokens: list[str], types: list[int], kind: int
+) -> list[AddedToken]:
+    """The tokens of this type, which are found whole in a text; Gemma's runs of spaces are not."""
     return [
         AddedToken(token, normalized=False, special=kind == CONTROL)
         for token, token_type in zip(tokens, types, strict=True)
-        if token_type == kind
+        if token_type == kind and tokenizer.token_to_id(token) is not None
     ]
 
 
@@ -114,7 +117,9 @@ def _byte_level(file: GgufFile, tokens: list[str]) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=pre in WHOLE_WORDS))
     if pre in COMPOSED:
         tokenizer.normalizer = normalizers.NFC()
-    steps = [pre_tokenizers.Digits(individual_digits=True)] if pre in SINGLE_DIGITS else []
+    steps: list[Any] = []
+    if pre in SINGLE_DIGITS:
+        steps.append(pre_tokenizers.Digits(individual_digits=True))
     if (pattern := PATTERNS[pre]) is not None:
         steps.append(pre_tokenizers.Split(Regex(pattern), behavior='isolated'))
     steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pattern is GPT2))
@@ -130,7 +135,7 @@ def _pair(merge: str) -> tuple[str, str]:
 
 def _sentencepiece(file: GgufFile, tokens: list[str], types: list[int]) -> Tokenizer:
     """BPE as SentencePiece has it: `▁` for a space, and bytes for what the vocabulary lacks."""
-    architecture, family, _ = architecture_of(file)
+    _, family, _ = architecture_of(file)
     is_gemma = family in ('Gemma2', 'Gemma3')
     if is_gemma:  # its runs of spaces are stored as such
         tokens = [SPACE * len(token) if set(token) == {' '} else token for token in tokens]
@@ -139,7 +144,7 @@ def _sentencepiece(file: GgufFile, tokens: list[str], types: list[int]) -> Token
         scores = file.require('tokenizer.ggml.scores')
     merges = file.get('tokenizer.ggml.merges')
     pairs = _derived_merges(tokens, types, scores) if merges is None else map(_pair, merges)
-    unknown = file.get('tokenizer.ggml.unknown_token_id')
+    unknown = file.special_token('unknown')
     tokenizer = Tokenizer(
         models.BPE(
             {token: i for i, token in enumerate(tokens)},
