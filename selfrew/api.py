@@ -158,7 +158,7 @@ class Lm(language_model.Lm):
 
 
 def load(folder: str, *, mesh: dict | None = None, **options):
-    """(lm, params) of a Hugging Face folder, a hub name, or 'tiny', the model in this package.
+    """(lm, params) of a Hugging Face folder, a GGUF file, a hub name, or 'tiny', the model shipped.
 
     Args:
       mesh: {'data': …, 'fsdp': …, 'tensor': …}, each 1 by default; None: all devices along fsdp.

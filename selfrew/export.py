@@ -67,7 +67,7 @@ def save(
             hf.write_adapters(partial, base, lm.config, params, is_fused=is_fused)
         else:
             _write_merged(partial, lm, params, fields, dtype, shard_bytes)
-        hf.copy_tokenizer(lm.folder, partial, lm.text.template)
+        hf.write_tokenizer(lm.folder, partial, lm.text.tokenizer, lm.text.template)
         text = card or model_card.card(lm.folder, adapters=adapters)
         with open(os.path.join(partial, 'README.md'), 'w', encoding='utf-8') as file:
             file.write(text)

@@ -34,7 +34,7 @@ class Lm:
     text: text.Text
     mesh: jax.sharding.Mesh
     param_dtype: str = 'float32'  # of the stored parameters; adapters are float32
-    folder: str | None = None  # the folder it was loaded from
+    folder: str | None = None  # the folder or GGUF file that it was loaded from
     cache: str | None = None  # dtype of the KV cache; None: that of the compute
     cache_gib: float | None = None  # GiB of each device that the KV cache may take; None: see load
     adapter: str | None = None  # the PEFT folder that its adapters came from
@@ -87,16 +87,17 @@ class Lm:
 def resolve_folder(folder: str) -> str:
     """The local folder of a path, of 'tiny' (the base that ships) or of a hub name, downloading it.
 
-    Raises FileNotFoundError where there is none.
+    The path of a GGUF file stands for a folder, here and in whatever takes a folder. Raises
+    FileNotFoundError where there is none.
     """
     if folder == 'tiny':
         return TINY
-    if os.path.isdir(folder):
+    if os.path.isdir(folder) or (hf.is_gguf(folder) and os.path.isfile(folder)):
         return folder
-    if not re.fullmatch(r'[\w.-]+/[\w.-]+', folder):
+    if hf.is_gguf(folder) or not re.fullmatch(r'[\w.-]+/[\w.-]+', folder):
         raise FileNotFoundError(
-            f'no model folder {folder!r}; give a Hugging Face folder, a hub name such as '
-            f'"Qwen/Qwen2.5-0.5B-Instruct", or "tiny"'
+            f'no model folder {folder!r}; give a Hugging Face folder, a GGUF file, a hub name such '
+            f'as "Qwen/Qwen2.5-0.5B-Instruct", or "tiny"'
         )
     try:
         return huggingface_hub.snapshot_download(
@@ -147,8 +148,8 @@ def describe(
     adapter: str | None = None,
     shape: dict[str, Any] | None = None,
 ) -> Lm:
-    """The model of a Hugging Face folder, a hub name or 'tiny', the base that ships, without its
-    parameters.
+    """The model of a Hugging Face folder, a GGUF file, a hub name or 'tiny', the base that ships,
+    without its parameters.
 
     Args:
       folder: of a family in hf.FAMILIES. shape: its config.json as a preset states it; the folder's

@@ -338,6 +338,8 @@ def _load_tokenizer(folder: str) -> Any:
     os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
     from transformers import AutoTokenizer  # noqa: PLC0415 — takes five seconds to import
 
+    if hf.is_gguf(folder):
+        return hf.gguf_tokenizer(folder)
     found = [name for name in VOCABULARIES if os.path.exists(os.path.join(folder, name))]
     if not found:
         raise ValueError(
@@ -368,7 +370,12 @@ def _read_template(template: str, shipped: list[str]) -> str:
 
 
 def _config_eos_tokens(folder: str) -> set[int]:
-    """The EOS tokens of generation_config.json and config.json, each a token or a list."""
+    """The EOS tokens of generation_config.json and config.json, each a token or a list.
+
+    Of a GGUF file, the tokens that end a text and a turn.
+    """
+    if hf.is_gguf(folder):
+        return hf.gguf_stop_tokens(folder)
     tokens = set()
     for name in ('generation_config.json', 'config.json'):
         eos = hf.read_optional(folder, name).get('eos_token_id')

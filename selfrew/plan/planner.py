@@ -70,7 +70,7 @@ def build_lm(config: dict, devices) -> language_model.Lm:
     shape, folder, max_length = fields['shape'], fields['folder'], fields['max_length']
     if shape:
         model_config = hf.config_of(shape, 'model.shape', max_length)
-    elif folder == 'tiny' or os.path.isdir(folder):
+    elif folder == 'tiny' or os.path.exists(folder):
         model_config = hf.read_config(language_model.resolve_folder(folder), max_length)
     else:
         raise ValueError(

@@ -1,4 +1,6 @@
-"""Reads and writes Hugging Face folders: config.json and safetensors, without torch.
+"""Reads and writes Hugging Face folders, config.json and safetensors, and reads GGUF files.
+
+All without torch.
 
 Import from it: the functions below; `hf` is imported whole.
 It imports: nothing of selfrew. Modules of its own package aside.
@@ -13,14 +15,19 @@ from selfrew.models.hf.config import (
     read_optional,
 )
 from selfrew.models.hf.families import FAMILIES
+from selfrew.models.hf.gguf_config import gguf_stop_tokens
+from selfrew.models.hf.gguf_file import is_gguf
+from selfrew.models.hf.gguf_tokenizer import gguf_tokenizer
 from selfrew.models.hf.reader import param_loaders, read_params
-from selfrew.models.hf.tokenizer_files import copy_tokenizer
+from selfrew.models.hf.tokenizer_files import write_tokenizer
 from selfrew.models.hf.writer import set_usual_mode, write, write_json
 
 __all__ = [
     'FAMILIES',
     'config_of',
-    'copy_tokenizer',
+    'gguf_stop_tokens',
+    'gguf_tokenizer',
+    'is_gguf',
     'llama_fields',
     'param_loaders',
     'read_adapter_config',
@@ -33,4 +40,5 @@ __all__ = [
     'write',
     'write_adapters',
     'write_json',
+    'write_tokenizer',
 ]

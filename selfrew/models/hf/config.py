@@ -24,6 +24,8 @@ from selfrew.models.hf.families import (
     ROPE_TYPES,
     WINDOWED,
 )
+from selfrew.models.hf.gguf_config import gguf_fields
+from selfrew.models.hf.gguf_file import is_gguf
 
 
 class _Fields:
@@ -325,7 +327,12 @@ def _check_longrope(config: ModelConfig, source: str) -> None:
 
 
 def read_fields(folder: str) -> dict:
-    """The content of a folder's config.json. ValueError where it is missing or not JSON."""
+    """The content of a folder's config.json, or of the one that belongs to a GGUF file.
+
+    ValueError where it is missing or not JSON; of a GGUF file, as `gguf_fields` raises it.
+    """
+    if is_gguf(folder):
+        return gguf_fields(folder)
     path = os.path.join(folder, 'config.json')
     if not os.path.exists(path):
         hint = ''
@@ -350,8 +357,12 @@ def _read_object(path: str) -> dict:
 
 
 def read_config(folder: str, max_length: int | None = None) -> ModelConfig:
-    """The decoder's shape from a folder's config.json; raises as `read_fields` and `config_of`."""
-    return config_of(read_fields(folder), os.path.join(folder, 'config.json'), max_length)
+    """The decoder's shape from a folder's config.json or a GGUF file.
+
+    Raises as `read_fields` and `config_of` do.
+    """
+    source = folder if is_gguf(folder) else os.path.join(folder, 'config.json')
+    return config_of(read_fields(folder), source, max_length)
 
 
 def llama_fields(config: ModelConfig, *, bos: int, eos: int, pad: int) -> dict:

@@ -1,4 +1,4 @@
-"""Reads parameters from a folder's safetensors, tensor by tensor, straight onto their devices."""
+"""Reads parameters from safetensors or GGUF, tensor by tensor, straight onto their devices."""
 
 import functools
 import json
@@ -11,6 +11,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from safetensors import SafetensorError, safe_open
 
 from selfrew.models.config import ModelConfig
+from selfrew.models.hf.gguf_file import is_gguf
+from selfrew.models.hf.gguf_tensors import GgufCheckpoint
 from selfrew.models.hf.tensors import FUSED, OUTER, block_tensors
 from selfrew.models.lora import is_adapter
 
@@ -26,6 +28,7 @@ def read_params(folder: str, config: ModelConfig, shapes, shardings) -> dict:
     a time, and a process only the parts for its own devices.
 
     Args:
+      folder: or a GGUF file.
       shapes: shape and dtype of each parameter (see decoder.abstract_params). shardings: of each.
     Raises ValueError that names missing, extra or misshapen tensors, and files that are cut short
     or missing, before anything is put on a device.
@@ -39,7 +42,7 @@ def param_loaders(folder: str, config: ModelConfig, shapes, shardings) -> dict:
 
     Raises ValueError as `read_params` does.
     """
-    checkpoint = _Checkpoint(folder)
+    checkpoint = GgufCheckpoint(folder) if is_gguf(folder) else _Checkpoint(folder)
     is_fused = any(tensor.endswith(tuple(FUSED)) for tensor in checkpoint.paths)
     tensors = block_tensors(config, is_fused)
     block_shapes = {name: leaf for name, leaf in shapes['blocks'].items() if not is_adapter(name)}
@@ -60,6 +63,8 @@ def param_loaders(folder: str, config: ModelConfig, shapes, shardings) -> dict:
 class _Checkpoint:
     """The safetensors files of a folder, opened once; only the parts asked for are read."""
 
+    config_name = 'config.json'
+
     def __init__(self, folder: str):
         self.folder = folder
         self.paths = _tensor_paths(folder)
@@ -69,21 +74,8 @@ class _Checkpoint:
         """A tensor as a lazy slice of its file."""
         return self._files[self.paths[tensor]].get_slice(tensor)
 
-    def read_rows(self, tensor: str, first_row: int, shape, sharding):
-        """The rows of a tensor from `first_row` on, as a device array of this shape."""
 
-        def read_part(index):
-            start, stop = index[0].start or 0, index[0].stop
-            stop = shape[0] if stop is None else stop
-            rows = slice(first_row + start, first_row + stop)
-            values = np.ascontiguousarray(self.open_slice(tensor)[(rows, *index[1:])])
-            if not np.isfinite(values).all():
-                raise ValueError(
-                    f'{self.paths[tensor]}: the tensor {tensor} holds numbers that are not finite'
-                )
-            return values
-
-        return jax.make_array_from_callback(shape, sharding, read_part)
+Checkpoint = _Checkpoint | GgufCheckpoint
 
 
 def _tensor_paths(folder: str) -> dict[str, str]:
@@ -121,6 +113,23 @@ def _indexed_files(path: str) -> set[str]:
             raise ValueError(f'{path}: want a JSON object with weight_map') from None
 
 
+def _read_rows(checkpoint: Checkpoint, tensor: str, first_row: int, shape, sharding):
+    """The rows of a tensor from `first_row` on, as a device array of this shape."""
+
+    def read_part(index):
+        start, stop = index[0].start or 0, index[0].stop
+        stop = shape[0] if stop is None else stop
+        rows = slice(first_row + start, first_row + stop)
+        values = np.ascontiguousarray(checkpoint.open_slice(tensor)[(rows, *index[1:])])
+        if not np.isfinite(values).all():
+            raise ValueError(
+                f'{checkpoint.paths[tensor]}: the tensor {tensor} holds numbers that are not finite'
+            )
+        return values
+
+    return jax.make_array_from_callback(shape, sharding, read_part)
+
+
 def _expected_outer(shapes) -> dict[str, tuple[int, ...]]:
     """Tensor outside the blocks -> its shape, as stored."""
     return {
@@ -153,7 +162,7 @@ def _first_rows(block_shapes, tensors) -> dict[str, tuple[str, int]]:
     return first_rows
 
 
-def _check_tensors(checkpoint: _Checkpoint, expected: dict, *, is_tied: bool) -> None:
+def _check_tensors(checkpoint: Checkpoint, expected: dict, *, is_tied: bool) -> None:
     """ValueError naming the tensors that are missing, extra or of an unexpected shape."""
     wrong = [f'missing: {tensor}' for tensor in expected if tensor not in checkpoint.paths]
     for tensor, expected_shape in expected.items():
@@ -175,29 +184,29 @@ def _check_tensors(checkpoint: _Checkpoint, expected: dict, *, is_tied: bool) ->
     if wrong:
         listed, more = '; '.join(wrong[:MAX_LISTED]), len(wrong) - MAX_LISTED
         raise ValueError(
-            f'{checkpoint.folder}: the tensors do not match its config.json: {listed}'
+            f'{checkpoint.folder}: the tensors do not match its {checkpoint.config_name}: {listed}'
             + (f'; and {more} more' if more > 0 else '')
         )
 
 
-def _read_outer(checkpoint: _Checkpoint, name: str, leaf, sharding):
+def _read_outer(checkpoint: Checkpoint, name: str, leaf, sharding):
     """A parameter outside the blocks, on its devices."""
     if len(leaf.shape) != 2 or name == 'embed':
-        array = checkpoint.read_rows(OUTER[name], 0, leaf.shape, sharding)
+        array = _read_rows(checkpoint, OUTER[name], 0, leaf.shape, sharding)
         return _cast(array, False, leaf.dtype, sharding)
     stored = _transpose_sharding(sharding, 2)
-    array = checkpoint.read_rows(OUTER[name], 0, leaf.shape[::-1], stored)
+    array = _read_rows(checkpoint, OUTER[name], 0, leaf.shape[::-1], stored)
     return _cast(array, True, leaf.dtype, sharding)
 
 
-def _read_stack(checkpoint: _Checkpoint, tensor: str, first_row: int, leaf, sharding):
+def _read_stack(checkpoint: Checkpoint, tensor: str, first_row: int, leaf, sharding):
     """A parameter of the blocks, [layers, …], on its devices; `{}` in `tensor` is the layer."""
     zeros = functools.partial(jnp.zeros, leaf.shape, leaf.dtype)
     stack = jax.jit(zeros, out_shardings=sharding)()
     layer_sharding = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))
     stored = _transpose_sharding(layer_sharding, len(leaf.shape) - 1)
     for i in range(leaf.shape[0]):
-        layer = checkpoint.read_rows(tensor.format(i), first_row, leaf.shape[:0:-1], stored)
+        layer = _read_rows(checkpoint, tensor.format(i), first_row, leaf.shape[:0:-1], stored)
         stack = _set_layer(stack, layer, i, sharding)
         stack.block_until_ready()  # else the host runs ahead and holds several tensors
     return stack

@@ -1,9 +1,10 @@
-"""Copies a folder's tokenizer files, so that transformers 4 and 5 both load them."""
+"""Writes the tokenizer of a model that was loaded, so that transformers 4 and 5 both load them."""
 
 import json
 import os
 import shutil
 
+from selfrew.models.hf.gguf_file import is_gguf
 from selfrew.models.hf.writer import write_json
 
 CONFIG, TEMPLATE = 'tokenizer_config.json', 'chat_template.jinja'
@@ -22,15 +23,32 @@ FILES = (
 TEMPLATES = 'additional_chat_templates'  # a folder of templates by name
 
 
-def copy_tokenizer(source: str, folder: str, template: str | None = None) -> None:
-    """Copies the tokenizer files of the folder `source`, with its chat template, into `folder`.
+def write_tokenizer(source: str, folder: str, tokenizer, template: str | None = None) -> None:
+    """Writes the tokenizer of the model `source`, with its chat template, into `folder`.
 
-    Files are copied byte for byte. Only tokenizer_config.json is written anew, where it holds what
-    transformers 4 does not load, names code that is not in the folder, or repeats a template that
-    was replaced.
+    The files of a folder are copied byte for byte. Only tokenizer_config.json is written anew,
+    where it holds what transformers 4 does not load, names code that is not in the folder, or
+    repeats a template that was replaced. Of a GGUF file, `tokenizer` is saved.
 
     template: a chat template in place of the source's.
     """
+    if is_gguf(source):
+        tokenizer.save_pretrained(folder)
+        source, template = folder, None
+    else:
+        _copy_files(source, folder, template)
+    path = os.path.join(source, CONFIG)
+    if os.path.exists(path):
+        with open(path, encoding='utf-8') as file:
+            fields = json.load(file)
+        kept = _loadable(fields)
+        if template is not None:
+            kept.pop('chat_template', None)
+        if kept != fields:
+            write_json(folder, CONFIG, kept)
+
+
+def _copy_files(source: str, folder: str, template: str | None) -> None:
     names = [name for name in FILES if os.path.isfile(os.path.join(source, name))]
     for name in names:
         if template is None or name not in (TEMPLATE, 'chat_template.json'):
@@ -40,14 +58,6 @@ def copy_tokenizer(source: str, folder: str, template: str | None = None) -> Non
             file.write(template)
     elif os.path.isdir(os.path.join(source, TEMPLATES)):
         shutil.copytree(os.path.join(source, TEMPLATES), os.path.join(folder, TEMPLATES))
-    if CONFIG in names:
-        with open(os.path.join(source, CONFIG), encoding='utf-8') as file:
-            fields = json.load(file)
-        kept = _loadable(fields)
-        if template is not None:
-            kept.pop('chat_template', None)
-        if kept != fields:
-            write_json(folder, CONFIG, kept)
 
 
 def _loadable(fields: dict) -> dict:
