@@ -111,6 +111,7 @@ FIELD_RANGES = {
     'min_p': SHARE,
     'similarity': SHARE,
     'top_p': Range(0, 1, takes_least=False),
+    'heldout': Range(0, 1, takes_least=False, takes_most=False),
     **dict.fromkeys(
         (
             'n batch accumulate epochs max_steps row_length votes max_tokens rows slots count '
