@@ -60,12 +60,22 @@ class Lm:
         shardings = self.param_shardings()
         params = hf.read_params(self.folder, self.config, self.abstract_params(), shardings)
         if self.config.lora:
-            adapters = lora_adapters.init_adapters(self.abstract_params(), jax.random.key(0))
-            params['blocks'] |= {
-                name: processes.place(adapter, shardings['blocks'][name])
-                for name, adapter in adapters.items()
-            }
+            params['blocks'] |= self._fresh_adapters()
         return params
+
+    def base_of(self, params) -> dict:
+        """M_0 from the parameters of any round. With adapters these, but for fresh adapters, so
+        that there is no second copy; without, the folder's, read again.
+        """
+        if not self.config.lora:
+            return self.base_params()
+        return params | {'blocks': params['blocks'] | self._fresh_adapters()}
+
+    def _fresh_adapters(self) -> dict:
+        """Adapters of the blocks that change nothing yet, by name, on the mesh."""
+        adapters = lora_adapters.init_adapters(self.abstract_params(), jax.random.key(0))
+        shardings = self.param_shardings()['blocks']
+        return {name: processes.place(x, shardings[name]) for name, x in adapters.items()}
 
     def place_rows(self, tree):
         """Puts host arrays onto the mesh, their first axis sharded as rows."""
