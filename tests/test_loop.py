@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 
 from selfrew import export, loop
-from selfrew.engine import packing, train_state
+from selfrew.engine import packing, saved_models, train_state
 from selfrew.engine.generate import journal
 from selfrew.models import language_model
 from selfrew.run import binding, checkpoint, stage
 from selfrew.run.config import turns_of
 from selfrew.run.metrics_log import MetricsLog
-from selfrew.types import State, to_json
+from selfrew.shelves import samplers
+from selfrew.types import Judgement, State, from_json, to_json
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIGS = sorted(
@@ -318,6 +319,61 @@ def test_no_rounds_only_measure(tmp_path):
     _run(config, tmp_path)
     assert os.listdir(tmp_path / 'rounds') == ['00']
     assert [row['round'] for row in _json(tmp_path, 'summary.json')['rounds']] == [0]
+
+
+def _wins(opponent):
+    """An evaluation by length against another model."""
+    return {
+        'name': 'win_rate',
+        'prompts': {'name': 'task', 'tasks': ('rising',), 'n': 3, 'split': 'heldout'},
+        'sampler': {'name': 'sample', 'n': 1, 'temperature': 0.0, 'max_tokens': 12},
+        'scorer': {'name': 'length'},
+        'opponent': opponent,
+    }
+
+
+def test_any_two_models_are_compared_without_a_round(tmp_path):
+    config = _small(rounds=0, evals={'wins': _wins('tiny')}, round={})
+    table = _run(config, tmp_path)
+    (row,) = _json(tmp_path, 'summary.json')['rounds']
+    assert row['wins_low'] <= row['wins'] <= row['wins_high'] and row['wins_n'] == 3
+    assert row['wins_wins'] + row['wins_ties'] + row['wins_losses'] == pytest.approx(1.0)
+    assert 'wins' in table.splitlines()[0]
+    assert os.path.getsize(tmp_path / 'curve.png') > 0
+
+
+@pytest.mark.slow
+def test_a_run_is_an_opponent_by_its_last_state(tmp_path, uninterrupted_run):
+    folder, _ = uninterrupted_run
+    fields = {'round': {}, 'evals': {'wins': _wins(str(folder))}}
+    _run(_small(rounds=0, **fields), tmp_path)
+    with open(tmp_path / 'rounds' / '00' / 'eval_wins.jsonl') as file:
+        judgements = [from_json(Judgement, json.loads(line)) for line in file]
+    # Greedy, so that no draw matters.
+    lm, params, _ = export.load_turn(str(folder))
+    prompts = [judgement.rollout.prompt for judgement in judgements]
+    options = {'n': 1, 'temperature': 0.0, 'max_tokens': 12}
+    expected = samplers.sample(lm, params, prompts, jax.random.key(0), **options)
+    replies = [judgement.rollout.responses[1].tokens for judgement in judgements]
+    assert replies == [rollout.responses[0].tokens for rollout in expected]
+
+
+@pytest.mark.parametrize('opponent', ['nowhere', 'the workdir of no run'])
+def test_a_wrong_opponent_is_refused_before_anything_is_sampled(tmp_path, opponent):
+    if opponent != 'nowhere':
+        opponent = str(tmp_path / 'other')
+        os.makedirs(os.path.join(opponent, 'rounds'))
+    workdir = tmp_path / 'run'
+    with pytest.raises(ValueError, match='evals.wins .win_rate..opponent'):
+        _run(_small(rounds=0, evals={'wins': _wins(opponent)}), workdir)
+    assert not workdir.exists()
+
+
+def test_an_opponent_with_too_short_a_context_is_refused_at_start(tmp_path, monkeypatch):
+    monkeypatch.setattr(saved_models, 'context_length', lambda name: 12)
+    message = "evals.wins, the opponent 'tiny': sample: max_tokens=12 leaves no room"
+    with pytest.raises(ValueError, match=message):
+        _run(_small(rounds=0, evals={'wins': _wins('tiny')}), tmp_path / 'run')
 
 
 def test_a_turn_with_nothing_to_learn_from_says_so(tmp_path):
