@@ -21,6 +21,7 @@ from selfrew.run import binding, checkpoint, stage
 from selfrew.run.config import turns_of
 from selfrew.run.metrics_log import MetricsLog
 from selfrew.shelves import samplers
+from selfrew.shelves.evals import preferences
 from selfrew.types import Judgement, State, from_json, to_json
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -340,6 +341,23 @@ def test_any_two_models_are_compared_without_a_round(tmp_path):
     assert row['wins_wins'] + row['wins_ties'] + row['wins_losses'] == pytest.approx(1.0)
     assert 'wins' in table.splitlines()[0]
     assert os.path.getsize(tmp_path / 'curve.png') > 0
+
+
+@pytest.mark.slow
+def test_a_resumed_run_samples_its_opponent_anew_and_alike(tmp_path, monkeypatch):
+    judged = {'name': 'judge', 'template': 'check', 'votes': 1, 'max_tokens': 16}
+    sampler = {'name': 'sample', 'n': 2, 'temperature': 1.0, 'max_tokens': 12}
+    wins = _wins(None) | {'sampler': sampler, 'scorer': judged, 'judged_by': 'base'}
+    score = {k: v for k, v in wins.items() if k != 'opponent'} | {'name': 'mean_score'}
+    evals = {'wins': wins, 'score': score}
+    _run(_small(rounds=1, evals=evals), tmp_path / 'whole')
+    resumed = tmp_path / 'resumed'
+    for rounds in (0, 1):
+        monkeypatch.setattr(preferences, '_kept_replies', {})  # as in a new process
+        _run(_small(rounds=rounds, evals=evals), resumed)
+    assert _files(resumed) == _files(tmp_path / 'whole')
+    for row in _json(resumed, 'summary.json')['rounds']:
+        assert row['wins_n'] <= 3 and row['wins_no_verdict'] <= 1 and row['score_n'] <= 3
 
 
 @pytest.mark.slow

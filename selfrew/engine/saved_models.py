@@ -27,12 +27,16 @@ def check(name: str) -> None:
 
 
 def locate(name: str) -> str:
-    """The folder of a model's tensors: of a run, the last saved state.
+    """The folder of a model's tensors: of a run, the last saved state. Every process calls this.
 
     Raises FileNotFoundError without such a model, ValueError for a run without a state.
     """
     if not _is_run(name):
         return os.path.realpath(language_model.resolve_folder(name))
+    return processes.on_main(lambda: _last_state(name))
+
+
+def _last_state(name: str) -> str:
     manifests = glob.glob(os.path.join(glob.escape(name), 'rounds', '*', 'manifest.json'))
     # By folder: '02' comes before '02-rehearsal'.
     for folder in sorted(map(os.path.dirname, manifests), reverse=True):
@@ -67,7 +71,7 @@ def load(name: str, like: language_model.Lm) -> tuple[language_model.Lm, dict]:
         }
     lm, params = language_model.load(**fields, **like.mesh.shape)
     if _is_run(name):
-        params = _restored(lm, processes.on_main(lambda: locate(name)), params)
+        params = _restored(lm, locate(name), params)
     return lm, params
 
 
