@@ -19,7 +19,12 @@ def check(name: str) -> None:
     be seen without reading its tensors.
     """
     fields = _model_fields(name)
-    folder = language_model.resolve_folder(fields['folder'])
+    try:
+        folder = language_model.resolve_folder(fields['folder'])
+    except FileNotFoundError as problem:
+        where = f'the base of the run {name}: ' if _is_run(name) else ''
+        other = '' if _is_run(name) else '; or the folder of a run, with its rounds'
+        raise FileNotFoundError(f'{where}{problem}{other}') from None
     if hf.read_config(folder, fields.get('max_length')).scalar_head:
         raise ValueError(f'{name} has a scalar head: it is a reward model and writes no text')
     text.load(folder, fields.get('chat_template'), fold_system=fields.get('fold_system', False))

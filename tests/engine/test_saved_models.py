@@ -38,8 +38,11 @@ def test_of_a_run_the_last_state_is_loaded(tmp_path, tiny):
     stage.Folder(str(tmp_path), '03').mark_done('prompts', {})  # an unfinished turn
     saved_models.check(str(tmp_path))
     assert saved_models.locate(str(tmp_path)).endswith('02-rehearsal/state')
-    _, loaded = saved_models.load(str(tmp_path), lm)
-    _assert_equal(loaded, jax.tree.map(lambda x: x * 4.0, params))
+    sharded, _ = language_model.load(folder='tiny', fsdp=2)
+    for like in (lm, sharded):
+        other, loaded = saved_models.load(str(tmp_path), like)
+        assert other.mesh == like.mesh == loaded['embed'].sharding.mesh
+        _assert_equal(loaded, jax.tree.map(lambda x: x * 4.0, params))
 
 
 def test_of_a_run_with_adapters_these_are_loaded(tmp_path, tiny):
@@ -63,7 +66,9 @@ def test_a_folder_is_loaded_on_the_mesh_and_with_the_dtypes_of_the_other_model()
 
 
 def test_what_is_no_model_is_refused(tmp_path, tiny):
-    with pytest.raises(FileNotFoundError, match="no model folder 'nowhere'"):
+    with pytest.raises(
+        FileNotFoundError, match="no model folder 'nowhere'.*or the folder of a run"
+    ):
         saved_models.check('nowhere')
     (tmp_path / 'rounds').mkdir()
     with pytest.raises(ValueError, match='no config.json: it is not a run'):
@@ -72,7 +77,7 @@ def test_what_is_no_model_is_refused(tmp_path, tiny):
     with pytest.raises(ValueError, match='no turn has a saved state'):
         saved_models.check(str(tmp_path))
     (tmp_path / 'config.json').write_text(json.dumps({'model': {'folder': 'gone'}}))
-    with pytest.raises(FileNotFoundError, match="no model folder 'gone'"):
+    with pytest.raises(FileNotFoundError, match="the base of the run .*: no model folder 'gone'"):
         saved_models.check(str(tmp_path))
 
 
