@@ -17,10 +17,10 @@ from typing import NamedTuple
 import jax
 from tqdm import tqdm
 
-from selfrew.engine import finite
+from selfrew.engine import finite, saved_models
 from selfrew.mesh import sharding
 from selfrew.models import hf, lora
-from selfrew.run import checkpoint, model_card, refusal
+from selfrew.run import model_card, refusal
 from selfrew.run.config import model_describer, turns_of
 from selfrew.run.stage import Folder
 
@@ -156,7 +156,8 @@ def open_turn(workdir: str, turn: str | None = None, mesh: dict | None = None) -
     # What computes on the devices of the run is not needed here.
     model = config['model'] | {'attention': 'xla', 'dtype': 'float32', 'cache': None}
     lm = model_describer(config | {'mesh': axes, 'model': model})()
-    trained = checkpoint.param_loaders(lm, Folder(workdir, turn or saved[-1]))
+    state = os.path.join(Folder(workdir, turn or saved[-1]).path, 'state')
+    trained = saved_models.state_loaders(lm, os.path.abspath(state))
     loaders = trained
     if lm.config.lora:
         loaders = lm.base_param_loaders()

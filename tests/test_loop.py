@@ -14,13 +14,15 @@ import numpy as np
 import pytest
 
 from selfrew import export, loop
-from selfrew.engine import packing, train_state
+from selfrew.engine import packing, saved_models, train_state
 from selfrew.engine.generate import journal
 from selfrew.models import language_model
 from selfrew.run import binding, checkpoint, stage
 from selfrew.run.config import turns_of
 from selfrew.run.metrics_log import MetricsLog
-from selfrew.types import State, to_json
+from selfrew.shelves import samplers
+from selfrew.shelves.evals import preferences
+from selfrew.types import Judgement, State, from_json, to_json
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIGS = sorted(
@@ -312,6 +314,78 @@ def test_no_rounds_only_measure(tmp_path):
     assert [row['round'] for row in _json(tmp_path, 'summary.json')['rounds']] == [0]
 
 
+def _wins(opponent):
+    """An evaluation by length against another model."""
+    return {
+        'name': 'win_rate',
+        'prompts': {'name': 'task', 'tasks': ('rising',), 'n': 3, 'split': 'heldout'},
+        'sampler': {'name': 'sample', 'n': 1, 'temperature': 0.0, 'max_tokens': 12},
+        'scorer': {'name': 'length'},
+        'opponent': opponent,
+    }
+
+
+def test_any_two_models_are_compared_without_a_round(tmp_path):
+    config = _small(rounds=0, evals={'wins': _wins('tiny')}, round={})
+    table = _run(config, tmp_path)
+    (row,) = _json(tmp_path, 'summary.json')['rounds']
+    assert row['wins_low'] <= row['wins'] <= row['wins_high'] and row['wins_n'] == 3
+    assert row['wins_wins'] + row['wins_ties'] + row['wins_losses'] == pytest.approx(1.0)
+    assert 'wins' in table.splitlines()[0]
+    assert os.path.getsize(tmp_path / 'curve.png') > 0
+
+
+@pytest.mark.slow
+def test_a_resumed_run_samples_its_opponent_anew_and_alike(tmp_path, monkeypatch):
+    judged = {'name': 'judge', 'template': 'check', 'votes': 1, 'max_tokens': 16}
+    sampler = {'name': 'sample', 'n': 2, 'temperature': 1.0, 'max_tokens': 12}
+    wins = _wins(None) | {'sampler': sampler, 'scorer': judged, 'judged_by': 'base'}
+    score = {k: v for k, v in wins.items() if k != 'opponent'} | {'name': 'mean_score'}
+    evals = {'wins': wins, 'score': score}
+    _run(_small(rounds=1, evals=evals), tmp_path / 'whole')
+    resumed = tmp_path / 'resumed'
+    for rounds in (0, 1):
+        monkeypatch.setattr(preferences, '_kept_replies', {})  # as in a new process
+        _run(_small(rounds=rounds, evals=evals), resumed)
+    assert _files(resumed) == _files(tmp_path / 'whole')
+    for row in _json(resumed, 'summary.json')['rounds']:
+        assert row['wins_n'] <= 3 and row['wins_no_verdict'] <= 1 and row['score_n'] <= 3
+
+
+@pytest.mark.slow
+def test_a_run_is_an_opponent_by_its_last_state(tmp_path, uninterrupted_run):
+    folder, _ = uninterrupted_run
+    fields = {'round': {}, 'evals': {'wins': _wins(str(folder))}}
+    _run(_small(rounds=0, **fields), tmp_path)
+    with open(tmp_path / 'rounds' / '00' / 'eval_wins.jsonl') as file:
+        judgements = [from_json(Judgement, json.loads(line)) for line in file]
+    # Greedy, so that no draw matters.
+    lm, params, _ = export.load_turn(str(folder))
+    prompts = [judgement.rollout.prompt for judgement in judgements]
+    options = {'n': 1, 'temperature': 0.0, 'max_tokens': 12}
+    expected = samplers.sample(lm, params, prompts, jax.random.key(0), **options)
+    replies = [judgement.rollout.responses[1].tokens for judgement in judgements]
+    assert replies == [rollout.responses[0].tokens for rollout in expected]
+
+
+@pytest.mark.parametrize('opponent', ['nowhere', 'the workdir of no run'])
+def test_a_wrong_opponent_is_refused_before_anything_is_sampled(tmp_path, opponent):
+    if opponent != 'nowhere':
+        opponent = str(tmp_path / 'other')
+        os.makedirs(os.path.join(opponent, 'rounds'))
+    workdir = tmp_path / 'run'
+    with pytest.raises(ValueError, match='evals.wins .win_rate..opponent'):
+        _run(_small(rounds=0, evals={'wins': _wins(opponent)}), workdir)
+    assert not workdir.exists()
+
+
+def test_an_opponent_with_too_short_a_context_is_refused_at_start(tmp_path, monkeypatch):
+    monkeypatch.setattr(saved_models, 'context_length', lambda name: 12)
+    message = "evals.wins, the opponent 'tiny': sample: max_tokens=12 leaves no room"
+    with pytest.raises(ValueError, match=message):
+        _run(_small(rounds=0, evals={'wins': _wins('tiny')}), tmp_path / 'run')
+
+
 def test_a_turn_with_nothing_to_learn_from_says_so(tmp_path):
     """Equal scores make no pair."""
     config = _small(rounds=1, evals={})
@@ -584,7 +658,7 @@ def test_a_state_that_is_not_finite_is_neither_saved_nor_loaded(tmp_path, monkey
     monkeypatch.setattr(checkpoint.finite, 'check_params', lambda *_: None)
     checkpoint.save(lm, folder, state)
     monkeypatch.undo()
-    with pytest.raises(ValueError, match='state; delete the folder .*: parameters .*: embed'):
+    with pytest.raises(ValueError, match='state; delete its turn .*: parameters .*: embed'):
         export.load_turn(str(tmp_path))
 
 

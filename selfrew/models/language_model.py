@@ -59,14 +59,7 @@ class Lm:
         """The folder's parameters before any training, M_0. Fresh adapters change nothing yet."""
         params = jax.tree.map(lambda load: load(), self.base_param_loaders())
         if self.config.lora:
-            adapters = lora_adapters.init_adapters(self.abstract_params(), jax.random.key(0))
-            if self.adapter is not None:
-                adapters = hf.read_adapters(self.adapter, self.config, adapters)
-            shardings = self.param_shardings()
-            params['blocks'] |= {
-                name: processes.place(adapter, shardings['blocks'][name])
-                for name, adapter in adapters.items()
-            }
+            params['blocks'] |= self._base_adapters()
         return params
 
     def base_param_loaders(self) -> dict:
@@ -74,6 +67,22 @@ class Lm:
         assert self.folder is not None, 'only a model loaded from a folder has base parameters'
         shapes, shardings = self.abstract_params(), self.param_shardings()
         return hf.param_loaders(self.folder, self.config, shapes, shardings)
+
+    def base_of(self, params) -> dict:
+        """M_0 from the parameters of any round. With adapters these, but for the adapters, so that
+        there is no second copy; without, the folder's, read again.
+        """
+        if not self.config.lora:
+            return self.base_params()
+        return params | {'blocks': params['blocks'] | self._base_adapters()}
+
+    def _base_adapters(self) -> dict:
+        """The adapters before any training, by name, on the mesh."""
+        adapters = lora_adapters.init_adapters(self.abstract_params(), jax.random.key(0))
+        if self.adapter is not None:
+            adapters = hf.read_adapters(self.adapter, self.config, adapters)
+        shardings = self.param_shardings()['blocks']
+        return {name: processes.place(x, shardings[name]) for name, x in adapters.items()}
 
     def place_rows(self, tree):
         """Puts host arrays onto the mesh, their first axis sharded as rows."""

@@ -9,7 +9,7 @@ from selfrew.mesh.buckets import bucket, round_up
 from selfrew.plan import chips
 from selfrew.run import binding
 from selfrew.run.turns import Turn, bind_turns
-from selfrew.shelves import pairs, prompts, samplers, scorers
+from selfrew.shelves import evals, pairs, prompts, samplers, scorers
 from selfrew.tasks import templates
 
 GiB = 2**30
@@ -22,7 +22,8 @@ RESPONSE_FIELDS = {scorers.judge: ('response',), scorers.compare: ('first', 'sec
 class Job:
     """The requests of one part of a turn that samples: of its sampler, or of a judge."""
 
-    title: str  # 'sample' or 'judge'; of several judges 'judge 1', 'judge 2', …
+    # 'sample', 'judge', 'opponent'; of several judges 'judge 1', 'judge 2', …
+    title: str
     requests: int
     distinct_prompts: int
     prefix_tokens: int  # with which all prompts begin
@@ -74,13 +75,13 @@ def sampling_turn(config: dict) -> Turn:
     return max(reversed(sampling or turns), key=lambda turn: len(turn.joined))
 
 
-def _without_files(entry):
+def _without_files(entry) -> Any:
     """A config entry that names no files: binding would look for them."""
     if isinstance(entry, (list, tuple)):
         return [_without_files(element) for element in entry]
     if not isinstance(entry, dict):
         return entry
-    fields = {k: v for k, v in entry.items() if k not in ('shots', 'generator')}
+    fields = {k: v for k, v in entry.items() if k not in ('shots', 'generator', 'opponent')}
     return {k: 'tfds:not/read' if k == 'source' else _without_files(v) for k, v in fields.items()}
 
 
@@ -138,8 +139,37 @@ def sampling_jobs(turn: Turn, prompt_tokens: int, context: int) -> list[Job]:
     return jobs
 
 
-def pipeline_jobs(turn: Turn, prompt_tokens: int, context: int) -> list[Job]:
-    """What a turn samples without what is joined to it, see `sampling_jobs`."""
+def evaluation_jobs(config: dict, turn: Turn, prompt_tokens: int, context: int) -> list[Job]:
+    """What the evaluations of a config sample after each round, titled 'NAME: sample' and so on.
+
+    A job 'NAME: opponent' of a win rate is sampled once in a process, not in each round. Left out
+    are evaluations of which the config does not say how many prompts they have.
+
+    Args:
+      turn: any turn of the config, for the length of given responses.
+      prompt_tokens, context: as in `sampling_jobs`.
+    Raises ValueError where responses leave no room for a prompt.
+    """
+    jobs = []
+    for name, entry in (config.get('evals') or {}).items():
+        bound = binding.bind('evals', _without_files(entry), f'evals.{name}', evals)
+        parts = {part: bound.keywords[part] for part in ('prompts', 'sampler', 'scorer')}
+        asked = dataclasses.replace(turn, joined=(), **parts)
+        if not sum(map(_source_count, _sources(asked))):
+            continue
+        has_opponent = bound.func is evals.win_rate
+        for job in pipeline_jobs(asked, prompt_tokens, context, has_opponent=has_opponent):
+            jobs.append(dataclasses.replace(job, title=f'{name}: {job.title}'))
+    return jobs
+
+
+def pipeline_jobs(
+    turn: Turn, prompt_tokens: int, context: int, *, has_opponent: bool = False
+) -> list[Job]:
+    """What a turn samples without what is joined to it, see `sampling_jobs`.
+
+    has_opponent: whether each response is judged beside one of another model, which is sampled too.
+    """
     sampler, samples = _sampler(turn)
     is_given = sampler.func is samplers.given
     scored = turn.scorer.keywords.get('scorers', (turn.scorer,))
@@ -154,13 +184,15 @@ def pipeline_jobs(turn: Turn, prompt_tokens: int, context: int) -> list[Job]:
     else:
         response_tokens = argument(sampler, 'max_tokens')
         requests = count * samples
-        jobs.append(_job('sample', sampler, requests, count, prompt_tokens, beginning, context))
+        for title in ('sample', 'opponent')[: 1 + has_opponent]:
+            jobs.append(_job(title, sampler, requests, count, prompt_tokens, beginning, context))
     if turn.sampler.func is samplers.disputed:  # leaves one judge prompt of each original
         count = _source_count(turn.prompts.keywords['prompts'])
+    rollouts, responses = (count * samples, 2) if has_opponent else (count, samples)
     for number, judge in enumerate(judges, 1):
         title = 'judge' if len(judges) == 1 else f'judge {number}'
-        opponents = samples - 1 if judge.func is scorers.compare else 1
-        shown = count * samples * opponents
+        opponents = responses - 1 if judge.func is scorers.compare else 1
+        shown = rollouts * responses * opponents
         if shown:
             jobs.append(_judge_job(title, judge, shown, prompt_tokens, response_tokens, context))
     return jobs

@@ -27,6 +27,7 @@ def make(
     kind, topology, devices = chips.devices(topology)
     chip, turn, lm = chips.CHIPS[kind], jobs.sampling_turn(config), build_lm(config, devices)
     sampling = jobs.sampling_jobs(turn, prompt_tokens, lm.config.max_length)
+    measured = jobs.evaluation_jobs(config, turn, prompt_tokens, lm.config.max_length)
     planned = [(job, jobs.plan_memory(lm, job, chip)) for job in sampling]
     lengths = jobs.example_lengths(turn, sampling, prompt_tokens)
     shape = jobs.batch_shape(turn, *lengths, sharding.row_shards(lm.mesh))
@@ -53,6 +54,7 @@ def make(
             dataclasses.asdict(job) | {'layout': dataclasses.asdict(sizes)}
             for job, sizes in planned
         ],
+        'evaluations': [dataclasses.asdict(job) for job in measured],
         'batch': dataclasses.asdict(shape),
         'programs': results,
         'round_seconds': prediction.round_seconds(turn, planned, shape, results),

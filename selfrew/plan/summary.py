@@ -62,10 +62,11 @@ def plan_text(plan: dict) -> str:
         _time_lines(timed),
         _collective_lines(timed),
         [f'a round, minutes: {minutes}'],
+        _evaluation_lines(plan['evaluations']),
         [plan['verdict']],
         [NOTES.format(**plan)],
     ]
-    return '\n\n'.join('\n'.join(lines) for lines in blocks)
+    return '\n\n'.join('\n'.join(lines) for lines in blocks if lines)
 
 
 def _gib(size: int | None) -> str:
@@ -92,6 +93,16 @@ def _time_lines(timed: dict) -> list[str]:
             f'{result["compile_seconds"]:>8.0f} s'
         )
     return lines
+
+
+def _evaluation_lines(jobs: list[dict]) -> list[str]:
+    """What the evaluations sample after each round; nothing where there are none."""
+    if not jobs:
+        return []
+    counts = ', '.join(
+        f'{job["title"]} {job["requests"]:,} of {job["max_tokens"]:,} tokens' for job in jobs
+    )
+    return [f'evaluations, not in these minutes, opponents once in a run: {counts}']
 
 
 def _collective_lines(timed: dict) -> list[str]:

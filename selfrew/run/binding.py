@@ -19,7 +19,7 @@ from selfrew.engine.generate import options
 from selfrew.mesh import keys
 from selfrew.models import language_model
 from selfrew.run import selection
-from selfrew.shelves import losses, optimizers, pairs, prompts, samplers, scorers
+from selfrew.shelves import evals, losses, optimizers, pairs, prompts, samplers, scorers
 from selfrew.tasks import published, records, templates
 
 # Key of an entry -> the module whose functions it may name.
@@ -49,6 +49,8 @@ FIELD_CHECKS = {
     'reference': reference.check_reference,
     'mean': losses.check_mean,
     'tau': losses.check_tau,
+    'opponent': evals.check_opponent,
+    'judged_by': evals.check_judged_by,
     'checkpoint': scorers.check_checkpoint,
     'rho': pairs.check_rho,
     'form': published.get,
@@ -112,6 +114,7 @@ FIELD_RANGES = {
     'min_p': SHARE,
     'similarity': SHARE,
     'top_p': Range(0, 1, takes_least=False),
+    'heldout': Range(0, 1, takes_least=False, takes_most=False),
     **dict.fromkeys(
         (
             'n batch accumulate epochs max_steps row_length votes max_tokens rows slots count '

@@ -1,10 +1,7 @@
 """Saves and restores training states with orbax."""
 
-import functools
 import os
 import shutil
-
-import jax
 
 from selfrew.engine import finite, train_state
 from selfrew.mesh import processes
@@ -36,43 +33,6 @@ def restore(lm, folder, optimizer, params) -> State:
         state = State(**checkpointer.restore(_state_path(folder), target))
     finite.check_params(state.params, f'{_state_path(folder)}; delete the folder {folder.path}')
     return state._replace(params=train_state.with_trainable(params, state.params))
-
-
-def param_loaders(lm, folder) -> dict:
-    """The trained parameters of a turn's folder, each as a function that reads it.
-
-    Each is read for itself and placed as `lm` says, on whatever devices it was saved from, and
-    nothing of the optimiser with it. The structure is that of train_state.trainable_params. A
-    function raises ValueError if its parameter is not finite.
-    """
-    shapes, shardings = lm.abstract_params(), lm.param_shardings()
-    targets = jax.tree.map(
-        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
-        train_state.trainable_params(lm, shapes),
-        train_state.trainable_params(lm, shardings),
-    )
-    return jax.tree_util.tree_map_with_path(
-        lambda path, target: functools.partial(_restore_param, folder, path, target), targets
-    )
-
-
-def _restore_param(folder, path, target):
-    """One parameter of the state in a turn's folder; `path` leads to it in the parameters."""
-    import orbax.checkpoint as ocp  # noqa: PLC0415 (takes seconds)
-
-    names = ['params', *(step.key for step in path)]
-    item = functools.reduce(lambda inner, name: {name: inner}, reversed(names), target)
-    options = ocp.args.PyTreeRestore(
-        item=item,
-        restore_args=ocp.checkpoint_utils.construct_restore_args(item),
-        partial_restore=True,
-    )
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        restored = checkpointer.restore(_state_path(folder), args=options)
-    (param,) = jax.tree.leaves(restored)
-    where = f'{_state_path(folder)}; delete the folder {folder.path}'
-    finite.check_params({'/'.join(names[1:]): param}, where)
-    return param
 
 
 def delete_old(folders, keep: int | None) -> None:

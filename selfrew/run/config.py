@@ -3,6 +3,7 @@
 import functools
 from typing import NamedTuple
 
+from selfrew.engine import saved_models
 from selfrew.models import language_model
 from selfrew.run import binding
 from selfrew.run.turns import Turn, bind_turns
@@ -34,7 +35,20 @@ def bind_config(config: dict) -> BoundConfig:
     parts = [part for pipeline in pipelines for part in (pipeline.sampler, pipeline.scorer)]
     for part in [*parts, *evaluations.values()]:
         binding.check_lengths(part, context)
+    for name, evaluation in evaluations.items():
+        _check_opponents_room(name, evaluation)
     return BoundConfig(turns, evaluations, describe_model)
+
+
+def _check_opponents_room(name: str, evaluation) -> None:
+    """Raises ValueError if a response leaves an opponent no room for a prompt."""
+    opponent = evaluation.keywords.get('opponent')
+    if opponent is None:
+        return
+    try:
+        binding.check_lengths(evaluation.keywords['sampler'], saved_models.context_length(opponent))
+    except ValueError as problem:
+        raise ValueError(f'evals.{name}, the opponent {opponent!r}: {problem}') from None
 
 
 def turns_of(config: dict) -> list[Turn]:

@@ -2,7 +2,7 @@
 and verdicts; prompt templates.
 
 Import from it: its functions on tasks, and the modules answers, hashing, published, records,
-templates and verdicts, whole or a function of theirs.
+splitting, templates and verdicts, whole or a function of theirs.
 It imports: types.
 
 A built-in task draws endless problems whose truth can be computed. Contract of a task's module:

@@ -39,9 +39,11 @@ def read_records(source: str, make: Callable, max_bad: int) -> list:
                 ) from None
     if errors:
         logging.warning('%d rows of %s skipped, %d read', len(errors), source, len(records))
+    read = len(records)
     records = [record for record in records if record is not None]
     if not records:
-        reason = f'; the first bad row: {errors[0]}' if errors else ': it is empty'
+        empty = f': none of its {read} rows is asked for' if read else ': it is empty'
+        reason = f'; the first bad row: {errors[0]}' if errors else empty
         raise ValueError(f'no prompt in {source}{reason}')
     return records
 

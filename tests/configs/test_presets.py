@@ -40,7 +40,7 @@ def test_a_preset_has_as_many_parameters_as_the_published_checkpoint(name):
 
 @pytest.mark.parametrize('name', models.PRESETS)
 def test_a_preset_binds_as_the_model_of_a_run(name):
-    bound = binding.bind_arguments(language_model.load, models.get(name), 'model')
+    bound = binding.bind_arguments(language_model.describe, models.get(name), 'model')
     assert bound.keywords == models.get(name)
 
 

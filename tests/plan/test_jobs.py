@@ -92,6 +92,44 @@ def test_given_responses_are_judged_too():
     assert not jobs.trains_on_samples(turn)
 
 
+@pytest.mark.parametrize(
+    ('scorer', 'judged'),
+    [
+        # Each of 50 · 2 comparisons shows two responses alone, or one first and the other first.
+        ({'name': 'judge', 'votes': 3, 'max_tokens': 256}, {'wins: judge': 50 * 2 * 2 * 3}),
+        ({'name': 'compare', 'votes': 3, 'max_tokens': 256}, {'wins: judge': 50 * 2 * 2 * 3}),
+        ({'name': 'length'}, {}),
+    ],
+    ids=['judge', 'compare', 'length'],
+)
+def test_the_requests_of_a_win_rate_are_those_of_both_models_and_the_judge(turn, scorer, judged):
+    entry = {
+        'name': 'win_rate',
+        'prompts': {'name': 'records', 'source': 'no/such/file.jsonl', 'n': 50},
+        'sampler': {'name': 'sample', 'n': 2, 'max_tokens': 512},
+        'scorer': scorer,
+        'opponent': 'no/such/model/here',
+    }
+    measured = jobs.evaluation_jobs({'evals': {'wins': entry}}, turn, 500, CONTEXT)
+    requests = {job.title: job.requests for job in measured}
+    assert requests == {'wins: sample': 100, 'wins: opponent': 100} | judged
+    assert {job.max_tokens for job in measured} == ({512, 256} if judged else {512})
+
+
+def test_other_evaluations_sample_as_a_turn_does_and_uncounted_ones_are_left_out(turn):
+    prompts = {'name': 'records', 'source': 'no/such/file.jsonl'}
+    judge = {'name': 'judge', 'votes': 3}
+    entry = {'name': 'mean_score', 'sampler': {'name': 'sample', 'n': 2}, 'scorer': judge}
+    evaluations = {
+        'score': entry | {'prompts': prompts | {'n': 50}},
+        'uncounted': entry | {'prompts': prompts},
+    }
+    measured = jobs.evaluation_jobs({'evals': evaluations}, turn, 500, CONTEXT)
+    requests = {job.title: job.requests for job in measured}
+    assert requests == {'score: sample': 100, 'score: judge': 300}
+    assert jobs.evaluation_jobs({'evals': None}, turn, 500, CONTEXT) == []
+
+
 def test_responses_that_nobody_judges_need_no_sampling(turn):
     given = functools.partial(samplers.given), functools.partial(scorers.given)
     turn = dataclasses.replace(turn, sampler=given[0], scorer=given[1])

@@ -48,6 +48,7 @@ def test_a_report_shows_what_fits_and_what_the_compiler_refused():
         'programs': {'reference': reference, 'update': update},
         'verdict': 'does not fit; change x',
         'round_seconds': {'reference': 90.0, 'update': None},
+        'evaluations': [{'title': 'wins: judge', 'requests': 1600, 'max_tokens': 256}],
     }
     text = summary.plan_text(plan)
     for words in (
@@ -56,6 +57,7 @@ def test_a_report_shows_what_fits_and_what_the_compiler_refused():
         '25.0%',
         'reference 1.5',
         'update ?',
+        'opponents once in a run: wins: judge 1,600 of 256 tokens',
         'change x',
         'predicted, not measured',
     ):

@@ -1,5 +1,6 @@
-"""Evaluations: intervals and a judge's metrics against SciPy and by hand."""
+"""Evaluations: intervals and a judge's metrics against SciPy and by hand, win rates by hand."""
 
+import functools
 import math
 
 import jax
@@ -7,8 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from selfrew.models import language_model, lora
 from selfrew.run import binding
-from selfrew.shelves import evals, scorers
+from selfrew.shelves import evals, samplers, scorers
 from selfrew.types import Judgement, Response, Rollout, user_prompt
 
 NAN = math.nan
@@ -121,10 +123,17 @@ def _evaluated(evaluation, scores, grades=None):
         return [Rollout(p, (Response('a'),) * count) for p, count in zip(prompts, counts) if count]
 
     def scorer(lm, params, rollouts, key):
-        return [Judgement(r, tuple(scores[int(r.prompt.id)])) for r in rollouts]
+        return [Judgement(r, tuple(scores[int(r.prompt.id.split('/')[0])])) for r in rollouts]
 
     parts = {'prompts': lambda *_: asked, 'sampler': sampler, 'scorer': scorer}
-    return evaluation(None, None, jax.random.key(0), **parts)
+    return evaluation(Untrained(), None, jax.random.key(0), **parts)
+
+
+class Untrained:
+    """A model whose parameters before any training are 'M0'."""
+
+    def base_of(self, params):
+        return 'M0'
 
 
 def test_a_prompt_that_was_left_out_counts_as_wrong():
@@ -163,4 +172,180 @@ def test_every_evaluation_keeps_the_contract(name):
     metrics, judgements = _evaluated(getattr(evals, name), scores, grades)
     assert all(isinstance(value, (int, float)) for value in metrics.values())
     assert metrics['low'] <= metrics['value'] <= metrics['high']
-    assert len(judgements) == 3 and all(isinstance(j, Judgement) for j in judgements)
+    # win_rate has a rollout for each two responses that meet.
+    assert len(judgements) == (6 if name == 'win_rate' else 3)
+    assert all(isinstance(j, Judgement) for j in judgements)
+
+
+# --- prompts without a truth ---
+
+
+@pytest.mark.parametrize('values', [[1.0, 2.0], [0.0, 0.0, 0.0], [3.5, -1.0, 2.0, 8.0, 1.0]])
+def test_the_interval_of_a_mean_is_students(values):
+    low, high = evals.student(values)
+    assert (low + high) / 2 == pytest.approx(np.mean(values))
+    scale = stats.sem(values)
+    if scale:
+        expected = stats.t.interval(0.95, len(values) - 1, np.mean(values), scale)
+        assert (low, high) == pytest.approx(expected)
+    else:
+        assert low == high == values[0]
+
+
+def test_of_one_value_there_is_no_interval():
+    assert all(map(math.isnan, evals.student([1.0])))
+
+
+def test_the_mean_score_is_over_prompts_and_leaves_out_what_has_no_verdict():
+    metrics, judgements = _evaluated(evals.mean_score, [[1.0, 3.0], [NAN, 5.0], [NAN, NAN], []])
+    # Means 2 and 5: s / √2 = 1.5, t of one degree of freedom 12.7062.
+    assert metrics['value'] == 3.5 and metrics['n'] == 2 and len(judgements) == 3
+    assert metrics['high'] - 3.5 == pytest.approx(12.7062 * 1.5, rel=1e-5)
+    assert 3.5 - metrics['low'] == pytest.approx(12.7062 * 1.5, rel=1e-5)
+    # One of two, two of two, and the prompt without a response, of 6 + 1.
+    assert metrics['no_verdict'] == pytest.approx(4 / 7)
+
+
+def test_without_any_verdict_there_is_no_mean_and_no_win_rate():
+    for evaluation in (evals.mean_score, evals.win_rate):
+        metrics, _ = _evaluated(evaluation, [[NAN, NAN], [NAN, NAN]])
+        assert math.isnan(metrics['value']) and math.isnan(metrics['low'])
+        assert metrics['n'] == 0 and metrics['no_verdict'] == 1.0
+
+
+def _met(scores, own=('own',), opponents=('opponent',), seen=None, **options):
+    """(metrics, judgements) of a win rate. Prompt i's comparisons get the scores[i]; those of a
+    prompt whose scores are None do not fit into the opponent's context.
+    """
+    lm, asked = Untrained(), [user_prompt(str(i), 'Q?') for i in range(len(scores))]
+
+    def sampler(lm, params, prompts, key):
+        is_base = params == 'M0'
+        responses = tuple(
+            Response(text, (1,) * len(text)) for text in (opponents if is_base else own)
+        )
+        if seen is not None:
+            seen.append((params, jax.random.key_data(key).tolist()))
+        fitting = [p for p in prompts if not (is_base and scores[int(p.id)] is None)]
+        return [Rollout(p, responses) for p in fitting]
+
+    def scorer(lm, params, rollouts, key):
+        if seen is not None:
+            seen.append(params)
+        judgements = []
+        for rollout in rollouts:
+            assert [r.text for r in rollout.responses] == ['own', 'opponent']
+            index, _, i = rollout.prompt.id.partition('/')
+            pair = scores[int(index)]
+            judgements.append(Judgement(rollout, tuple(pair[int(i)] if i else pair)))
+        return judgements
+
+    parts = {'prompts': lambda *_: asked, 'sampler': sampler, 'scorer': scorer} | options
+    return evals.win_rate(lm, 'M3', jax.random.key(0), **parts)
+
+
+def test_a_win_counts_1_a_tie_half_and_no_verdict_nothing():
+    scores = [(2.0, 1.0), (1.0, 1.0), (0.0, 3.0), (NAN, 1.0), (1.0, 0.0), None, (1.0, NAN)]
+    metrics, judgements = _met(scores)
+    assert metrics == pytest.approx(
+        {
+            'value': 2.5 / 4,
+            'low': evals.wilson(2.5, 4)[0],
+            'high': evals.wilson(2.5, 4)[1],
+            'n': 4,
+            'wins': 2 / 4,
+            'ties': 1 / 4,
+            'losses': 1 / 4,
+            'no_verdict': 3 / 7,
+            'length': 3.0,
+            'opponent_length': 8.0,
+        }
+    )
+    assert len(judgements) == 6  # none for the prompt without an opponent's response
+
+
+def test_of_several_responses_to_a_prompt_the_share_won_counts():
+    scores = [[(1.0, 0.0), (1.0, 1.0)], [(0.0, 1.0), (NAN, 1.0)]]
+    metrics, judgements = _met(scores, own=('own', 'own'), opponents=('opponent', 'opponent'))
+    assert metrics['value'] == (0.75 + 0.0) / 2 and metrics['n'] == 2
+    assert (metrics['wins'], metrics['ties'], metrics['losses']) == (0.25, 0.25, 0.5)
+    assert metrics['no_verdict'] == 1 / 4
+    assert len({j.rollout.prompt.id for j in judgements}) == 4
+
+
+def test_the_model_judges_itself_unless_the_base_is_to():
+    for options, judge in (({}, 'M3'), ({'judged_by': 'base'}, 'M0')):
+        seen = []
+        _met([(1.0, 0.0)], seen=seen, **options)
+        assert seen[-1] == judge
+        (first, first_key), (second, second_key) = seen[:2]
+        assert {first, second} == {'M0', 'M3'} and first_key != second_key
+    with pytest.raises(ValueError, match="no judge 'gpt'; there are: current, base"):
+        _met([(1.0, 0.0)], judged_by='gpt')
+
+
+GREEDY = functools.partial(samplers.sample, n=1, temperature=0.0, max_tokens=8)
+TEXTS = [user_prompt(str(i), f'What is {i} + 3?') for i in range(3)]
+
+
+def _tiny_win_rate(lm, params, **options):
+    parts = {'prompts': lambda *_: TEXTS, 'sampler': GREEDY, 'scorer': scorers.length} | options
+    return evals.win_rate(lm, params, jax.random.key(0), **parts)
+
+
+def test_a_model_ties_with_itself_by_whatever_name(tiny):
+    lm, params = tiny
+    for opponent in (None, 'tiny', lm.folder):
+        metrics, judgements = _tiny_win_rate(lm, params, opponent=opponent)
+        assert metrics['value'] == 0.5 and metrics['ties'] == 1.0
+        for judgement in judgements:
+            ours, theirs = judgement.rollout.responses
+            assert ours.tokens == theirs.tokens and ours.tokens
+
+
+def test_an_opponent_is_sampled_once_for_all_rounds(tiny):
+    lm, params = tiny
+    sampled = []
+
+    def counting(lm, params, prompts, key):
+        sampled.append(params)
+        return GREEDY(lm, params, prompts, key)
+
+    later = jax.tree.map(lambda x: x * 1.01, params)
+    for now in (params, later):
+        _tiny_win_rate(lm, now, sampler=counting)
+    assert len(sampled) == 3 and sampled[1] is params and sampled[2] is later
+
+
+def test_with_adapters_the_base_shares_the_models_matrices():
+    lm, params = language_model.load(folder='tiny', lora=2)
+    trained = params | {'blocks': {name: x + 1 for name, x in params['blocks'].items()}}
+    base, fresh = lm.base_of(trained), lm.base_params()
+    assert base['embed'] is trained['embed']
+    for name, x in base['blocks'].items():
+        if lora.is_adapter(name):
+            np.testing.assert_array_equal(x, fresh['blocks'][name])
+        else:
+            assert x is trained['blocks'][name]
+
+
+@pytest.mark.parametrize(
+    ('field', 'value', 'message'),
+    [
+        ('opponent', 'no/such/folder/here', "no model folder 'no/such/folder/here'"),
+        ('opponent', '.', 'config.json'),
+        ('judged_by', 'gpt', "no judge 'gpt'; there are: current, base"),
+        ('opponent', 3, 'want str or None, got int'),
+    ],
+)
+def test_a_wrong_opponent_or_judge_is_refused_when_the_config_is_bound(field, value, message):
+    entry = {
+        'name': 'win_rate',
+        'prompts': {'name': 'task', 'tasks': ('rising',), 'n': 2},
+        'sampler': {'name': 'sample', 'n': 1},
+        'scorer': {'name': 'length'},
+    }
+    assert binding.bind('evals', entry, 'evals.wins', evals).func is evals.win_rate
+    with pytest.raises(ValueError, match=r'evals\.wins \(win_rate\).' + field) as refusal:
+        binding.bind('evals', entry | {field: value}, 'evals.wins', evals)
+    assert message in str(refusal.value)

@@ -23,7 +23,9 @@ SHELVES = {
 }
 # Public functions that no config names, by the module that defines them.
 HELPERS = {
-    evals.__name__: {'wilson', 'missing_votes', 'judge_metrics'},
+    f'{evals.__name__}.intervals': {'mean_of', 'student', 'wilson'},
+    f'{evals.__name__}.judges': {'missing_votes', 'judge_metrics'},
+    f'{evals.__name__}.samples': {'judge_samples'},
     scorers.__name__: {'unread_reason'},
     f'{scorers.__name__}.rules': {'correctness', 'says_nothing'},
     f'{scorers.__name__}.expected_scores': {'expected_scores'},

@@ -5,8 +5,9 @@ import math
 from collections.abc import Callable
 from typing import cast
 
+from selfrew import tasks
 from selfrew.mesh import keys
-from selfrew.tasks import published, templates
+from selfrew.tasks import published, splitting, templates
 from selfrew.tasks.hashing import hash_digit, short_id, with_distinct_ids
 from selfrew.tasks.records import read_records
 from selfrew.types import Example, Judgement, Prompt, from_json, user_prompt
@@ -21,6 +22,8 @@ def records(
     n: int | None = None,
     prompt: str = 'prompt',
     answer: str = 'answer',
+    split: str | None = None,
+    heldout: float = 0.05,
     max_bad: int = 10,
 ) -> list[Prompt]:
     """Prompts from a file or a data set.
@@ -33,13 +36,21 @@ def records(
         'response'.
       answer: the field with the truth, which may be missing: a text, a number, or a list of
         accepted answers.
+      split: 'train' or 'heldout': the rows on that side; None: all. The text of the first user turn
+        alone decides, so that near-copies lie on one side, also those of other files; see
+        tasks.splitting.split_key. Prompts that all open with the same instruction lie on one side.
+      heldout: the share of the distinct topics that is held out; that of the rows is about the
+        same, the more topics the closer.
       max_bad: malformed rows that are skipped and logged; one more, and the source is refused.
-    Raises FileNotFoundError, or ValueError for too many malformed rows or no good one.
+    Raises FileNotFoundError, or ValueError for an unknown split, too many malformed rows or no good
+    one.
     """
     del params
 
-    def read_row(place: str, row: dict) -> Prompt:
-        return _prompt_of(row, place, prompt, answer)
+    def read_row(place: str, row: dict) -> Prompt | None:
+        made = _prompt_of(row, place, prompt, answer)
+        asked = next(m['content'] for m in made.messages if m['role'] == 'user')
+        return made if _is_on_side(asked, split, heldout) else None
 
     return _draw(_read(lm, source, read_row, max_bad), n, source, key)
 
@@ -56,6 +67,8 @@ def problems(
     shots: str | None = None,
     shown: int = 4,
     answers: bool = True,
+    split: str | None = None,
+    heldout: float = 0.05,
     max_bad: int = 10,
 ) -> list[Prompt]:
     """Problems of a published set, judged as the set defines it.
@@ -70,12 +83,16 @@ def problems(
         solutions; these are not asked.
       answers: whether prompts carry the truth, and the set's solution as a given response. Without
         it, no later part can see either.
+      split, heldout: as in `records`, by the question. With a split, what is shown is on the side
+        of training.
     Raises KeyError for an unknown form, else as `records` does.
     """
     del params
     shot_problems = []
     if shots:
         shot_problems = read_records(shots, lambda _, row: published.read(form, row), max_bad)
+        shown_side = split and 'train'
+        shot_problems = [p for p in shot_problems if _is_on_side(p.question, shown_side, heldout)]
         shot_problems = shot_problems[:shown]
     shot_questions = {problem.question for problem in shot_problems}
     template_name = template or published.get(form).template
@@ -84,7 +101,7 @@ def problems(
         del place
         problem = published.read(form, row)
         question, options = problem.question, problem.options
-        if question in shot_questions:
+        if question in shot_questions or not _is_on_side(question, split, heldout):
             return None
         fields = {'question': question, 'options': options, 'shots': shot_problems}
         text = templates.render(template_name, **fields)
@@ -201,6 +218,17 @@ def judgements(lm, params, key, *, source: str, n: int | None = None) -> list[Pr
 
 
 ROLES = 'system', 'user', 'assistant'
+
+
+def _is_on_side(text: str, split: str | None, heldout: float) -> bool:
+    """Whether a text is on the side of a split, see `records`; any text for None.
+
+    Raises ValueError for an unknown split.
+    """
+    if split is None:
+        return True
+    tasks.check_split(split)
+    return splitting.is_held_out(text, heldout) == (split == 'heldout')
 
 
 def _read(lm, source: str, read_row: Callable, max_bad: int) -> list[Prompt]:

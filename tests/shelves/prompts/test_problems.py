@@ -8,6 +8,7 @@ import data_sets
 import jax
 import pytest
 
+from selfrew.run import binding
 from selfrew.shelves import prompts, scorers
 from selfrew.types import Response
 
@@ -86,3 +87,67 @@ def test_the_sets_are_read_to_the_last_row(form, file, count):
         right = [f'So.\nFinal answer: {prompt.answer}', *prompt.meta.get('responses', ())]
         assert all(scorers.correctness(prompt, Response(response)) == 1.0 for response in right)
         assert scorers.correctness(prompt, Response('Final answer: none')) == 0.0
+
+
+BODY = 'Each pack of {} costs {} dollars.'
+TOPICS = 'dvds apples pears books pens chairs tables lamps cups plates coins stamps'.split()
+
+
+def _svamp_rows(price, question):
+    return [
+        {'Body': BODY.format(topic, price), 'Question': question, 'Answer': 1.0} for topic in TOPICS
+    ]
+
+
+def test_a_split_parts_a_file_and_twins_in_other_files_are_on_the_same_side(tmp_path, write_rows):
+    rows = _svamp_rows(76, 'How much do you pay?')
+    source = write_rows(*rows)
+    every = _problems(source, form='svamp')
+    sides = [
+        _problems(source, form='svamp', split=split, heldout=0.3) for split in ('train', 'heldout')
+    ]
+    assert all(sides) and len(every) == len(TOPICS)
+    assert sorted(p.id for side in sides for p in side) == sorted(p.id for p in every)
+    # Another file, in another order and form, with other numbers and another question.
+    twins = [
+        {'input': BODY.format(topic, 3) + ' What do two packs cost?', 'target': 6.0}
+        for topic in reversed(TOPICS)
+    ]
+    path = tmp_path / 'twins.json'
+    path.write_text(json.dumps(twins))
+    for split, side in zip(('train', 'heldout'), sides):
+        twin_side = _problems(path, form='mawps', split=split, heldout=0.3)
+        topics = [
+            [topic for topic in TOPICS for p in prompts_ if f'pack of {topic} ' in p.text]
+            for prompts_ in (side, twin_side)
+        ]
+        assert topics[0] == topics[1] != []
+
+
+def test_what_is_shown_is_on_the_side_of_training(write_rows):
+    source = write_rows(*_svamp_rows(76, 'How much do you pay?'))
+    held_out = _problems(source, form='svamp', split='heldout', heldout=0.3)
+    options = {'form': 'svamp', 'shots': source, 'shown': 3, 'heldout': 0.3}
+    template = 'question'  # shows {{ shots }}
+    asked = _problems(source, split='heldout', template=template, **options)
+    assert len(asked) == len(held_out)  # none of them is shown
+    questions = [p.text for p in held_out]
+    assert not any(text in prompt.text[: -len(text)] for prompt in asked for text in questions)
+
+
+def test_an_unknown_split_and_an_empty_side_are_refused(write_rows):
+    source = write_rows(GSM8K)
+    with pytest.raises(ValueError, match="no split 'test'; there are: train, heldout"):
+        _problems(source, form='gsm8k', split='test')
+    with pytest.raises(ValueError, match='none of its 1 rows is asked for'):
+        _problems(source, form='gsm8k', split='heldout')
+    assert len(_problems(source, form='gsm8k', split='train')) == 1
+
+
+@pytest.mark.parametrize('share', [0.0, 1.0, -0.1, 5])
+def test_a_share_out_of_range_is_refused_when_the_config_is_bound(share, write_rows):
+    entry = {'name': 'problems', 'source': write_rows(GSM8K), 'form': 'gsm8k', 'heldout': share}
+    with pytest.raises(ValueError, match='heldout=.*: want more than 0 and less than 1'):
+        binding.bind('prompts', entry, 'round.prompts')
+    with pytest.raises(ValueError, match="no split 'test'"):
+        binding.bind('prompts', entry | {'heldout': 0.1, 'split': 'test'}, 'round.prompts')

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import json
 import logging
+import pathlib
 import subprocess
 import sys
 
@@ -333,3 +334,26 @@ def test_a_data_set_on_disk_is_read_without_its_code_and_without_tensorflow(tiny
 def test_a_data_set_needs_its_split():
     with pytest.raises(ValueError, match='want tfds:name/split, got .*tiny_sums'):
         _records('tfds:tiny_sums')
+
+
+def test_a_split_is_decided_by_the_first_user_turn(write_rows):
+    topics = 'dvds apples pears books pens chairs tables lamps cups plates coins stamps'.split()
+    turn = [{'role': 'user', 'content': f'Write about {topic} now.'} for topic in topics]
+    path = write_rows(*[{'prompt': [SYSTEM, ask], 'id': t} for ask, t in zip(turn, topics)])
+    plain = write_rows_beside(
+        path, [{'prompt': ask['content'], 'id': ask['content']} for ask in turn]
+    )
+    sides = {
+        split: [_records(source, split=split, heldout=0.4) for source in (path, plain)]
+        for split in ('train', 'heldout')
+    }
+    for chats, texts in sides.values():
+        assert [c.messages[-1]['content'] for c in chats] == [t.text for t in texts] != []
+    assert sum(len(chats) for chats, _ in sides.values()) == len(topics)
+
+
+def write_rows_beside(path, rows) -> str:
+    """Writes rows, a line each, beside another file, and returns the path."""
+    other = pathlib.Path(path).with_name('others.jsonl')
+    other.write_text(''.join(json.dumps(row) + '\n' for row in rows))
+    return str(other)

@@ -1,0 +1,33 @@
+"""What a model is worth. The shelf's contract: (lm, params, key, *, prompts, sampler, scorer) ->
+(metrics, judgements).
+
+An evaluation is a round without training. `metrics` are floats: 'value' is the headline, 'low' and
+'high' its 95 % interval. A scorer that asks the model (judge, compare) asks it with the parameters
+that are evaluated, unless the evaluation says otherwise.
+Import from it: the parts below; `evals` is imported whole.
+It imports: types, tasks, engine.
+"""
+
+from selfrew.shelves.evals.answers import accuracy, majority
+from selfrew.shelves.evals.intervals import student, wilson
+from selfrew.shelves.evals.judges import judge, judge_metrics, missing_votes
+from selfrew.shelves.evals.preferences import (
+    check_judged_by,
+    check_opponent,
+    mean_score,
+    win_rate,
+)
+
+__all__ = [
+    'accuracy',
+    'check_judged_by',
+    'check_opponent',
+    'judge',
+    'judge_metrics',
+    'majority',
+    'mean_score',
+    'missing_votes',
+    'student',
+    'wilson',
+    'win_rate',
+]
