@@ -19,6 +19,7 @@ from selfrew.run import (
     console,
     metrics_log,
     report,
+    reuse,
     selection,
     turn_files,
     turn_stats,
@@ -31,6 +32,7 @@ from selfrew.types import Example, Judgement, Prompt, Rollout, State
 
 def run(
     workdir: str,
+    source: str | None = None,
     *,
     seed: int,
     model: dict,
@@ -45,6 +47,8 @@ def run(
     """Runs a config to its end, or resumes a killed run; returns the table by round.
 
     Args:
+      source: a run whose finished prompts, rollouts and judgements are taken where this config
+        would make them alike, see reuse.take.
       seed: of all random draws. model: see language_model.describe. mesh: data, fsdp, tensor.
       rounds, round, start, by_round: see turns.bind_turns.
       evals: name -> entry of the shelf evals; each runs before the first round and after each.
@@ -64,9 +68,13 @@ def run(
         'keep_states': keep_states,
     }
     turns, evaluations, describe_model = bind_config(config)
+    if source:
+        reuse.check(source, config)
     lm = describe_model()
-    params = lm.base_params()
     claim_workdir(workdir, config, free=('rounds', 'max_unread'))
+    for line in reuse.take(workdir, source, config) if source else ():
+        console.say(line)
+    params = lm.base_params()
     lm = at_start(lm, start_time(workdir))
     key, log = jax.random.key(seed), metrics_log.MetricsLog(workdir)
     state = State(params, None, 0, 0)

@@ -2,6 +2,7 @@
 
     python -m selfrew.main --config=configs/quickstart.py --workdir=runs/quickstart
 
+--from=runs/other takes the samples of another run that differs only in what comes after them.
 --config=FILE:smoke runs a small version in a minute; --config.FIELD=VALUE sets a field.
 """
 
@@ -21,6 +22,11 @@ CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'A config file, e.g. configs/quickstart.py, or with ":smoke".'
 )
 WORKDIR = flags.DEFINE_string('workdir', None, "The run's folder. A killed run resumes there.")
+FROM = flags.DEFINE_string(
+    'from',
+    None,
+    'Another run, whose prompts, samples and verdicts are taken where this config makes the same.',
+)
 COORDINATOR = flags.DEFINE_string(
     'coordinator', None, 'host:port of process 0, if the environment does not say.'
 )
@@ -50,7 +56,7 @@ def main(argv) -> None:
     try:
         processes.initialize(COORDINATOR.value, PROCESSES.value, PROCESS.value)
         config = CONFIG.value.to_dict()
-        table = binding.bind_arguments(loop.run, config, 'config')(WORKDIR.value)
+        table = binding.bind_arguments(loop.run, config, 'config')(WORKDIR.value, FROM.value)
     except KeyboardInterrupt:
         message = f'\nstopped; the same command resumes from what {WORKDIR.value} holds'
         print(message, file=sys.stderr)

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from selfrew import export, loop
-from selfrew.engine import packing, saved_models, train_state
-from selfrew.engine.generate import journal
+from selfrew.engine import generate as generate_package, packing, saved_models, train_state
+from selfrew.engine.generate import journal, requests
 from selfrew.models import language_model
 from selfrew.run import binding, checkpoint, stage
 from selfrew.run.config import turns_of
@@ -395,6 +395,37 @@ def test_a_turn_with_nothing_to_learn_from_says_so(tmp_path):
 
 
 # --- several pipelines, and earlier rounds ---
+
+
+@pytest.mark.slow
+def test_a_run_from_another_ends_as_one_that_sampled_for_itself(
+    tmp_path, monkeypatch, uninterrupted_run
+):
+    config = _small()
+    config['round']['loss']['beta'] = 0.5
+    _run(config, tmp_path / 'alone')
+    sampled = []
+    generate = requests.generate
+
+    def count(*args, title='sample', **options):
+        sampled.append(title)
+        return generate(*args, title=title, **options)
+
+    monkeypatch.setattr(generate_package, 'generate', count)
+    loop.run(str(tmp_path / 'new'), str(uninterrupted_run[0]), **config)
+    # Turn 02 and the evaluations of both rounds; those before the first round are taken.
+    assert sampled.count('sample') == 3 and sampled.count('judge') == 2
+    manifest = _json(tmp_path / 'new', 'rounds', '01', 'manifest.json')
+    assert manifest['rollouts'].pop('from').endswith('rounds/01')
+    assert (
+        manifest['rollouts']
+        == _json(tmp_path / 'alone', 'rounds', '01', 'manifest.json')['rollouts']
+    )
+    states = [export.load_turn(str(tmp_path / name))[1] for name in ('new', 'alone')]
+    jax.tree.map(np.testing.assert_array_equal, *states)
+    for name in ('02/examples.jsonl', '02/rollouts.jsonl'):
+        taken, own = (tmp_path / run / 'rounds' / name for run in ('new', 'alone'))
+        assert taken.read_bytes() == own.read_bytes()
 
 
 def _stopped(workdir, config):

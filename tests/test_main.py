@@ -65,8 +65,20 @@ def test_help_shows_the_flags():
             (QUICK, '--workdir=W', '--config.round.train.lr=fast'),
             ('config.round.train.lr=fast', 'float'),
         ),
+        ((QUICK, '--workdir=W', '--from=nowhere'), ('--from=nowhere is not a run',)),
     ],
-    ids=['flag', 'workdir', 'config', 'argument', 'variant', 'file', 'field', 'whole', 'number'],
+    ids=[
+        'flag',
+        'workdir',
+        'config',
+        'argument',
+        'variant',
+        'file',
+        'field',
+        'whole',
+        'number',
+        'from',
+    ],
 )
 def test_a_mistake_is_named_and_nothing_is_written(tmp_path, arguments, words):
     result = _main(*(a.replace('=W', f'={tmp_path}/w') for a in arguments))

@@ -85,6 +85,15 @@ class Folder:
         text = processes.on_main(lambda: self._read_checked(name)).decode()
         return [from_json(kind, json.loads(line)) for line in text.split('\n') if line]
 
+    def copy_stage(self, name: str, other: 'Folder') -> None:
+        """Takes a finished stage of another turn's folder, and records where it came from.
+
+        Raises ValueError if its file was changed after it was written.
+        """
+        data = processes.on_main(lambda: other._read_checked(name))
+        self._write(f'{name}.jsonl', data)
+        self.mark_done(name, other.manifest[name] | {'from': os.path.abspath(other.path)})
+
     def recording(self, name: str):
         """A context that records samples as they are made; a resumed run does not repeat them."""
         return journal.recording(self._partial_path(name))
@@ -166,13 +175,13 @@ def _claim(workdir: str, config: dict, free: tuple) -> None:
     elif _has_samples(workdir):
         with open(path) as file:
             old_config = json.load(file)
-        differences = [
+        changes = [
             f'{name}: {old!r} in the workdir, {new!r} in the config'
-            for name, old, new in _differences(old_config, config, '')
+            for name, old, new in differences(old_config, config, '')
             if name.rpartition('.')[2] not in free
         ]
-        if differences:
-            listed = '\n  '.join(differences)
+        if changes:
+            listed = '\n  '.join(changes)
             raise ValueError(
                 f'{workdir} was made by another config; choose another workdir, or undo:\n'
                 f'  {listed}'
@@ -185,13 +194,15 @@ def _has_samples(workdir: str) -> bool:
     return any(glob.glob(os.path.join(workdir, 'rounds', '*', p)) for p in patterns)
 
 
-def _differences(old, new, name: str):
-    """Yields (dotted name, old value, new value) of each field that differs."""
+def differences(old, new, name: str):
+    """Yields (dotted name, old value, new value) of each field that differs between two configs, or
+    between parts of them called `name`.
+    """
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted(set(old) | set(new)):
             field = f'{name}.{key}' if name else key
             is_new = key not in old and not new[key]  # a field of a later version, at its default
             if not is_new:
-                yield from _differences(old.get(key), new.get(key), field)
+                yield from differences(old.get(key), new.get(key), field)
     elif old != new:
         yield name, old, new
