@@ -4,14 +4,18 @@
     rollouts = lm.generate(params, ['Why is the sky blue?'], n=4)
     selfrew.save('out', lm, params)
 
-README.md maps the package. Importing this module loads nothing else: `load` and `save` come from
+README.md maps the package. Importing this module loads nothing heavy: `load` and `save` come from
 `selfrew.api` at first use.
 """
 
 from typing import TYPE_CHECKING
 
+from selfrew.mesh import platforms
+
 if TYPE_CHECKING:
     from selfrew.api import load, save
+
+platforms.skip_absent_tpu()  # before jax, which `load` and the commands import, looks for one
 
 __version__ = '0.1.0'
 __all__ = ['load', 'save']

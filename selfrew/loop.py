@@ -10,7 +10,7 @@ import time
 
 import jax
 
-from selfrew.engine import train_state
+from selfrew.engine import progress, train_state
 from selfrew.engine.finite import NotFinite
 from selfrew.engine.generate import early_stop
 from selfrew.mesh import keys, processes
@@ -115,16 +115,16 @@ def learn(lm, state: State, turn, folder, key, log) -> State:
     Raises ValueError if there are no prompts, no examples to train on, or if a number of the
     training is not finite; then no state is saved.
     """
-    begun, compiled = time.time(), log.compiled
+    begun, compiled, before = time.time(), log.compiled, progress.totals()
     log.start_turn(turn.name)
-    examples, stats, sampled, unread = [], {}, 0, []
+    examples, stats, unread = [], {}, []
     for pipeline in turn.pipelines:
         console.say(f'\n=== turn {pipeline.name}')
         title = pipeline.title
         k_pipeline = keys.fold_name(key, f'join/{title}') if title else key
         own_folder = Folder(folder.workdir, pipeline.name) if title else folder
         try:
-            prompts, rollouts, judgements, made = make_stages(
+            prompts, judgements, made = make_stages(
                 lm, state.params, pipeline, own_folder, k_pipeline
             )
         except early_stop.StopEarly as problem:
@@ -139,7 +139,6 @@ def learn(lm, state: State, turn, folder, key, log) -> State:
         numbers = turn_stats.summarize(prompts, judgements, made)
         numbers |= {'earlier': len(kept)} if kept else {}
         stats |= {f'{title}/{name}' if title else name: n for name, n in numbers.items()}
-        sampled += sum(len(r.tokens) for rollout in rollouts for r in rollout.responses)
     if not examples:
         numbers = ', '.join(f'{name} {value:.4g}' for name, value in stats.items())
         raise ValueError(f'turn {turn.name} has nothing to learn from: {numbers}')
@@ -158,7 +157,7 @@ def learn(lm, state: State, turn, folder, key, log) -> State:
     state = state._replace(round=lm.replicate(jax.numpy.int32(turn.round)))
 
     stats |= totals | {'seconds': time.time() - begun, 'compiled': log.compiled - compiled}
-    stats['tokens_per_s'] = (sampled + totals['tokens']) / stats['seconds']
+    stats |= progress.totals().since(before, stats['seconds'], totals['tokens'])
     log.write(turn.name, int(state.step), {f'turn/{name}': v for name, v in stats.items()})
     folder.write_json('turn.json', stats | ({'unread_verdicts': unread} if unread else {}))
     checkpoint.save(lm, folder, state)
@@ -166,8 +165,8 @@ def learn(lm, state: State, turn, folder, key, log) -> State:
     return state._replace(opt=None)  # each turn starts with new moments; sampling needs the memory
 
 
-def make_stages(lm, params, turn, folder, key) -> tuple[list, list, list, list]:
-    """(prompts, rollouts, judgements, examples) of a turn, each made once and kept as a file."""
+def make_stages(lm, params, turn, folder, key) -> tuple[list, list, list]:
+    """(prompts, judgements, examples) of a turn. Each stage is made once and kept as a file."""
 
     def key_of(stage: str):
         return keys.fold_name(key, stage)
@@ -187,7 +186,7 @@ def make_stages(lm, params, turn, folder, key) -> tuple[list, list, list, list]:
     examples = folder.make_once(
         'examples', Example, lambda: make_examples(turn, judgements, key_of('pairs'))
     )
-    return prompts, rollouts, judgements, examples
+    return prompts, judgements, examples
 
 
 def make_examples(turn, judgements, key) -> list[Example]:

@@ -28,7 +28,15 @@ ROOT = pathlib.Path(__file__).parent.parent
 CONFIGS = sorted(
     p.stem for p in (ROOT / 'configs').glob('*.py') if p.stem not in ('__init__', 'base')
 )
-TIMES = ('seconds', 'compiled', 'tokens_per_s')
+# Of what a start of a run did, and not of the run.
+TIMES = (
+    'seconds',
+    'compiled',
+    'tokens_per_s',
+    'compile_seconds',
+    'read_tokens',
+    'sampled_tokens',
+)
 
 
 def _config(name):

@@ -9,9 +9,8 @@ import math
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
-from selfrew.engine import finite, logprobs, loss_contract, packing
+from selfrew.engine import finite, logprobs, loss_contract, packing, progress
 from selfrew.mesh import processes
 from selfrew.types import Batch
 
@@ -34,12 +33,12 @@ def reference_logp(lm, params, batches: list[Batch]) -> np.ndarray:
     """The reference column of a round: [examples N] log-probs in nats under `params`, indexed by
     Batch.index.
     """
-    is_quiet = not processes.is_main()
-    bar = tqdm(batches, desc='reference', unit='batch', mininterval=1.0, disable=is_quiet)
     local_parts = []
-    for batch in bar:
-        logp_BN = response_logp(lm.module, params, packing.place(lm, batch))
-        local_parts.append(processes.local_part(logp_BN))
+    with progress.StepBar(len(batches), 'reference', 'batch') as bar:
+        for batch in batches:
+            logp_BN = response_logp(lm.module, params, packing.place(lm, batch))
+            local_parts.append(processes.local_part(logp_BN))
+            bar.step()
     rows = {}
     for batch, logp_BN in zip(batches, processes.merge(local_parts)):
         for index, logp_N, real in zip(batch.index, logp_BN, batch.real):

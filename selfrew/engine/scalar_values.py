@@ -5,8 +5,8 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
+from selfrew.engine import progress
 from selfrew.mesh import buckets, processes, sharding
 from selfrew.models import decoder
 
@@ -48,10 +48,11 @@ def last_values(lm, params, sequences, *, rows: int = 64) -> list[float]:
     rows: sequences in a batch, at most. KeyError where `params` has no such head.
     """
     batches, parts = list(_padded_batches(lm, sequences, rows)), []
-    shown = {'desc': 'value', 'unit': 'batch', 'mininterval': 1.0}
-    for _, tokens, length in tqdm(batches, **shown, disable=not processes.is_main()):
-        tokens, length = lm.place_rows(tokens), lm.place_rows(length)
-        parts.append(processes.local_part(_last_value(lm.module, params, tokens, length)))
+    with progress.StepBar(len(batches), 'value', 'batch') as bar:
+        for _, tokens, length in batches:
+            tokens, length = lm.place_rows(tokens), lm.place_rows(length)
+            parts.append(processes.local_part(_last_value(lm.module, params, tokens, length)))
+            bar.step()
     values = [0.0] * len(sequences)
     for (ids, _, _), value_R in zip(batches, processes.merge(parts)):
         for i, value in zip(ids, value_R):

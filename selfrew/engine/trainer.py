@@ -4,17 +4,17 @@ import math
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from selfrew.engine import (
     finite,
     packing,
+    progress,
     reference as references,
     schedules,
     train_state,
     train_step,
 )
-from selfrew.mesh import keys, processes, sharding
+from selfrew.mesh import keys, sharding
 
 
 def train(
@@ -128,15 +128,15 @@ def _run_steps(lm, state, batches, rates, key, loss, report, optimizer, accumula
         report(i, metrics)
 
     pending = {}  # metrics of the step before: fetched while the next one runs
-    is_quiet, total = not processes.is_main(), len(batches)
-    with tqdm(total=total, desc='update', unit='step', mininterval=1.0, disable=is_quiet) as bar:
+    total = len(batches)
+    with progress.StepBar(total, 'update', 'step') as bar:
         for i, (batch, rate) in enumerate(zip(batches, rates)):
             placed = packing.place(lm, train_step.stack_micro_batches(batch, accumulate))
             state, metrics = update(state, placed, rate, jax.random.fold_in(key, i))
             if pending:
                 report_step(i - 1, pending)
             pending = metrics | {'lr': rate}
-            bar.update()
+            bar.step()
         report_step(total - 1, pending)
     return state
 

@@ -58,14 +58,16 @@ class PrefillPool:
         for row, (prompt, _) in enumerate(groups):
             suffix = prompt[plan.prefix_tokens : -1]
             self._tokens[row, : len(suffix)] = suffix
+        self._lengths = [len(prompt) - 1 - plan.prefix_tokens for prompt, _ in groups]
         self.cache = None if is_replay else empty_pool(lm.module, lm.cache_dtype, *sizes)
 
     @property
     def is_done(self) -> bool:
         return self._start >= self._longest
 
-    def prefill_chunk(self, params, prefix_cache) -> None:
-        """Prefills the next chunk of each prompt."""
+    def prefill_chunk(self, params, prefix_cache) -> int:
+        """Prefills the next chunk of each prompt. Returns how many tokens of them were read."""
+        stop, tokens = self._start + self._chunk, 0
         if self.cache is not None:
             chunk = self._tokens[:, self._start : self._start + self._chunk]
             self.cache = programs.prefill(
@@ -76,4 +78,6 @@ class PrefillPool:
                 prefix_cache,
                 self.cache,
             )
-        self._start += self._chunk
+            tokens = sum(max(min(n, stop) - self._start, 0) for n in self._lengths)
+        self._start = stop
+        return tokens

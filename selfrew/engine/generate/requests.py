@@ -5,12 +5,11 @@ from typing import cast
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
+from selfrew.engine import progress
 from selfrew.engine.generate import early_stop, journal, memory_plan
 from selfrew.engine.generate.options import Request, options_per_request
 from selfrew.engine.generate.scheduler import Scheduler
-from selfrew.mesh import processes
 from selfrew.types import Response
 
 
@@ -112,23 +111,18 @@ def _make_responses(lm, params, requests, slots: int | None, title: str, checks)
         return cast(list[Response], responses)
     first = [check.count for check in checks]
     scheduler = Scheduler(lm, params, plan, requests, responses.copy(), first)
-    done = len(requests) - missing
-    shown = {'desc': title, 'unit': 'sample', 'mininterval': 1.0}
-    shown |= {'initial': done, 'disable': not processes.is_main()}
-    with tqdm(total=len(requests), **shown) as bar:
-        tokens = 0
-        for finished in scheduler.results():
+    with progress.SamplingBar(len(requests), len(requests) - missing, title) as bar:
+        scheduler.on_read = bar.reading
+        for finished, sampled_tokens in scheduler.results():
             for i, response in finished:
                 responses[i] = response
-                tokens += len(response.tokens)
                 if record:
                     fields = [response.text, response.tokens, response.finish, response.logp]
                     record.put(names[i], fields)
             if record:
                 record.flush()
             pending = _run_checks(pending, responses)
-            bar.update(len(finished))
-            bar.set_postfix_str(f'{tokens / max(bar.format_dict["elapsed"], 1e-9):,.0f} tokens/s')
+            bar.sampling(sampled_tokens, len(finished), scheduler.most_left())
     return cast(list[Response], responses)
 
 

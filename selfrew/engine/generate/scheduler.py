@@ -4,8 +4,10 @@ Axis letters here: M requests, S slots, T time in decoding.
 """
 
 import collections
+from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from selfrew.engine.finite import check_sampled
@@ -68,6 +70,9 @@ class Scheduler:
         self._waiting = collections.deque(groups)
         self._pool: prefill.PrefillPool | None = None
         self._ready: collections.deque[_Ready] = collections.deque()
+        # Called with (tokens, prompts read so far, all prompts) as prompts are read.
+        self.on_read: Callable[[int, int, int], None] = lambda *_: None
+        self._all_prompts, self._read_prompts = len(groups), 0
 
     def _without_recorded(self, groups) -> list:
         missing = []
@@ -78,7 +83,9 @@ class Scheduler:
         return missing
 
     def results(self):
-        """Yields lists of (index of a request, its response) as samples end."""
+        """Yields (list of (index of a request, its response) of the samples that ended, tokens that
+        were sampled), again and again.
+        """
         patience = max(self._plan.slots // 16, 1)  # idle slots for which a burst ends early
         while True:
             self._fill()
@@ -95,8 +102,31 @@ class Scheduler:
                 busy_S = self._slots.is_busy
                 fewer = max((count for count in SLOT_COUNTS if count < len(busy_S)), default=0)
                 active_floor = 0 if has_stop or not self._pays(fewer) else fewer
+            before_S, is_sampled_S = self._slots.token_count.copy(), self._is_sampled()
             active_S = self._advance(busy_S, active_floor, max_steps)
-            yield self._collect(busy_S, active_S, has_stop)
+            sampled_tokens = (self._slots.token_count - before_S)[is_sampled_S].sum()
+            yield self._collect(busy_S, active_S, has_stop), int(sampled_tokens)
+
+    def most_left(self) -> int:
+        """Tokens that the samples which have not ended may have yet."""
+        members = [i for _, group in self._waiting for i in group]
+        members += [i for _, group in self._pool.groups for i in group] if self._pool else []
+        members += [ready.request for ready in self._ready]
+        missing = [i for i in members if self._recorded[i] is None]
+        is_sampled_S = self._is_sampled()
+        left_S = self._limits[self._slots.request[is_sampled_S]]
+        left_S = left_S - self._slots.token_count[is_sampled_S]
+        return int(self._limits[missing].sum() + left_S.sum())
+
+    def _is_sampled(self) -> np.ndarray:
+        """[S] Whether a slot has a request that is not replayed."""
+        slots = self._slots
+        return np.array(
+            [
+                bool(busy) and self._recorded[request] is None
+                for busy, request in zip(slots.is_busy, slots.request)
+            ]
+        )
 
     # --- prefill ---
 
@@ -114,13 +144,20 @@ class Scheduler:
             if self._pool is None:
                 self._pool = self._next_pool()
             if not self._pool.is_done:
-                self._pool.prefill_chunk(self._device.params, self._device.prefix_cache)
+                self._prefill_chunk(self._pool)
             if self._pool.is_done:
                 for row, (_, members) in enumerate(self._pool.groups):
                     self._ready.extend(_Ready(i, self._pool, row) for i in members)
                 self._pool = None
             elif len(self._slots.idle) <= few_idle:
                 return
+
+    def _prefill_chunk(self, pool: prefill.PrefillPool) -> None:
+        tokens = pool.prefill_chunk(self._device.params, self._device.prefix_cache)
+        if not self._slots.is_busy.any():
+            jax.block_until_ready(pool.cache)  # nothing else runs: the time is that of reading
+        self._read_prompts += len(pool.groups) if pool.is_done else 0
+        self.on_read(tokens, self._read_prompts, self._all_prompts)
 
     def _next_pool(self) -> prefill.PrefillPool:
         count = min(self._plan.prefill_rows, len(self._waiting))
