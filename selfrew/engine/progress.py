@@ -134,7 +134,6 @@ class SamplingBar:
         self._ended += ended
         rate = self._sampled / self._seconds()
         self._bar.set_description_str(self._title, refresh=False)
-        self._bar.update(ended)
         left = ''
         if rate > 0:
             expected = most_left
@@ -143,18 +142,19 @@ class SamplingBar:
                 expected = min(most_left, max(length * self._missing - self._sampled, 0.0))
             bound = '' if self._ended else 'at most '
             left = f', {bound}{duration(expected / rate)} left'
-        self._show(f'{rate:,.0f} tokens/s{left}')
+        self._show(f'{rate:,.0f} tokens/s{left}', ended)
 
     def _seconds(self) -> float:
         """Since the bar was made, without compiling."""
         compiled = totals().compile_seconds - self._compiled
         return max(time.time() - self._begun - compiled, 1e-9)
 
-    def _show(self, text: str) -> None:
-        """Prints the bar with this text behind it, at most once a second."""
+    def _show(self, text: str, ended: int = 0) -> None:
+        """Adds samples that have ended; prints the bar with this text, at most once a second."""
         bar, compiled = self._bar, totals().compile_seconds - self._compiled
         text += f', compiled for {duration(compiled)}' if compiled >= 1.0 else ''
         bar.set_postfix_str(text, refresh=False)
+        bar.update(ended)
         if not bar.disable and time.time() - bar.last_print_t >= bar.mininterval:
             bar.refresh()
             bar.last_print_t = time.time()
