@@ -242,7 +242,7 @@ def test_a_real_file_is_the_folder_of_the_same_numbers(tmp_path):
     _assert_equal(again, params)
     _assert_equal_text(again_lm.text, lm.text, str(tmp_path / 'out' / 'tokenizer.json'))
     generation = json.loads((tmp_path / 'out' / 'generation_config.json').read_text())
-    assert generation == {'bos_token_id': 1, 'eos_token_id': [2], 'pad_token_id': 2}
+    assert generation == {'bos_token_id': 1, 'eos_token_id': 2, 'pad_token_id': 2}
 
 
 def _assert_equal(params, expected):
