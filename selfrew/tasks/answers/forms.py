@@ -250,6 +250,7 @@ MATHEMATICS = Form(_extract_mathematics, _mathematics_key, _is_same_mathematics)
 
 # --- anything: a user's records ---
 
+OPERATOR = re.compile(r'\d\s*(?:[-+*×·÷−]|\\(?:times|cdot|div)\b)\s*\d')  # between two numbers
 LETTER_ANSWER = re.compile(
     r'\W*(?:(?:the )?(?:correct )?(?:answer|option|choice) (?:is )?)?\W*[A-H]\W*', re.IGNORECASE
 )
@@ -266,6 +267,11 @@ def _letter_of(text: str) -> str | None:
     return choices.read(text) if is_letter else None
 
 
+def _is_sum_of_numbers(answer: str) -> bool:
+    """Whether a sum or product of numbers was not worked out, which repeats a question."""
+    return OPERATOR.search(answer) is not None and not re.search(r'(?<![\\a-z])[A-Za-z]', answer)
+
+
 def _extract_any(response: str, options: tuple = ()) -> str | None:
     del options
     return conclusion(response, _is_conclusive, takes_words=True)
@@ -279,12 +285,15 @@ def _any_key(answer: str, options: tuple = ()) -> str:
         return letter
     if quantity is not None:
         return quantities.key(quantity.value)
-    return _mathematics_key(answer) if _is_mathematical(answer) else words_key(answer)
+    is_mathematical = _is_mathematical(answer) and not _is_sum_of_numbers(answer)
+    return _mathematics_key(answer) if is_mathematical else words_key(answer)
 
 
 def _is_same_anything(truth: str, answer: str, options: tuple = ()) -> bool:
     if _is_quantity(truth) and _is_quantity(answer):
         return _is_same_number(truth, answer)
+    if _is_quantity(truth) and _is_sum_of_numbers(answer):
+        return False
     if _letter_of(truth) or _letter_of(answer):
         return _any_key(truth) == _any_key(answer)
     if _is_mathematical(truth) and _is_mathematical(answer):

@@ -89,6 +89,7 @@ def test_spellings_of_one_answer_are_one_vote(form, votes):
         (answers.MATHEMATICS, ('2k', '2', '2x', 'k', '2K')),
         (answers.NUMBER, ('5', '5x', '5 or 6', '5 million', '3 PM', '3 AM')),
         (answers.ANY, ('Rome', 'Roma', 'Rome or Roma', '(A)', '(B)')),
+        (answers.ANY, ('8', '4 + 4', '2*4', r'4 \times 2', '10-2')),  # the question, not its answer
     ],
 )
 def test_other_answers_are_other_votes(form, votes):
