@@ -14,6 +14,9 @@ VERDICT = 56
 
 def get(**fields) -> ConfigDict:
     """A config over the tiny base and the built-in tasks; `fields` replace or add."""
+    for entry in ('start', 'round'):
+        if fields.get(entry):
+            fields[entry] = {'max_unread': 0.9} | dict(fields[entry])
     return ConfigDict(
         {
             'seed': 0,

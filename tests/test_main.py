@@ -95,6 +95,7 @@ def test_every_field_of_a_config_can_be_set_from_the_command_line(tmp_path):
         'round.train.batch=8',
         'round.loss.beta=0.2',
         'round.sampler.top_p=0.5',
+        'round.max_unread=0.5',
         'seed=3',
     )
     result = _main(
