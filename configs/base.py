@@ -36,7 +36,7 @@ def model() -> dict:
         'params': 'float32',
         'max_length': placeholder(int),
         'attention': 'xla',
-        'remat': 'none',
+        'remat': placeholder(str),
         'cache': placeholder(str),
         'cache_gib': placeholder(float),
         'chat_template': placeholder(str),
@@ -133,7 +133,7 @@ def training(**fields) -> dict:
     """How a turn trains; `fields` replace or add. row_length suits the built-in tasks."""
     return {
         'row_length': 256,
-        'accumulate': 1,
+        'accumulate': placeholder(int),
         'reference': 'exact',
         'max_gap': 0.01,
         'warmup': 0.05,

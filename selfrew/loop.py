@@ -13,7 +13,7 @@ import jax
 from selfrew.engine import progress, train_state
 from selfrew.engine.finite import NotFinite
 from selfrew.engine.generate import early_stop
-from selfrew.mesh import keys, processes
+from selfrew.mesh import keys, memory, processes
 from selfrew.run import (
     checkpoint,
     console,
@@ -157,6 +157,7 @@ def learn(lm, state: State, turn, folder, key, log) -> State:
     state = state._replace(round=lm.replicate(jax.numpy.int32(turn.round)))
 
     stats |= totals | {'seconds': time.time() - begun, 'compiled': log.compiled - compiled}
+    stats['peak_gib'] = memory.peak_bytes(lm.mesh.local_devices[0]) / 2**30
     stats |= progress.totals().since(before, stats['seconds'], totals['tokens'])
     log.write(turn.name, int(state.step), {f'turn/{name}': v for name, v in stats.items()})
     folder.write_json('turn.json', stats | ({'unread_verdicts': unread} if unread else {}))

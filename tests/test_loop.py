@@ -36,6 +36,7 @@ TIMES = (
     'compile_seconds',
     'read_tokens',
     'sampled_tokens',
+    'peak_gib',
 )
 
 

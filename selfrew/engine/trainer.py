@@ -1,6 +1,9 @@
 """A round of updates: packing, the reference pass, and the optimiser steps."""
 
+import functools
+import logging
 import math
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,8 +16,9 @@ from selfrew.engine import (
     schedules,
     train_state,
     train_step,
+    update_memory,
 )
-from selfrew.mesh import keys, sharding
+from selfrew.mesh import keys, processes, sharding
 
 
 def train(
@@ -28,7 +32,7 @@ def train(
     optimizer,
     lr: float,
     batch: int = 16,
-    accumulate: int = 1,
+    accumulate: int | None = None,
     epochs: int = 1,
     max_steps: int | None = None,
     row_length: int = 512,
@@ -48,14 +52,17 @@ def train(
         with floats.
       optimizer: makes an optax transformation, see `optimizers`.
       batch: examples per update. accumulate: micro-batches that its rows are split into, to take
-        less memory; their gradients add up to the same. epochs: passes over the examples.
+        less memory; their gradients add up to the same. None: as few as fit the device's memory,
+        see update_memory.choose; so is what the backward pass recomputes, if `lm` leaves it open.
+        epochs: passes over the examples.
         max_steps: stops after so many updates; None: no limit.
       row_length: tokens of a packed row; an example that does not fit is dropped and counted.
       reference, max_gap: see `reference.reference_column`; max_gap is in nats per token.
       lr, warmup, schedule, final: see `schedules.learning_rate`.
-    Totals are numbers: steps, examples, dropped, tokens (of responses, trained on), gap (mean
-    |trainer − sampler| log-prob per token, nan if nothing was sampled) and gap_max (the largest
-    mean of one response).
+    Totals: steps, examples, dropped, tokens (of responses, trained on), gap (mean |trainer −
+    sampler| log-prob per token, nan if nothing was sampled), gap_max (the largest mean of one
+    response), accumulate, remat, and update_gib (the GiB of a device that an update is estimated
+    to take).
     Raises ValueError for an option out of range, an unknown schedule or reference, if no example is
     left, or if the sampler's log-probs are missing or too far off; finite.NotFinite at the first
     update whose log-probabilities, loss, gradient or new parameters are not finite.
@@ -63,9 +70,16 @@ def train(
     counts = {'batch': batch, 'accumulate': accumulate, 'epochs': epochs, 'row_length': row_length}
     _check_options(counts | {'max_steps': max_steps}, schedule, reference)
     docs, dropped = _tokenise(lm, examples, row_length)
-    parts, rng = accumulate * sharding.row_shards(lm.mesh), keys.numpy_rng(key)
-    sizes = {'batch': batch, 'row_length': row_length, 'parts': parts}
-    passes = packing.epochs(docs, epochs, rng=rng, **sizes)
+
+    @functools.cache
+    def packed(micros: int) -> list:
+        parts, rng = micros * sharding.row_shards(lm.mesh), keys.numpy_rng(key)
+        sizes = {'batch': batch, 'row_length': row_length, 'parts': parts}
+        return packing.epochs(docs, epochs, rng=rng, **sizes)
+
+    split = _choose_split(lm, optimizer, packed, accumulate)
+    lm, accumulate = update_memory.with_remat(lm, split.remat), split.accumulate
+    passes = packed(accumulate)
     first_update, one_pass = _split(passes[0][:1], accumulate), _split(passes[0], accumulate)
     source = {'kind': reference, 'max_gap': max_gap}
     column, gaps = references.reference_column(
@@ -76,7 +90,7 @@ def train(
         batches = [references.with_reference(update, column) for update in batches]
     rate = {'lr': lr, 'warmup': warmup, 'schedule': schedule, 'final': final}
     rates = [schedules.learning_rate(i, len(batches), **rate) for i in range(len(batches))]
-    state = _run_steps(lm, state, batches, rates, key, loss, report, optimizer, accumulate)
+    state = _run_steps(lm, state, batches, rates, key, loss, report, optimizer, split)
     return state, {
         'steps': len(batches),
         'examples': len(docs),
@@ -84,7 +98,47 @@ def train(
         'tokens': sum(float(update.mask.sum()) for update in batches),
         'gap': float(np.mean(gaps)) if gaps else math.nan,
         'gap_max': max(gaps, default=math.nan),
+        'accumulate': accumulate,
+        'remat': split.remat,
+        'update_gib': split.needed / 2**30,
     }
+
+
+def _choose_split(lm, optimizer, packed, accumulate: int | None) -> update_memory.Split:
+    """How an update is computed: the same in all processes. Warns if it may not fit.
+
+    packed: micro-batches -> the passes over the examples.
+    """
+
+    def largest(micros: int) -> tuple[int, int, int]:
+        batches = [batch for updates in packed(micros) for batch in updates]
+        rows = max(batch.tokens.shape[0] for batch in batches) // micros
+        selected = max(batch.target.shape[1] for batch in batches)
+        return rows, batches[0].tokens.shape[1], selected
+
+    device = lm.mesh.local_devices[0]
+    chosen: Any = processes.on_main(
+        lambda: update_memory.choose(
+            lm,
+            train_state.cached_optimizer(optimizer),
+            largest,
+            accumulate=accumulate,
+            remat=lm.module.remat if lm.has_fixed_remat else None,
+            limit=update_memory.budget(device),
+        )
+    )
+    split = update_memory.Split(*chosen)
+    if split.needed > split.limit:
+        logging.warning(
+            'an update with accumulate=%d and remat=%s is estimated to take %.3g GiB of a device, '
+            'of which it should take at most %.3g; a smaller train.batch or row_length, '
+            "model.lora, or params='bfloat16' take less",
+            split.accumulate,
+            split.remat,
+            split.needed / 2**30,
+            split.limit / 2**30,
+        )
+    return split
 
 
 def _check_options(counts: dict, schedule: str, reference: str) -> None:
@@ -112,7 +166,7 @@ def _split(batches, accumulate: int) -> list:
     return [micro for batch in batches for micro in packing.micro_batches(batch, accumulate)]
 
 
-def _run_steps(lm, state, batches, rates, key, loss, report, optimizer, accumulate: int):
+def _run_steps(lm, state, batches, rates, key, loss, report, optimizer, split):
     """The state after one update per batch, with the learning rate at its place in `rates`."""
     optimizer = train_state.cached_optimizer(optimizer)
     state = train_state.begin_round(lm, state, optimizer)
@@ -128,8 +182,12 @@ def _run_steps(lm, state, batches, rates, key, loss, report, optimizer, accumula
         report(i, metrics)
 
     pending = {}  # metrics of the step before: fetched while the next one runs
-    total = len(batches)
-    with progress.StepBar(total, 'update', 'step') as bar:
+    total, accumulate = len(batches), split.accumulate
+    title = 'update'
+    if (accumulate, split.remat) != (1, 'none'):
+        size = f'{split.needed / 2**30:.2g} of {split.limit / 2**30:.2g} GiB'
+        title += f' (accumulate {accumulate}, remat {split.remat}, about {size})'
+    with progress.StepBar(total, title, 'step') as bar:
         for i, (batch, rate) in enumerate(zip(batches, rates)):
             placed = packing.place(lm, train_step.stack_micro_batches(batch, accumulate))
             state, metrics = update(state, placed, rate, jax.random.fold_in(key, i))

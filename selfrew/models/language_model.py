@@ -38,6 +38,7 @@ class Lm:
     cache: str | None = None  # dtype of the KV cache; None: that of the compute
     cache_gib: float | None = None  # GiB of each device that the KV cache may take; None: see load
     adapter: str | None = None  # the PEFT folder that its adapters came from
+    has_fixed_remat: bool = True  # whether updates recompute what module.remat says; else: chosen
 
     @property
     def config(self) -> ModelConfig:
@@ -147,7 +148,7 @@ def describe(
     params: str = 'float32',
     max_length: int | None = None,
     attention: str = 'xla',
-    remat: str = 'none',
+    remat: str | None = None,
     cache: str | None = None,
     cache_gib: float | None = None,
     chat_template: str | None = None,
@@ -170,10 +171,10 @@ def describe(
       max_length: the longest context, at most the checkpoint's; None: see hf.config_of.
       attention: 'xla', 'cudnn' (GPU) or 'splash' (TPU).
       remat: what the backward pass recomputes to save memory: 'none', 'full' (whole blocks) or
-        'dots' (all but matrix products).
+        'dots' (all but matrix products). None: chosen for each turn by the device's memory, see
+        engine.trainer.train.
       cache: dtype of the KV cache, 'float32' or 'bfloat16'; None: `dtype`.
-      cache_gib: GiB of each device that the cache may take; None: 0.3 of its memory, or 4 GiB where
-        the device does not report it.
+      cache_gib: GiB of each device that the cache may take; None: 0.3 of its memory.
       chat_template: a jinja file or 'plain', in place of the folder's template.
       fold_system: whether a system turn becomes the opening of the first user turn, for templates
         that know no system turn.
@@ -184,7 +185,7 @@ def describe(
     """
     _check_choice('dtype', dtype, DTYPES)
     _check_choice('params', params, DTYPES)
-    _check_choice('remat', remat, decoder.REMAT)
+    _check_choice('remat', remat or 'none', decoder.REMAT)
     _check_choice('attention', attention, attention_backends.BACKENDS)
     _check_choice('cache', cache or dtype, DTYPES)
     if cache_gib is not None and cache_gib <= 0:
@@ -203,8 +204,10 @@ def describe(
         adapter = resolve_folder(adapter)
         config = with_adapter(adapter, config)
     tokenizer = text.load(folder, chat_template, fold_system=fold_system, vocab=config.vocab)
-    module = decoder.make_module(config, dtype, attention=attention, remat=remat, mesh=mesh)
-    return Lm(module, tokenizer, mesh, params, folder, cache, cache_gib, adapter)
+    recomputed = remat or 'none'
+    module = decoder.make_module(config, dtype, attention=attention, remat=recomputed, mesh=mesh)
+    is_fixed = remat is not None
+    return Lm(module, tokenizer, mesh, params, folder, cache, cache_gib, adapter, is_fixed)
 
 
 def with_adapter(adapter: str, config: ModelConfig) -> ModelConfig:

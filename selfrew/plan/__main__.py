@@ -3,7 +3,8 @@
     python -m selfrew.plan --config=configs/self_rewarding.py:llama2_70b --topology=v5p:8x8x4
 
 It needs no weights, no data and no TPU: only jax on a CPU and libtpu's compiler
-(`pip install -e '.[plan]'`).
+(`pip install -e '.[plan]'`). With --here it plans for the devices of this machine: what memory each
+program takes, and how an update is split to fit.
 """
 
 import json
@@ -25,20 +26,25 @@ def _report_progress(message: str) -> None:
 
 def main(argv) -> None:
     options = flags.FLAGS
-    if len(argv) > 1 or options.config is None or not options.topology:
+    if len(argv) > 1 or options.config is None or bool(options.topology) == options.here:
         raise app.UsageError(
-            'want --config=FILE:VARIANT and --topology=NAME, e.g. --topology=v5p:4x4x4'
+            'want --config=FILE:VARIANT and either --topology=NAME, e.g. --topology=v5p:4x4x4, or '
+            '--here'
         )
-    os.environ |= chips.ENVIRONMENT
+    if not options.here:
+        os.environ |= chips.ENVIRONMENT
     from selfrew.plan import planner, summary  # noqa: PLC0415 - jax reads ENVIRONMENT on import
 
+    config, tokens = options.config.to_dict(), options.prompt_tokens
     try:
-        plan = planner.make(
-            options.config.to_dict(), options.topology, options.prompt_tokens, _report_progress
-        )
+        if options.here:
+            plan = planner.make_here(config, tokens, _report_progress)
+        else:
+            plan = planner.make(config, options.topology, tokens, _report_progress)
     except refusal.MISTAKES as problem:
         refusal.exit_with(problem)
-    print(json.dumps(plan, indent=2) if options.json else summary.plan_text(plan))
+    as_text = summary.here_text if options.here else summary.plan_text
+    print(json.dumps(plan, indent=2) if options.json else as_text(plan))
 
 
 if __name__ == '__main__':
@@ -46,6 +52,7 @@ if __name__ == '__main__':
         'config', None, 'A config file with a variant, such as FILE:llama2_70b.'
     )
     flags.DEFINE_string('topology', None, 'v5p:8x8x4, v5p-512, v6e:4x4, v5e-8, v4:2x2x2, …')
+    flags.DEFINE_boolean('here', False, 'Plan for the devices of this machine.')
     flags.DEFINE_integer('prompt_tokens', 512, 'The assumed length of prompts.', lower_bound=1)
     flags.DEFINE_boolean('json', False, 'Print JSON and nothing else.')
     app.run(main, flags_parser=refusal.parse_flags)

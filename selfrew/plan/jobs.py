@@ -6,7 +6,6 @@ from typing import Any
 
 from selfrew.engine.generate import memory_plan
 from selfrew.mesh.buckets import bucket, round_up
-from selfrew.plan import chips
 from selfrew.run import binding
 from selfrew.run.turns import Turn, bind_turns
 from selfrew.shelves import evals, pairs, prompts, samplers, scorers
@@ -255,11 +254,14 @@ def _job(
     )
 
 
-def plan_memory(lm, job: Job, chip: chips.Chip) -> memory_plan.MemoryPlan:
-    """The engine's memory plan for a job. Raises ValueError where not even one slot fits."""
+def plan_memory(lm, job: Job, device_gib: float) -> memory_plan.MemoryPlan:
+    """The engine's memory plan for a job on devices with this memory.
+
+    Raises ValueError where not even one slot fits.
+    """
     cache_gib = lm.cache_gib
     if cache_gib is None:
-        cache_gib = memory_plan.CACHE_SHARE * chip.hbm_gib
+        cache_gib = memory_plan.CACHE_SHARE * device_gib
     return memory_plan.plan(
         lm,
         [job.prompt_tokens] * job.requests,
@@ -328,24 +330,27 @@ def _responses_an_example(part) -> int:
     return 3 if argument(part, 'keep_last') else 2
 
 
-def batch_shape(turn: Turn, prompt: int, response: int, row_shards: int) -> BatchShape:
+def batch_shape(
+    turn: Turn, prompt: int, response: int, row_shards: int, micros: int | None = None
+) -> BatchShape:
     """The shape of an update as `packing` makes it where every response has its full length.
 
     prompt, response: tokens of one. row_shards: into how many parts the mesh splits the rows.
+    micros: micro-batches; None: as the turn says, or else 1.
     """
     N = _responses_an_example(turn.pairs)
     length, examples = argument(turn.train, 'row_length'), argument(turn.train, 'batch')
-    micros = argument(turn.train, 'accumulate')
+    count: int = micros or argument(turn.train, 'accumulate') or 1
     examples_a_row = max(length // (prompt + N * response), 1)
-    parts = row_shards * micros
+    parts = row_shards * count
     rows = bucket(math.ceil(examples / examples_a_row), parts)
     # The responses of the fullest part.
     selected = min(rows // parts * examples_a_row, examples) * N * response
     return BatchShape(
         examples=examples,
         n=N,
-        micros=micros,
-        rows=rows // micros,
+        micros=count,
+        rows=rows // count,
         length=length,
         selected=min(bucket(selected), rows // parts * length),
     )

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import jax
 
-from selfrew.mesh import sharding
+from selfrew.engine import train_state, update_memory
+from selfrew.mesh import memory, sharding
 from selfrew.models import decoder, hf, language_model, text
 from selfrew.plan import chips, jobs, lowering, prediction, summary
 from selfrew.run.config import model_describer
@@ -28,9 +29,10 @@ def make(
     chip, turn, lm = chips.CHIPS[kind], jobs.sampling_turn(config), build_lm(config, devices)
     sampling = jobs.sampling_jobs(turn, prompt_tokens, lm.config.max_length)
     measured = jobs.evaluation_jobs(config, turn, prompt_tokens, lm.config.max_length)
-    planned = [(job, jobs.plan_memory(lm, job, chip)) for job in sampling]
+    planned = [(job, jobs.plan_memory(lm, job, chip.hbm_gib)) for job in sampling]
     lengths = jobs.example_lengths(turn, sampling, prompt_tokens)
-    shape = jobs.batch_shape(turn, *lengths, sharding.row_shards(lm.mesh))
+    limit = int(update_memory.SHARE * chip.hbm_gib * jobs.GiB)
+    lm, shape, split = choose_update(lm, turn, lengths, limit)
     results = {}
     for program in lowering.round_programs(lm, turn, planned, shape):
         report(f'compiling {program.title} …')
@@ -56,9 +58,75 @@ def make(
         ],
         'evaluations': [dataclasses.asdict(job) for job in measured],
         'batch': dataclasses.asdict(shape),
+        'update': split._asdict(),
         'programs': results,
         'round_seconds': prediction.round_seconds(turn, planned, shape, results),
         'verdict': verdict,
+    }
+
+
+def choose_update(lm, turn, lengths: tuple[int, int], limit: int):
+    """(lm, shape of an update, its split): what a run chooses where the config leaves it open.
+
+    lengths: tokens of an example's prompt and of each response. limit: bytes of a device.
+    """
+    shards = sharding.row_shards(lm.mesh)
+
+    def shape_of(micros: int) -> jobs.BatchShape:
+        return jobs.batch_shape(turn, *lengths, shards, micros)
+
+    def pack(micros: int) -> tuple[int, int, int]:
+        shape = shape_of(micros)
+        return shape.rows, shape.length, shape.selected
+
+    split = update_memory.choose(
+        lm,
+        train_state.cached_optimizer(turn.train.keywords['optimizer']),
+        pack,
+        accumulate=jobs.argument(turn.train, 'accumulate'),
+        remat=lm.module.remat if lm.has_fixed_remat else None,
+        limit=limit,
+    )
+    return update_memory.with_remat(lm, split.remat), shape_of(split.accumulate), split
+
+
+def make_here(
+    config: dict, prompt_tokens: int, report: Callable[[str], None] = lambda message: None
+) -> dict:
+    """The plan of a config for the devices of this machine: what memory each program takes.
+
+    The arguments are those of `make`, and so are the errors.
+    """
+    lm, turn = build_lm(config, jax.devices()), jobs.sampling_turn(config)
+    device = lm.mesh.local_devices[0]
+    gib = memory.device_bytes(device) / jobs.GiB
+    sampling = jobs.sampling_jobs(turn, prompt_tokens, lm.config.max_length)
+    planned = [(job, jobs.plan_memory(lm, job, gib)) for job in sampling]
+    lengths = jobs.example_lengths(turn, sampling, prompt_tokens)
+    lm, shape, split = choose_update(lm, turn, lengths, update_memory.budget(device))
+    results = {}
+    for program in lowering.round_programs(lm, turn, planned, shape):
+        report(f'compiling {program.title} …')
+        needed = prediction.memory_bytes(program.lower().compile())
+        total = sum(needed.values())
+        taken = program.bytes | needed | {'total': total}
+        results[program.title] = {'bytes': taken, 'fits': total <= gib * jobs.GiB}
+    return {
+        'model': config['model']['folder'],
+        'parameters': sum(x.size for x in jax.tree.leaves(lm.abstract_params())),
+        'device': device.device_kind,
+        'mesh': dict(lm.mesh.shape),
+        'memory_gib': gib,
+        'fits': all(result['fits'] for result in results.values()),
+        'prompt_tokens': prompt_tokens,
+        'jax': jax.__version__,
+        'samples': [
+            dataclasses.asdict(job) | {'layout': dataclasses.asdict(sizes)}
+            for job, sizes in planned
+        ],
+        'batch': dataclasses.asdict(shape),
+        'update': split._asdict(),
+        'programs': results,
     }
 
 
@@ -89,7 +157,7 @@ def build_lm(config: dict, devices) -> language_model.Lm:
         model_config,
         fields['dtype'],
         attention=fields['attention'],
-        remat=fields['remat'],
+        remat=fields['remat'] or 'none',
         mesh=mesh,
     )
     no_tokenizer = text.Text(None, bos=1, eos=2, pad=0, stop_tokens=(2,))
@@ -100,4 +168,5 @@ def build_lm(config: dict, devices) -> language_model.Lm:
         param_dtype=fields['params'],
         cache=fields['cache'],
         cache_gib=fields['cache_gib'],
+        has_fixed_remat=fields['remat'] is not None,
     )

@@ -29,7 +29,7 @@ def compile_and_predict(program: Program, chip: chips.Chip, count: int) -> dict:
             raise
         return result | {'bytes': program.bytes, 'fits': False, 'refused': _refusal(problem)}
     counted, cost = hlo.read(text), compiled.cost_analysis() or {}
-    needed = _memory_bytes(compiled)
+    needed = memory_bytes(compiled)
     total = sum(needed.values())
     seconds = chip.seconds(
         count,
@@ -69,7 +69,7 @@ def _refusal(problem: Exception) -> str:
     return sentence[0] if sentence else str(problem).splitlines()[0]
 
 
-def _memory_bytes(compiled) -> dict[str, int]:
+def memory_bytes(compiled) -> dict[str, int]:
     """Bytes that a compiled program needs on a chip; they add up to its total."""
     memory = compiled.memory_analysis()
     return {

@@ -69,6 +69,28 @@ def plan_text(plan: dict) -> str:
     return '\n\n'.join('\n'.join(lines) for lines in blocks if lines)
 
 
+def here_text(plan: dict) -> str:
+    """A plan of planner.make_here as text."""
+    head = (
+        '{model}: {parameters:,} parameters on {device}, {mesh}, {memory_gib:.1f} GiB a device; '
+        'jax {jax}'
+    )
+    slots = ', '.join(f'{job["title"]} {job["layout"]["slots"]}' for job in plan['samples'])
+    update = plan['update']
+    chosen = (
+        f'an update: accumulate {update["accumulate"]}, remat {update["remat"]}, by estimate '
+        f'{_gib(update["needed"])} of {_gib(update["limit"])} GiB; slots: {slots or "none"}'
+    )
+    verdict = (
+        'fits.'
+        if plan['fits']
+        else 'does not fit: '
+        + ', '.join(title for title, result in plan['programs'].items() if not result['fits'])
+    )
+    blocks = [[head.format(**plan)], _memory_lines(plan['programs']), [chosen, verdict]]
+    return '\n\n'.join('\n'.join(lines) for lines in blocks)
+
+
 def _gib(size: int | None) -> str:
     return '–' if size is None else f'{size / GiB:.2f}'
 

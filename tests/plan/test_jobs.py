@@ -22,7 +22,7 @@ def turn():
 def planned(turn):
     lm = dataclasses.replace(toys.toy()[0], cache_gib=40.0)
     sampling = jobs.sampling_jobs(turn, 500, CONTEXT)
-    return [(job, jobs.plan_memory(lm, job, chips.CHIPS['v5p'])) for job in sampling]
+    return [(job, jobs.plan_memory(lm, job, chips.CHIPS['v5p'].hbm_gib)) for job in sampling]
 
 
 def test_requests_are_read_from_the_config_without_its_data(turn):

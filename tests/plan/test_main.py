@@ -52,11 +52,16 @@ def run_plan(*arguments: str) -> subprocess.CompletedProcess:
     [
         (['--topology=v5e-8'], 'want --config'),
         (
+            ['--config=configs/quickstart.py'],
+            'either --topology=NAME, e.g. --topology=v5p:4x4x4, or',
+        ),
+        (['--config=configs/quickstart.py', '--topology=v5e-8', '--here'], 'want --config=FILE'),
+        (
             ['--config=configs/self_rewarding.py:llama2_70b', '--topology=v7-8'],
             "no topology 'v7-8'",
         ),
     ],
-    ids=['config', 'topology'],
+    ids=['config', 'neither', 'both', 'topology'],
 )
 def test_a_mistake_is_named_without_a_traceback(arguments, words):
     process = run_plan(*arguments)
@@ -95,3 +100,19 @@ def test_a_small_model_is_planned_for_eight_chips(tmp_path):
     assert share <= update['bytes']['params'] < 1.02 * share
     assert update['model_flops'] > 6 * matrix * update['tokens'] and update['unknown_loops'] == 0
     assert update['collectives'] and 0 < update['mfu'] < 1 and plan['round_seconds']['round'] > 0
+
+
+@pytest.mark.slow
+def test_a_run_is_planned_for_the_devices_of_this_machine(tmp_path):
+    (tmp_path / 'small.py').write_text(SMALL.replace('fsdp = 4', 'fsdp = 1'))
+    result = run_plan(f'--config={tmp_path}/small.py', '--here', '--json')
+    assert result.returncode == 0, result.stderr
+    plan = json.loads(result.stdout)
+    assert set(plan['programs']) == {'sample: prefill', 'sample: decode', 'reference', 'update'}
+    assert plan['fits'] and plan['memory_gib'] > 1
+    assert (plan['update']['accumulate'], plan['update']['remat']) == (1, 'none')
+    compiled = plan['programs']['update']['bytes']['total']
+    assert 0.8 <= plan['update']['needed'] / compiled <= 2.0
+    text = run_plan(f'--config={tmp_path}/small.py', '--here').stdout
+    assert 'an update: accumulate 1, remat none' in text and 'slots: sample 16' in text
+    assert text.endswith('fits.\n')

@@ -4,7 +4,7 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from selfrew.mesh import buckets, sharding
+from selfrew.mesh import buckets, memory, sharding
 
 SLOTS, CPU_SLOTS = 256, 128
 PAGE_SIZE = 128  # tokens of a page: a tile of a TPU
@@ -54,13 +54,11 @@ def column_bytes(lm) -> int:
 
 def cache_budget(lm) -> float:
     """Bytes that caches may take on a device: lm.cache_gib if it is set, else CACHE_SHARE of the
-    device's memory, or 4 GiB where the device does not report its memory.
+    device's memory.
     """
     if lm.cache_gib is not None:
         return lm.cache_gib * 2**30
-    devices = lm.mesh.local_devices
-    memory = (devices[0].memory_stats() or {}).get('bytes_limit') if devices else None
-    return CACHE_SHARE * memory if memory else 4 * 2**30
+    return CACHE_SHARE * memory.device_bytes(lm.mesh.local_devices[0])
 
 
 def plan(

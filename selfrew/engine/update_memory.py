@@ -1,0 +1,145 @@
+"""Chooses how an update is split and what it recomputes, so that it fits a device's memory.
+
+The estimate is fitted to what XLA reports of the compiled update (memory_analysis) on a CPU: see
+tests/engine/test_update_memory.py. It leans to the large side.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from selfrew.engine import train_state
+from selfrew.mesh import memory, sharding
+
+# The share of a device's memory that an update may take. A CPU's memory has other users.
+SHARE, CPU_SHARE = 0.85, 0.6
+ATTENTION_COPIES = 6  # of one layer's attention scores, in float32, at the peak of a backward pass
+LEAST_ROWS = 4  # of a micro-batch on a device: with fewer, products get slow
+REMATS = 'none', 'dots', 'full'  # from the fastest on
+
+
+class Split(NamedTuple):
+    """How an update is computed."""
+
+    accumulate: int  # micro-batches
+    remat: str
+    needed: int  # bytes that it is estimated to take on a device
+    limit: int  # bytes that it may take there
+
+
+def budget(device) -> int:
+    """Bytes of a device that an update may take."""
+    share = CPU_SHARE if device.platform == 'cpu' else SHARE
+    return int(share * memory.device_bytes(device))
+
+
+@functools.cache
+def with_remat(lm, remat: str):
+    """The same model, recomputing that in its backward pass; one object for each, so that programs
+    are compiled once.
+    """
+    if lm.module.remat == remat:
+        return lm
+    return dataclasses.replace(lm, module=lm.module.clone(remat=remat))
+
+
+def choose(lm, optimizer, pack, *, accumulate: int | None, remat: str | None, limit: int) -> Split:
+    """The fastest split that fits: first more micro-batches, then more recomputation.
+
+    What is given is kept. If nothing fits it is the smallest, which needs more than its limit.
+
+    Args:
+      pack: micro-batches -> (rows, tokens of a row, selected tokens) of the largest micro-batch.
+      limit: bytes that it may take on a device.
+    """
+    shards = sharding.row_shards(lm.mesh)
+    rows, _, _ = pack(1)
+    counts = [1]
+    while rows // shards // counts[-1] > LEAST_ROWS:
+        counts.append(2 * counts[-1])
+    smallest = None
+    for kind in REMATS if remat is None else (remat,):
+        for count in counts if accumulate is None else (accumulate,):
+            rows, length, selected = pack(count)
+            needed = update_bytes(
+                lm, optimizer, rows=rows, length=length, selected=selected, micros=count, remat=kind
+            )
+            split = Split(count, kind, needed, limit)
+            if needed <= limit:
+                return split
+            if smallest is None or needed < smallest.needed:
+                smallest = split
+    assert smallest is not None
+    return smallest
+
+
+def update_bytes(
+    lm, optimizer, *, rows: int, length: int, selected: int, micros: int, remat: str
+) -> int:
+    """Bytes of a device that an update is estimated to take, parameters and optimiser included.
+
+    Args:
+      rows, length: of a micro-batch, over all devices, and tokens of a row. selected: tokens of a
+        micro-batch at which the head is applied, on one device.
+      micros: micro-batches, whose gradients are added up.
+    """
+    c, mesh = lm.config, lm.mesh
+    state = train_state.abstract_state(lm, optimizer)
+    trainable = train_state.trainable_params(lm, state.params)
+    held = _device_bytes(state.params) + _device_bytes(state.opt)
+    gradients = sum(4 * math.prod(_part(leaf)) for leaf in jax.tree.leaves(trainable))
+    gradients *= 2 if micros > 1 else 1
+    tokens = rows // sharding.row_shards(mesh) * length
+    width = float(_itemsize(lm))
+    if mesh.devices.flat[0].platform == 'cpu':  # which computes bfloat16 in float32, with copies
+        width = 4.0 if width == 4.0 else 4.5
+    layers = tokens * c.layers * width * _saved(c, mesh, remat)
+    transient = tokens * _saved(c, mesh, 'none') * width  # one layer's, recomputed or not
+    if lm.module.attention == 'xla':
+        heads = c.heads // sharding.shards(mesh, 'heads', c.heads)
+        transient += ATTENTION_COPIES * 4 * tokens * heads * length
+    head = 5 * 4 * selected * c.width
+    return int(held + gradients + layers + transient + head + _gathered(lm))
+
+
+def _saved(c, mesh, remat: str) -> float:
+    """Numbers that are kept of a token in a layer for the backward pass, on a device."""
+    mlp = c.mlp // sharding.shards(mesh, 'mlp', c.mlp)
+    heads = c.heads // sharding.shards(mesh, 'heads', c.heads) * c.head_dim
+    kv = c.kv_heads // sharding.shards(mesh, 'kv', c.kv_heads) * c.head_dim
+    if remat == 'full':
+        return c.width
+    if remat == 'dots':
+        products = 2 * mlp + heads + 2 * kv + c.width
+        return (
+            2 if c.lora else 1
+        ) * products + 0.25 * c.width  # an adapter has products of its own
+    return 4 * mlp + heads + 2 * kv + 3 * c.width
+
+
+def _gathered(lm) -> int:
+    """Bytes of two layers' weights, which a device gathers where they are spread over several."""
+    if lm.mesh.shape['fsdp'] == 1:
+        return 0
+    blocks = jax.tree.leaves(lm.abstract_params()['blocks'])
+    tensor = lm.mesh.shape['tensor']
+    weights = sum(leaf.size for leaf in blocks) / lm.config.layers / tensor
+    return int(2 * weights * _itemsize(lm))
+
+
+def _itemsize(lm) -> int:
+    return jnp.dtype(lm.module.dtype).itemsize
+
+
+def _part(leaf) -> tuple[int, ...]:
+    """The shape of an array's part on a device."""
+    return leaf.sharding.shard_shape(leaf.shape)
+
+
+def _device_bytes(tree: Any) -> int:
+    """Bytes of the arrays on a device."""
+    return sum(math.prod(_part(leaf)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
