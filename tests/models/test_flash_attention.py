@@ -77,7 +77,13 @@ def test_splash_on_a_mesh_equals_plain_products(R, K, shard):
     assert_equals_plain(actual, qkv, cotangent, mask, FLOAT32, softcap=2.0)
 
 
-@pytest.mark.parametrize('L, K, is_meshed', [(96, 2, False), (97, 1, False), (96, 2, True)])
+needs_eight = pytest.mark.skipif(jax.device_count() < 8, reason='wants eight devices')
+
+
+@pytest.mark.parametrize(
+    'L, K, is_meshed',
+    [(96, 2, False), (97, 1, False), pytest.param(96, 2, True, marks=needs_eight)],
+)
 def test_what_is_handed_to_cudnn_is_plain_attention(monkeypatch, L, K, is_meshed):
     """Layout, groups, mask and padding, with jax's own plain implementation as the kernel."""
     original = jax.nn.dot_product_attention
@@ -95,7 +101,9 @@ def test_what_is_handed_to_cudnn_is_plain_attention(monkeypatch, L, K, is_meshed
     assert_equals_plain(actual, qkv, cotangent, mask, BFLOAT16)
 
 
-@pytest.mark.parametrize('L, is_meshed', [(96, False), (97, False), (96, True)])
+@pytest.mark.parametrize(
+    'L, is_meshed', [(96, False), (97, False), pytest.param(96, True, marks=needs_eight)]
+)
 def test_cudnn_lowers_for_cuda_without_a_gpu(monkeypatch, L, is_meshed):
     version = types.SimpleNamespace(cudnn_get_version=lambda: 91000)
     monkeypatch.setattr('jax._src.cudnn.fused_attention_stablehlo.cuda_versions', version)
