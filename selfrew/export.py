@@ -56,7 +56,7 @@ def save(
     _check_save(folder, lm, dtype, adapters)
     if not any(map(callable, jax.tree.leaves(params))):
         finite.check_params(params, f'not saved to {folder}')
-    partial = f'{os.path.normpath(folder)}.partial'
+    partial = f'{os.path.abspath(folder)}.partial'
     shutil.rmtree(partial, ignore_errors=True)
     os.makedirs(partial)
     try:

@@ -29,6 +29,10 @@ from selfrew.run.stage import Folder, claim_workdir, start_time
 from selfrew.shelves import scorers
 from selfrew.types import Example, Judgement, Prompt, Rollout, State
 
+# Fields of a config that may differ when a run is resumed. The latter three change how much memory
+# a run takes, and its numbers by rounding.
+MAY_CHANGE = 'rounds', 'max_unread', 'accumulate', 'remat', 'cache_gib'
+
 
 def run(
     workdir: str,
@@ -71,7 +75,7 @@ def run(
     if source:
         reuse.check(source, config)
     lm = describe_model()
-    claim_workdir(workdir, config, free=('rounds', 'max_unread'))
+    claim_workdir(workdir, config, free=MAY_CHANGE)
     for line in reuse.take(workdir, source, config) if source else ():
         console.say(line)
     params = lm.base_params()

@@ -309,6 +309,16 @@ def test_another_config_in_the_folder_is_refused_with_the_difference(uninterrupt
     assert _json(folder, 'config.json')['seed'] == 0
 
 
+@pytest.mark.slow
+def test_a_run_that_took_too_much_memory_goes_on_with_other_splits(uninterrupted_run):
+    folder, table = uninterrupted_run
+    config = _small()
+    config['round']['train']['accumulate'] = 2
+    config['model'] |= {'remat': 'full', 'cache_gib': 1.0}
+    assert _run(config, folder) == table
+    assert _run(_small(), folder) == table
+
+
 def test_a_folder_with_something_else_in_it_is_refused(tmp_path):
     (tmp_path / 'thesis.tex').write_text('years of work')
     with pytest.raises(ValueError, match='not empty and no run made it'):
@@ -481,7 +491,7 @@ def test_all_ties_stop_after_the_first_prompts_and_max_unread_1_goes_on(tmp_path
     config['round']['loss'] = {'name': 'sft'}
     message, _ = _stopped(tmp_path / 'run', config)
     assert 'each of the first 24 prompts have the same score (' in message
-    config['round']['max_unread'] = 1.0  # the only field that may change
+    config['round']['max_unread'] = 1.0
     assert _run(config, tmp_path / 'run')
 
 

@@ -111,6 +111,7 @@ def _make_responses(lm, params, requests, slots: int | None, title: str, checks)
         return cast(list[Response], responses)
     first = [check.count for check in checks]
     scheduler = Scheduler(lm, params, plan, requests, responses.copy(), first)
+    title = f'{title}, {plan.slots} slots'
     with progress.SamplingBar(len(requests), len(requests) - missing, title) as bar:
         scheduler.on_read = bar.reading
         for finished, sampled_tokens in scheduler.results():
