@@ -108,7 +108,7 @@ def test_dpo_starts_at_log_2_with_margin_0():
     [(0.0, 0.5), (2e-4, 0.5), (-2e-4, 0.5), (1e-2, 1.0), (-1e-2, 0.0)],
 )
 def test_a_margin_of_rounding_is_half_right_and_a_real_one_is_not(loss, more, right):
-    """Of 45 tokens, rounding is up to 4.5e-4 nats."""
+    """Of 45 tokens, rounding is up to 2e-4 · √45 = 1.3e-3 nats."""
     shifted = [[PAIR[0][0] + more, *PAIR[0][1:]]]
     _, metrics = loss(_out(shifted, [[25.0, 20.0, 9.0]]), _batch(PAIR), KEY)
     assert float(metrics['rewards/accuracies'][0]) == right
