@@ -48,9 +48,9 @@ def test_the_table_of_accuracy_and_judge_is_that_of_the_readme(tmp_path):
     workdir = _write_rounds(
         tmp_path,
         (_quickstart_round(0.351, 0.322, 0.381, 0.671, 13.9), None),
-        (_quickstart_round(0.925, 0.907, 0.940, 0.671, 15.7), _turn(760, 0.06, 0.001, 18, 4018)),
-        (_quickstart_round(0.930, 0.912, 0.944, 0.671, 15.9), _turn(811, 0.03, 0.001, 12, 6301)),
-        (_quickstart_round(0.892, 0.871, 0.910, 0.666, 16.0), _turn(766, 0.05, 0.0, 16, 4754)),
+        (_quickstart_round(0.925, 0.907, 0.940, 0.671, 15.7), _turn(760, 0.06, 0.001, 9, 23726)),
+        (_quickstart_round(0.930, 0.912, 0.944, 0.671, 15.9), _turn(811, 0.03, 0.001, 6, 25348)),
+        (_quickstart_round(0.892, 0.871, 0.910, 0.666, 16.0), _turn(766, 0.05, 0.0, 10, 22211)),
     )
     assert f'```\n{report.write_report(workdir)}\n```' in README.read_text()
     rows = json.loads((tmp_path / 'summary.json').read_text())['rounds']
