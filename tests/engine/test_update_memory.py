@@ -43,9 +43,7 @@ def _compiled_bytes(lm, shape: BatchShape) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize('rank', [0, 4])
-@pytest.mark.parametrize(
-    ('rows', 'length', 'micros'), [(8, 128, 1), (8, 256, 1), (32, 128, 1), (8, 128, 4)]
-)
+@pytest.mark.parametrize(('rows', 'length', 'micros'), [(8, 256, 1), (8, 128, 4)])
 @pytest.mark.parametrize('remat', update_memory.REMATS)
 def test_the_estimate_is_near_what_the_compiler_reports_and_rather_above(
     remat, rows, length, micros, rank
