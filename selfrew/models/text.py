@@ -3,20 +3,13 @@
 import dataclasses
 import datetime
 import functools
-import importlib.util
-import logging
-import os
 import re
 from typing import Any
 
 import jinja2
 
-from selfrew.models import hf
+from selfrew.models import tokenizer_folder
 from selfrew.types import Prompt
-
-VOCABULARIES = 'tokenizer.json', 'tokenizer.model', 'vocab.json', 'vocab.txt'
-TEMPLATES = os.path.join(os.path.dirname(__file__), 'chat_templates')
-
 
 # Private-use characters stand for special tokens that a message spells, until it is rendered.
 FIRST_MARK, LAST_MARK = 0xF0000, 0xFFFFD
@@ -198,7 +191,7 @@ class Text:
     def _control(self) -> dict[str, int]:
         """Text -> id of the tokens that are no text: special ones and those that form turns."""
         added = self.tokenizer.added_tokens_decoder.items()
-        written = _literal_text(self.tokenizer)
+        written = tokenizer_folder.literal_text(self.tokenizer)
         return {
             token.content: id
             for id, token in added
@@ -274,25 +267,26 @@ def load(
     Raises ValueError without a tokenizer, a chat template that parses, or an EOS token; or if the
     embedding has no row for a token that opens, forms or ends a turn.
     """
-    tokenizer = _load_tokenizer(folder)
-    shipped = sorted(name.removesuffix('.jinja') for name in os.listdir(TEMPLATES))
-    given_template = None if template is None else _read_template(template, shipped)
+    tokenizer = tokenizer_folder.load_tokenizer(folder)
+    given_template = None if template is None else tokenizer_folder.read_template(template)
     if given_template is not None:
         tokenizer.chat_template = given_template
     if not tokenizer.chat_template:
         raise ValueError(
             f'{folder}: the tokenizer has no chat template (chat_template.jinja or '
             'tokenizer_config.json); name a jinja file in model.chat_template, or one that ships '
-            f'({", ".join(shipped)})'
+            f'({", ".join(tokenizer_folder.shipped_templates())})'
         )
-    _check_template(tokenizer, template or folder)
-    eos = _turn_end(tokenizer, folder)
+    tokenizer_folder.check_template(tokenizer, template or folder)
+    eos = tokenizer_folder.turn_end(tokenizer, folder)
     if eos is None:
         raise ValueError(
             f'{folder}: the tokenizer names no end token (eos_token in tokenizer_config.json)'
         )
-    stop_tokens = ({eos, tokenizer.eos_token_id} - {None}) | _config_eos_tokens(folder)
-    bos = tokenizer.bos_token_id if _opens_with_bos(tokenizer) else None
+    stop_tokens = ({eos, tokenizer.eos_token_id} - {None}) | tokenizer_folder.config_eos_tokens(
+        folder
+    )
+    bos = tokenizer.bos_token_id if tokenizer_folder.opens_with_bos(tokenizer) else None
     rows = len(tokenizer) if vocab is None else vocab
     pad = tokenizer.pad_token_id or 0
     stops = tuple(sorted(token for token in stop_tokens if token < rows or token == eos))
@@ -315,118 +309,7 @@ def _check_turn_tokens(text: Text, folder: str) -> None:
     try:
         text._embedded([text.eos])
         text._embedded([] if text.bos is None else [text.bos])
-        rendered = _try_render(text.tokenizer, [{'role': 'user', 'content': 'a'}])
+        rendered = tokenizer_folder.try_render(text.tokenizer, [{'role': 'user', 'content': 'a'}])
         text._embedded(text._encode_rendered(rendered or ''))
     except ValueError as problem:
         raise ValueError(f'{folder}: {problem}') from None
-
-
-def _check_template(tokenizer, where: str) -> None:
-    """Raises ValueError if the chat template does not parse."""
-    try:
-        tokenizer.apply_chat_template([{'role': 'user', 'content': 'a'}], tokenize=False)
-    except jinja2.TemplateSyntaxError as problem:
-        message = f'{where}: the chat template does not parse (line {problem.lineno}): {problem}'
-        raise ValueError(message) from None
-    except Exception:  # it may refuse a conversation, with an error of its own
-        pass
-
-
-def _load_tokenizer(folder: str) -> Any:
-    """The folder's tokenizer. ValueError where it has none, or one that cannot be read."""
-    # Silences "PyTorch was not found", which is not needed.
-    os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
-    from transformers import AutoTokenizer  # noqa: PLC0415 — takes five seconds to import
-
-    if hf.is_gguf(folder):
-        return hf.gguf_tokenizer(folder)
-    found = [name for name in VOCABULARIES if os.path.exists(os.path.join(folder, name))]
-    if not found:
-        raise ValueError(
-            f'{folder}: its tokenizer cannot be read: it has none of {", ".join(VOCABULARIES)}'
-        )
-    try:
-        return AutoTokenizer.from_pretrained(folder)
-    except Exception as problem:  # the library of fast tokenizers raises no narrower one
-        if found == ['tokenizer.model'] and importlib.util.find_spec('sentencepiece') is None:
-            raise ValueError(
-                f'{folder}: reading tokenizer.model needs the package sentencepiece: '
-                "pip install 'selfrew[sentencepiece]'"
-            ) from None
-        reason = str(problem).strip().split('\n')[0]
-        raise ValueError(f'{folder}: its tokenizer cannot be read ({reason})') from None
-
-
-def _read_template(template: str, shipped: list[str]) -> str:
-    """The chat template of a jinja file, or of the name of one that ships."""
-    path = os.path.join(TEMPLATES, f'{template}.jinja') if template in shipped else template
-    if not os.path.isfile(path):
-        raise ValueError(
-            f'model.chat_template={template!r} is neither a file nor one that ships '
-            f'({", ".join(shipped)})'
-        )
-    with open(path) as file:
-        return file.read()
-
-
-def _config_eos_tokens(folder: str) -> set[int]:
-    """The EOS tokens of generation_config.json and config.json, each a token or a list.
-
-    Of a GGUF file, the tokens that end a text and a turn.
-    """
-    if hf.is_gguf(folder):
-        return hf.gguf_stop_tokens(folder)
-    tokens = set()
-    for name in ('generation_config.json', 'config.json'):
-        eos = hf.read_optional(folder, name).get('eos_token_id')
-        tokens |= set(eos) if isinstance(eos, list) else {eos} - {None}
-    return tokens
-
-
-def _opens_with_bos(tokenizer) -> bool:
-    """Does the tokenizer or the chat template put BOS first?"""
-    if tokenizer.bos_token_id is None:
-        return False
-    rendered = _try_render(tokenizer, [{'role': 'user', 'content': 'a'}]) or ''
-    is_added = tokenizer('').input_ids[:1] == [tokenizer.bos_token_id]
-    return is_added or rendered.startswith(tokenizer.bos_token)
-
-
-def _try_render(tokenizer, messages) -> str | None:
-    try:
-        return tokenizer.apply_chat_template(messages, tokenize=False)
-    except Exception:  # a template may refuse any conversation, with an error of its own
-        return None
-
-
-CONTENTS = 'selfrew-system', 'selfrew-user', 'selfrew-assistant'
-
-
-def _literal_text(tokenizer) -> str:
-    """What the chat template itself writes into a chat, whatever is said in it."""
-    system, user, assistant = (
-        {'role': content.removeprefix('selfrew-'), 'content': content} for content in CONTENTS
-    )
-    chats = [[user, assistant, user], [system, user, assistant], [system, user]]
-    return '\n'.join(_try_render(tokenizer, chat) or '' for chat in chats)
-
-
-def _turn_end(tokenizer, folder: str) -> int | None:
-    """The added token that the template writes after an assistant's words, or else the EOS."""
-    words = 'selfrew'
-    chat = [{'role': 'user', 'content': 'a'}, {'role': 'assistant', 'content': words}]
-    rendered = _try_render(tokenizer, chat)
-    rest = rendered.rpartition(words)[2].strip() if rendered and words in rendered else ''
-    if not rest:
-        return tokenizer.eos_token_id
-    tokens = tokenizer.encode(rest, add_special_tokens=False)
-    if tokens and tokens[0] in tokenizer.added_tokens_decoder:
-        return tokens[0]
-    logging.warning(
-        "%s: the chat template ends an assistant's turn with %r, which is no token of its own; "
-        'responses are taught to end with %r instead',
-        folder,
-        rest[:40],
-        tokenizer.eos_token,
-    )
-    return tokenizer.eos_token_id
