@@ -6,7 +6,6 @@ It needs one device, whatever the run was trained on, and holds one stack of mat
 """
 
 import argparse
-import functools
 import json
 import os
 import re
@@ -20,7 +19,8 @@ from tqdm import tqdm
 from selfrew.engine import finite, saved_models
 from selfrew.mesh import sharding
 from selfrew.models import hf, lora
-from selfrew.run import model_card, refusal
+from selfrew.models.loading import load_all
+from selfrew.run import checkpoint, model_card, refusal
 from selfrew.run.config import model_describer, turns_of
 from selfrew.run.stage import Folder
 
@@ -102,28 +102,11 @@ def _write_merged(folder: str, lm, params, fields: dict, dtype: str, shard_bytes
     end_field = {'eos_token_id': ends if len(ends) > 1 else ends[0]}
     known = {'bos_token_id': lm.text.bos, 'pad_token_id': lm.text.pad}
     known = {name: value for name, value in known.items() if value is not None}
-    merged = _merged(lm.config, params)
+    merged = lora.merging_loaders(lm.config, params)
     options = {'dtype': dtype, 'shard_bytes': shard_bytes}
     hf.write(folder, fields | end_field, lm.config, merged, **options)
     generation = known | hf.read_optional(lm.folder, 'generation_config.json') | end_field
     hf.write_json(folder, 'generation_config.json', generation)
-
-
-def _merged(config, params) -> dict:
-    """The parameters without adapters; a matrix with one is merged when it is asked for."""
-    blocks = params['blocks']
-    merged = {name: x for name, x in blocks.items() if not lora.is_adapter(name)}
-    for name in merged:
-        factors = [blocks[name + suffix] for suffix in lora.SUFFIXES if name + suffix in blocks]
-        if factors:
-            merged[name] = functools.partial(_merge, config, merged[name], *factors)
-    return params | {'blocks': merged}
-
-
-def _merge(config, *matrix_and_factors):
-    """The merged matrix; each argument is an array, or a function that returns it."""
-    loaded = [x() if callable(x) else x for x in matrix_and_factors]
-    return lora.merge_adapter(config, *loaded)
 
 
 class TurnModel(NamedTuple):
@@ -156,9 +139,8 @@ def open_turn(workdir: str, turn: str | None = None, mesh: dict | None = None) -
     # What computes on the devices of the run is not needed here.
     model = config['model'] | {'attention': 'xla', 'dtype': 'float32', 'cache': None}
     lm = model_describer(config | {'mesh': axes, 'model': model})()
-    state = os.path.join(Folder(workdir, turn or saved[-1]).path, 'state')
-    trained = saved_models.state_loaders(lm, os.path.abspath(state))
-    loaders = trained
+    state = checkpoint.state_path(Folder(workdir, turn or saved[-1]))
+    loaders = trained = saved_models.state_loaders(lm, state)
     if lm.config.lora:
         loaders = lm.base_param_loaders()
         loaders['blocks'] |= trained['blocks']
@@ -168,7 +150,7 @@ def open_turn(workdir: str, turn: str | None = None, mesh: dict | None = None) -
 def load_turn(workdir: str, turn: str | None = None, mesh: dict | None = None):
     """(lm, params, name of the turn) of `open_turn`, which also says what is raised."""
     opened = open_turn(workdir, turn, mesh)
-    return opened.lm, jax.tree.map(lambda load: load(), opened.loaders), opened.turn
+    return opened.lm, load_all(opened.loaders), opened.turn
 
 
 def mesh_of(text: str) -> dict:

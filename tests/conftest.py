@@ -1,6 +1,7 @@
 """For all tests: eight fake devices, a cache of compiled programs, strict ranks, the tiny base."""
 
 import atexit
+import functools
 import os
 import pathlib
 import shutil
@@ -33,6 +34,14 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 def tiny():
     """(lm, params) of the tiny base that ships with the package, on one device."""
     return language_model.load(folder='tiny')
+
+
+@pytest.fixture(scope='module')
+def describe_once():
+    """Runs share a model, so that its programs are compiled once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(language_model, 'describe', functools.cache(language_model.describe))
+        yield
 
 
 @pytest.fixture(autouse=True, scope='module')

@@ -1,7 +1,6 @@
 """Every config runs to its end, and a run that was killed anywhere ends as one that never was."""
 
 import datetime
-import functools
 import glob
 import importlib
 import json
@@ -28,6 +27,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 CONFIGS = sorted(
     p.stem for p in (ROOT / 'configs').glob('*.py') if p.stem not in ('__init__', 'base')
 )
+pytestmark = pytest.mark.usefixtures('describe_once')
 # Of what a start of a run did, and not of the run.
 TIMES = (
     'seconds',
@@ -109,14 +109,6 @@ def _small(rounds=2, **fields):
     evals['judge']['scorer'] |= short
     config.pop('start', None)
     return config | {'rounds': rounds} | fields
-
-
-@pytest.fixture(scope='module', autouse=True)
-def _load_once():
-    """Runs share a model, so that its programs are compiled once."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(language_model, 'describe', functools.cache(language_model.describe))
-        yield
 
 
 @pytest.fixture(scope='module')

@@ -3,7 +3,6 @@
 Skipped where it cannot be made.
 """
 
-import functools
 import json
 
 import jax
@@ -14,10 +13,9 @@ from real_model import smollm2_or_skip
 import selfrew
 from configs import base
 from selfrew import export, loop
-from selfrew.models import language_model
 from selfrew.types import Judgement, Prompt, Response, Rollout, to_json, user_prompt
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures('describe_once')]
 
 CHATS = (
     [('user', 'What is 12 + 30?')],
@@ -132,14 +130,6 @@ SAMPLER = {'name': 'sample', 'n': 4, 'max_tokens': 16, 'temperature': 0.8, 'top_
 JUDGE_TEMPLATE = """Write "The score is 1" or "The score is 5", nothing else. Which one fits this?
 {{ response }}"""
 JUDGING = {'votes': 1, 'max_tokens': 16, 'temperature': 0.8, 'top_p': 0.9}
-
-
-@pytest.fixture(scope='module', autouse=True)
-def _describe_once():
-    """Runs share a model, so that its programs are compiled once."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(language_model, 'describe', functools.cache(language_model.describe))
-        yield
 
 
 @pytest.fixture(scope='module')

@@ -98,7 +98,7 @@ class SamplingBar:
         """done: samples that are there already, of a killed run."""
         self._title, self._missing = title, total - done
         self._begun, self._compiled = time.time(), totals().compile_seconds
-        self._read = self._sampled = self._ended_tokens = self._ended = 0
+        self._read = self._sampled = self._ended = 0
         self._bar = tqdm(
             total=total,
             initial=done,

@@ -13,6 +13,7 @@ import jax
 from selfrew.engine import finite, train_state
 from selfrew.mesh import processes
 from selfrew.models import hf, language_model, text
+from selfrew.models.loading import load_all
 
 
 def check(name: str) -> None:
@@ -98,8 +99,7 @@ def _model_fields(name: str) -> dict:
 
 def _restored(lm, path: str, params) -> dict:
     """`params` with those replaced that a saved state holds; its optimiser state is not read."""
-    trained = jax.tree.map(lambda load: load(), state_loaders(lm, path))
-    return train_state.with_trainable(params, trained)
+    return train_state.with_trainable(params, load_all(state_loaders(lm, path)))
 
 
 def state_loaders(lm, path: str) -> dict:

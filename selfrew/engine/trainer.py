@@ -71,7 +71,7 @@ def train(
     _check_options(counts | {'max_steps': max_steps}, schedule, reference)
     docs, dropped = _tokenise(lm, examples, row_length)
 
-    @functools.cache
+    @functools.lru_cache(maxsize=1)  # one packing in memory at a time
     def packed(micros: int) -> list:
         parts, rng = micros * sharding.row_shards(lm.mesh), keys.numpy_rng(key)
         sizes = {'batch': batch, 'row_length': row_length, 'parts': parts}
@@ -119,12 +119,7 @@ def _choose_split(lm, optimizer, packed, accumulate: int | None) -> update_memor
     device = lm.mesh.local_devices[0]
     chosen: Any = processes.on_main(
         lambda: update_memory.choose(
-            lm,
-            train_state.cached_optimizer(optimizer),
-            largest,
-            accumulate=accumulate,
-            remat=lm.module.remat if lm.has_fixed_remat else None,
-            limit=update_memory.budget(device),
+            lm, optimizer, largest, accumulate=accumulate, limit=update_memory.budget(device)
         )
     )
     split = update_memory.Split(*chosen)

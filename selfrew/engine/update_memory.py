@@ -47,34 +47,32 @@ def with_remat(lm, remat: str):
     return dataclasses.replace(lm, module=lm.module.clone(remat=remat))
 
 
-def choose(lm, optimizer, pack, *, accumulate: int | None, remat: str | None, limit: int) -> Split:
+def choose(lm, optimizer, pack, *, accumulate: int | None, limit: int) -> Split:
     """The fastest split that fits: first more micro-batches, then more recomputation.
 
-    What is given is kept. If nothing fits it is the smallest, which needs more than its limit.
+    What the config states is kept: `accumulate`, and what `lm` recomputes unless it leaves that
+    open. If nothing fits it is the smallest, which needs more than its limit.
 
     Args:
+      optimizer: bound, as the turn's.
       pack: micro-batches -> (rows, tokens of a row, selected tokens) of the largest micro-batch.
       limit: bytes that it may take on a device.
     """
-    shards = sharding.row_shards(lm.mesh)
-    rows, _, _ = pack(1)
-    counts = [1]
-    while rows // shards // counts[-1] > LEAST_ROWS:
+    made, pack = train_state.cached_optimizer(optimizer), functools.cache(pack)
+    counts = [accumulate or 1]
+    rows = pack(counts[0])[0] // sharding.row_shards(lm.mesh)
+    while accumulate is None and rows // counts[-1] > LEAST_ROWS:
         counts.append(2 * counts[-1])
-    smallest = None
-    for kind in REMATS if remat is None else (remat,):
-        for count in counts if accumulate is None else (accumulate,):
+    splits = []
+    for remat in (lm.module.remat,) if lm.has_fixed_remat else REMATS:
+        for count in counts:
             rows, length, selected = pack(count)
-            needed = update_bytes(
-                lm, optimizer, rows=rows, length=length, selected=selected, micros=count, remat=kind
-            )
-            split = Split(count, kind, needed, limit)
+            sizes = {'rows': rows, 'length': length, 'selected': selected, 'micros': count}
+            needed = update_bytes(lm, made, **sizes, remat=remat)
+            splits.append(Split(count, remat, needed, limit))
             if needed <= limit:
-                return split
-            if smallest is None or needed < smallest.needed:
-                smallest = split
-    assert smallest is not None
-    return smallest
+                return splits[-1]
+    return min(splits, key=lambda split: split.needed)
 
 
 def update_bytes(
@@ -115,9 +113,9 @@ def _saved(c, mesh, remat: str) -> float:
         return c.width
     if remat == 'dots':
         products = 2 * mlp + heads + 2 * kv + c.width
-        return (
-            2 if c.lora else 1
-        ) * products + 0.25 * c.width  # an adapter has products of its own
+        if c.lora:
+            products *= 2  # an adapter has products of its own
+        return products + 0.25 * c.width
     return 4 * mlp + heads + 2 * kv + 3 * c.width
 
 

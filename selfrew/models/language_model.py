@@ -18,6 +18,7 @@ from selfrew.models import (
     text,
 )
 from selfrew.models.config import ModelConfig
+from selfrew.models.loading import load_all
 
 TINY = os.path.join(os.path.dirname(__file__), 'tiny_base')
 DTYPES = 'float32', 'bfloat16'
@@ -58,7 +59,7 @@ class Lm:
 
     def base_params(self) -> dict:
         """The folder's parameters before any training, M_0. Fresh adapters change nothing yet."""
-        params = jax.tree.map(lambda load: load(), self.base_param_loaders())
+        params = load_all(self.base_param_loaders())
         if self.config.lora:
             params['blocks'] |= self._base_adapters()
         return params

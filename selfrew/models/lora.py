@@ -6,10 +6,13 @@ An adapter is a pair of factors beside its matrix [in out]: `NAME_lora_a` [in ra
 Axis letters here: X layers, I and O input and output features of a matrix, A rank of its adapter.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
 from selfrew.models.config import ModelConfig
+from selfrew.models.loading import load_all, loaded
 
 SUFFIXES = '_lora_a', '_lora_b'  # of the two factors, behind the name of their matrix
 
@@ -38,17 +41,27 @@ def init_adapters(shapes, key) -> dict:
 
 def merge_adapters(config: ModelConfig, params) -> dict:
     """The parameters without adapters: each matrix with its adapter's product added."""
+    return load_all(merging_loaders(config, params))
+
+
+def merging_loaders(config: ModelConfig, params) -> dict:
+    """What `merge_adapters` returns, with a function that merges it in the place of each matrix
+    that has an adapter.
+
+    params: in the place of a parameter there may be a function that returns it.
+    """
     blocks = params['blocks']
     merged = {name: x for name, x in blocks.items() if not is_adapter(name)}
-    for name, matrix_XIO in merged.items():
+    for name in merged:
         factors = [blocks[name + suffix] for suffix in SUFFIXES if name + suffix in blocks]
         if factors:
-            merged[name] = merge_adapter(config, matrix_XIO, *factors)
+            merged[name] = functools.partial(_merge, config, merged[name], *factors)
     return params | {'blocks': merged}
 
 
-def merge_adapter(config: ModelConfig, matrix_XIO, down_XIA, up_XAO) -> jax.Array:
+def _merge(config: ModelConfig, *matrix_and_factors) -> jax.Array:
     """A matrix with the product of its adapter's factors added, in its own dtype."""
+    matrix_XIO, down_XIA, up_XAO = map(loaded, matrix_and_factors)
     scale = config.lora_alpha / config.lora
     delta_XIO = jnp.matmul(down_XIA, up_XAO, precision='highest') * scale
     return (matrix_XIO.astype(jnp.float32) + delta_XIO).astype(matrix_XIO.dtype)

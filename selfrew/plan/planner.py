@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import jax
 
-from selfrew.engine import train_state, update_memory
+from selfrew.engine import update_memory
 from selfrew.mesh import memory, sharding
 from selfrew.models import decoder, hf, language_model, text
 from selfrew.plan import chips, jobs, lowering, prediction, summary
@@ -27,12 +27,9 @@ def make(
     """
     kind, topology, devices = chips.devices(topology)
     chip, turn, lm = chips.CHIPS[kind], jobs.sampling_turn(config), build_lm(config, devices)
-    sampling = jobs.sampling_jobs(turn, prompt_tokens, lm.config.max_length)
     measured = jobs.evaluation_jobs(config, turn, prompt_tokens, lm.config.max_length)
-    planned = [(job, jobs.plan_memory(lm, job, chip.hbm_gib)) for job in sampling]
-    lengths = jobs.example_lengths(turn, sampling, prompt_tokens)
     limit = int(update_memory.SHARE * chip.hbm_gib * jobs.GiB)
-    lm, shape, split = choose_update(lm, turn, lengths, limit)
+    lm, planned, shape, about = _size_arrays(config, lm, turn, prompt_tokens, chip.hbm_gib, limit)
     results = {}
     for program in lowering.round_programs(lm, turn, planned, shape):
         report(f'compiling {program.title} …')
@@ -41,53 +38,52 @@ def make(
     verdict = 'does not fit; change\n  ' + '\n  '.join(changes) if changes else 'fits.'
     if (idle := len(devices) - lm.mesh.size) > 0:
         verdict += f' {idle} chips have nothing to do: raise the mesh.'
-    return {
-        'model': config['model']['folder'],
-        'parameters': sum(x.size for x in jax.tree.leaves(lm.abstract_params())),
+    return about | {
         'topology': topology,
         'devices': len(devices),
-        'mesh': dict(lm.mesh.shape),
         'hbm_gib': chip.hbm_gib,
         'fits': not changes,
-        'prompt_tokens': prompt_tokens,
-        'jax': jax.__version__,
         'libtpu': importlib.metadata.version('libtpu'),
-        'samples': [
-            dataclasses.asdict(job) | {'layout': dataclasses.asdict(sizes)}
-            for job, sizes in planned
-        ],
         'evaluations': [dataclasses.asdict(job) for job in measured],
-        'batch': dataclasses.asdict(shape),
-        'update': split._asdict(),
         'programs': results,
         'round_seconds': prediction.round_seconds(turn, planned, shape, results),
         'verdict': verdict,
     }
 
 
-def choose_update(lm, turn, lengths: tuple[int, int], limit: int):
-    """(lm, shape of an update, its split): what a run chooses where the config leaves it open.
+def _size_arrays(config: dict, lm, turn, prompt_tokens: int, device_gib: float, limit: int):
+    """(lm as it recomputes, planned jobs, shape of an update, what the plan says of these), as a
+    run chooses them where the config leaves them open.
 
-    lengths: tokens of an example's prompt and of each response. limit: bytes of a device.
+    device_gib: the memory of a device. limit: bytes of it that an update may take.
     """
     shards = sharding.row_shards(lm.mesh)
-
-    def shape_of(micros: int) -> jobs.BatchShape:
-        return jobs.batch_shape(turn, *lengths, shards, micros)
+    sampling = jobs.sampling_jobs(turn, prompt_tokens, lm.config.max_length)
+    planned = [(job, jobs.plan_memory(lm, job, device_gib)) for job in sampling]
+    lengths = jobs.example_lengths(turn, sampling, prompt_tokens)
 
     def pack(micros: int) -> tuple[int, int, int]:
-        shape = shape_of(micros)
+        shape = jobs.batch_shape(turn, *lengths, shards, micros)
         return shape.rows, shape.length, shape.selected
 
-    split = update_memory.choose(
-        lm,
-        train_state.cached_optimizer(turn.train.keywords['optimizer']),
-        pack,
-        accumulate=jobs.argument(turn.train, 'accumulate'),
-        remat=lm.module.remat if lm.has_fixed_remat else None,
-        limit=limit,
-    )
-    return update_memory.with_remat(lm, split.remat), shape_of(split.accumulate), split
+    optimizer = turn.train.keywords['optimizer']
+    accumulate = jobs.argument(turn.train, 'accumulate')
+    split = update_memory.choose(lm, optimizer, pack, accumulate=accumulate, limit=limit)
+    shape = jobs.batch_shape(turn, *lengths, shards, split.accumulate)
+    about = {
+        'model': config['model']['folder'],
+        'parameters': sum(x.size for x in jax.tree.leaves(lm.abstract_params())),
+        'mesh': dict(lm.mesh.shape),
+        'prompt_tokens': prompt_tokens,
+        'jax': jax.__version__,
+        'samples': [
+            dataclasses.asdict(job) | {'layout': dataclasses.asdict(sizes)}
+            for job, sizes in planned
+        ],
+        'batch': dataclasses.asdict(shape),
+        'update': split._asdict(),
+    }
+    return update_memory.with_remat(lm, split.remat), planned, shape, about
 
 
 def make_here(
@@ -99,11 +95,8 @@ def make_here(
     """
     lm, turn = build_lm(config, jax.devices()), jobs.sampling_turn(config)
     device = lm.mesh.local_devices[0]
-    gib = memory.device_bytes(device) / jobs.GiB
-    sampling = jobs.sampling_jobs(turn, prompt_tokens, lm.config.max_length)
-    planned = [(job, jobs.plan_memory(lm, job, gib)) for job in sampling]
-    lengths = jobs.example_lengths(turn, sampling, prompt_tokens)
-    lm, shape, split = choose_update(lm, turn, lengths, update_memory.budget(device))
+    gib, limit = memory.device_bytes(device) / jobs.GiB, update_memory.budget(device)
+    lm, planned, shape, about = _size_arrays(config, lm, turn, prompt_tokens, gib, limit)
     results = {}
     for program in lowering.round_programs(lm, turn, planned, shape):
         report(f'compiling {program.title} …')
@@ -111,21 +104,10 @@ def make_here(
         total = sum(needed.values())
         taken = program.bytes | needed | {'total': total}
         results[program.title] = {'bytes': taken, 'fits': total <= gib * jobs.GiB}
-    return {
-        'model': config['model']['folder'],
-        'parameters': sum(x.size for x in jax.tree.leaves(lm.abstract_params())),
+    return about | {
         'device': device.device_kind,
-        'mesh': dict(lm.mesh.shape),
         'memory_gib': gib,
         'fits': all(result['fits'] for result in results.values()),
-        'prompt_tokens': prompt_tokens,
-        'jax': jax.__version__,
-        'samples': [
-            dataclasses.asdict(job) | {'layout': dataclasses.asdict(sizes)}
-            for job, sizes in planned
-        ],
-        'batch': dataclasses.asdict(shape),
-        'update': split._asdict(),
         'programs': results,
     }
 

@@ -16,7 +16,7 @@ def save(lm, folder, state: State) -> None:
     """
     finite.check_params(state.params, f'the new state of {folder.path}')
     with _checkpointer() as checkpointer:
-        checkpointer.save(_state_path(folder), _trainable_fields(lm, state), force=True)
+        checkpointer.save(state_path(folder), _trainable_fields(lm, state), force=True)
     folder.mark_done('state', {'step': int(state.step), 'round': int(state.round)})
 
 
@@ -30,8 +30,8 @@ def restore(lm, folder, optimizer, params) -> State:
     """
     target = _trainable_fields(lm, train_state.abstract_state(lm, optimizer))
     with _checkpointer() as checkpointer:
-        state = State(**checkpointer.restore(_state_path(folder), target))
-    finite.check_params(state.params, f'{_state_path(folder)}; delete the folder {folder.path}')
+        state = State(**checkpointer.restore(state_path(folder), target))
+    finite.check_params(state.params, f'{state_path(folder)}; delete the folder {folder.path}')
     return state._replace(params=train_state.with_trainable(params, state.params))
 
 
@@ -40,7 +40,7 @@ def delete_old(folders, keep: int | None) -> None:
     if keep is not None:
         for folder in [f for f in folders if f.has('state')][:-keep]:
             folder.drop('state')
-            processes.on_main(lambda folder=folder: shutil.rmtree(_state_path(folder)))
+            processes.on_main(lambda folder=folder: shutil.rmtree(state_path(folder)))
 
 
 def _checkpointer():
@@ -49,7 +49,8 @@ def _checkpointer():
     return ocp.StandardCheckpointer()
 
 
-def _state_path(folder) -> str:
+def state_path(folder) -> str:
+    """Where the state of a turn's folder lies, as an absolute path."""
     return os.path.abspath(os.path.join(folder.path, 'state'))
 
 

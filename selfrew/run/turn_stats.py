@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from selfrew.engine.generate.early_stop import shortened
 from selfrew.tasks.verdicts import READ, UNREAD
 
 UNREAD_SHOWN, UNREAD_CHARACTERS = 3, 400
@@ -77,13 +78,8 @@ def unread_verdicts(judgements) -> list[str]:
         for texts, readings in zip(judgement.verdicts, judgement.readings):
             for text, how in zip(texts, readings):
                 if how in UNREAD and len(unread) < UNREAD_SHOWN:
-                    unread.append(f'({how}) {_shortened(text)}')
+                    unread.append(f'({how}) {shortened(text, UNREAD_CHARACTERS)}')
     return unread
-
-
-def _shortened(text: str) -> str:
-    half = UNREAD_CHARACTERS // 2
-    return text if len(text) <= UNREAD_CHARACTERS else f'{text[:half]} … {text[-half:]}'
 
 
 def _mean(values) -> float | None:

@@ -68,10 +68,9 @@ def _choose(lm, limit, rows=64, accumulate=None, remat=None):
     def pack(micros):
         return -(-rows // micros), 256, 128 * rows // micros
 
-    optimizer = train_state.cached_optimizer(OPTIMIZER)
-    return update_memory.choose(
-        lm, optimizer, pack, accumulate=accumulate, remat=remat, limit=int(limit)
-    )
+    if remat is not None:
+        lm = dataclasses.replace(update_memory.with_remat(lm, remat), has_fixed_remat=True)
+    return update_memory.choose(lm, OPTIMIZER, pack, accumulate=accumulate, limit=int(limit))
 
 
 def test_the_less_memory_the_more_micro_batches_and_then_the_more_recomputation():

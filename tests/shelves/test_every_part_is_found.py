@@ -27,7 +27,7 @@ HELPERS = {
     f'{evals.__name__}.judges': {'missing_votes', 'judge_metrics'},
     f'{evals.__name__}.samples': {'judge_samples'},
     scorers.__name__: {'unread_reason'},
-    f'{scorers.__name__}.rules': {'correctness', 'says_nothing'},
+    f'{scorers.__name__}.rules': {'correctness', 'says_nothing', 'was_cut'},
     f'{scorers.__name__}.expected_scores': {'expected_scores'},
     f'{prompts.__name__}.novelty': {
         'words',

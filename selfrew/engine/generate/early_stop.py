@@ -68,7 +68,10 @@ def unread_check(what: str, total: int, reason: Callable) -> list[Check]:
         unread = [(response, why) for response, why in reasons if why is not None]
         if len(unread) <= watch.max_unread * len(responses):
             return None
-        shown = ''.join(f'\n  ({why}) {_shortened(r.text)}' for r, why in unread[:SHOWN])
+        shown = ''.join(
+            f'\n  ({why}) {shortened(" ".join(r.text.split()), CHARACTERS)}'
+            for r, why in unread[:SHOWN]
+        )
         return (
             f'{len(unread)} of the first {len(responses)} {what} say nothing, more than '
             f'max_unread={watch.max_unread:g}; of them:{shown}'
@@ -103,7 +106,7 @@ def ties_check(groups: list[list[int]], value: Callable) -> list[Check]:
     return [Check(1 + max(max(group) for group in first), problem)]
 
 
-def _shortened(text: str) -> str:
-    """The text on one line, a long one without its middle."""
-    line, half = ' '.join(text.split()), CHARACTERS // 2
-    return line if len(line) <= CHARACTERS else f'{line[:half]} … {line[-half:]}'
+def shortened(text: str, characters: int) -> str:
+    """The text; without its middle if it is longer than so many characters."""
+    half = characters // 2
+    return text if len(text) <= characters else f'{text[:half]} … {text[-half:]}'

@@ -52,6 +52,9 @@ class Scheduler:
         self._lengths = np.array([len(r.prompt) - 1 - plan.prefix_tokens for r in requests])
         # [M] tokens that each sample may have
         self._limits = np.array([r.options.limit for r in requests])
+        self._is_missing = np.array([response is None for response in recorded])  # [M]
+        # Tokens that the missing samples which have not ended may have in all.
+        self._open_limits = int(self._limits[self._is_missing].sum())
         weights = decoder.count_weights(lm.module) + lm.config.vocab * lm.config.width
         self._step_flops = 2 * weights  # of one slot
         self._can_shrink = (
@@ -60,9 +63,10 @@ class Scheduler:
             and plan.slots * self._step_flops * self._limits.max() >= MIN_FLOPS_SAVED
         )
         groups = prefill.group_by_prompt(requests, first)
-        first = [i for _, members in groups for i in members][: plan.slots]
+        in_slots = [i for _, members in groups for i in members][: plan.slots]
         tokens_S = np.zeros(plan.slots, np.int64)
-        tokens_S[: len(first)] = self._lengths[first] + np.minimum(BURST, self._limits[first])
+        tokens_S[: len(in_slots)] = self._lengths[in_slots]
+        tokens_S[: len(in_slots)] += np.minimum(BURST, self._limits[in_slots])
         self._slots = SlotTable(plan.slots)
         self._device = DeviceSlots(lm, params, plan, requests, tokens_S)
         if not self._can_shrink and self._device.has_all_pages:
@@ -109,24 +113,11 @@ class Scheduler:
 
     def most_left(self) -> int:
         """Tokens that the samples which have not ended may have yet."""
-        members = [i for _, group in self._waiting for i in group]
-        members += [i for _, group in self._pool.groups for i in group] if self._pool else []
-        members += [ready.request for ready in self._ready]
-        missing = [i for i in members if self._recorded[i] is None]
-        is_sampled_S = self._is_sampled()
-        left_S = self._limits[self._slots.request[is_sampled_S]]
-        left_S = left_S - self._slots.token_count[is_sampled_S]
-        return int(self._limits[missing].sum() + left_S.sum())
+        return self._open_limits - int(self._slots.token_count[self._is_sampled()].sum())
 
     def _is_sampled(self) -> np.ndarray:
         """[S] Whether a slot has a request that is not replayed."""
-        slots = self._slots
-        return np.array(
-            [
-                bool(busy) and self._recorded[request] is None
-                for busy, request in zip(slots.is_busy, slots.request)
-            ]
-        )
+        return self._slots.is_busy & self._is_missing[self._slots.request]
 
     # --- prefill ---
 
@@ -289,6 +280,7 @@ class Scheduler:
             response = self._response(slot, tokens_ST[slot], logp_ST[slot], ended_S[slot])
             if response is not None:
                 finished.append((int(self._slots.request[slot]), response))
+                self._open_limits -= int(self._limits[self._slots.request[slot]])
                 self._release(slot)
         return finished
 

@@ -6,7 +6,6 @@ of several of ours: see `_fused`.
 """
 
 import dataclasses
-import json
 import os
 import re
 
@@ -15,8 +14,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from selfrew.models.config import ModelConfig
+from selfrew.models.hf.config import read_object
 from selfrew.models.hf.tensors import block_tensors
 from selfrew.models.hf.writer import set_usual_mode, write_json
+from selfrew.models.loading import loaded
 from selfrew.models.lora import SUFFIXES
 
 CONFIG, TENSORS = 'adapter_config.json', 'adapter_model.safetensors'
@@ -122,16 +123,9 @@ def _scale(fields: dict, module: str, rank: int) -> float:
 
 def _read_fields(folder: str) -> dict:
     path = os.path.join(folder, CONFIG)
-    try:
-        with open(path, encoding='utf-8') as file:
-            fields = json.load(file)
-    except FileNotFoundError:
-        raise ValueError(f'{folder!r} holds no adapters: it has no {CONFIG}') from None
-    except ValueError as problem:
-        raise ValueError(f'{path} is not JSON: {problem}') from None
-    if not isinstance(fields, dict):
-        raise ValueError(f'{path}: want an object, got {type(fields).__name__}')
-    return fields
+    if not os.path.exists(path):
+        raise ValueError(f'{folder!r} holds no adapters: it has no {CONFIG}')
+    return read_object(path)
 
 
 def write_adapters(folder: str, base: str, config: ModelConfig, params, *, is_fused: bool) -> None:
@@ -148,7 +142,10 @@ def write_adapters(folder: str, base: str, config: ModelConfig, params, *, is_fu
         names = [name for name in names if name + SUFFIXES[0] in params['blocks']]
         if not names:
             continue
-        factors = [[_host(params['blocks'][n + suffix]) for suffix in SUFFIXES] for n in names]
+        factors = [
+            [np.asarray(loaded(params['blocks'][name + suffix]), np.float32) for suffix in SUFFIXES]
+            for name in names
+        ]
         target = tensor.split('.')[-2]
         targets.append(target)
         if len(names) > 1:
@@ -187,7 +184,3 @@ def _fused(factors) -> tuple[np.ndarray, np.ndarray]:
         fused_b[row : row + len(up), column : column + len(down)] = up
         row, column = row + len(up), column + len(down)
     return np.concatenate(downs), fused_b
-
-
-def _host(param) -> np.ndarray:
-    return np.asarray(param() if callable(param) else param, np.float32)

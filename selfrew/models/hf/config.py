@@ -341,10 +341,10 @@ def read_fields(folder: str) -> dict:
         raise ValueError(
             f'{folder!r} is not a Hugging Face checkpoint: it has no config.json{hint}'
         )
-    return _read_object(path)
+    return read_object(path)
 
 
-def _read_object(path: str) -> dict:
+def read_object(path: str) -> dict:
     """The object in a JSON file. ValueError where it is not one."""
     try:
         with open(path, encoding='utf-8') as file:
@@ -396,4 +396,4 @@ def read_optional(folder: str, name: str) -> dict:
     Raises ValueError where it is not a JSON object.
     """
     path = os.path.join(folder, name)
-    return _read_object(path) if os.path.exists(path) else {}
+    return read_object(path) if os.path.exists(path) else {}

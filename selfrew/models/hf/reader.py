@@ -14,6 +14,7 @@ from selfrew.models.config import ModelConfig
 from selfrew.models.hf.gguf_file import is_gguf
 from selfrew.models.hf.gguf_tensors import GgufCheckpoint
 from selfrew.models.hf.tensors import FUSED, OUTER, block_tensors
+from selfrew.models.loading import load_all
 from selfrew.models.lora import is_adapter
 
 INVERSE_FREQUENCIES = '.self_attn.rotary_emb.inv_freq'  # a constant that old writers stored
@@ -33,8 +34,7 @@ def read_params(folder: str, config: ModelConfig, shapes, shardings) -> dict:
     Raises ValueError that names missing, extra or misshapen tensors, and files that are cut short
     or missing, before anything is put on a device.
     """
-    loaders = param_loaders(folder, config, shapes, shardings)
-    return jax.tree.map(lambda load: load(), loaders)
+    return load_all(param_loaders(folder, config, shapes, shardings))
 
 
 def param_loaders(folder: str, config: ModelConfig, shapes, shardings) -> dict:

@@ -1,9 +1,9 @@
 """Writes the tokenizer of a model that was loaded, so that transformers 4 and 5 both load them."""
 
-import json
 import os
 import shutil
 
+from selfrew.models.hf.config import read_object
 from selfrew.models.hf.gguf_file import is_gguf
 from selfrew.models.hf.writer import write_json
 
@@ -39,8 +39,7 @@ def write_tokenizer(source: str, folder: str, tokenizer, template: str | None = 
         _copy_files(source, folder, template)
     path = os.path.join(source, CONFIG)
     if os.path.exists(path):
-        with open(path, encoding='utf-8') as file:
-            fields = json.load(file)
+        fields = read_object(path)
         kept = _loadable(fields)
         if template is not None:
             kept.pop('chat_template', None)

@@ -11,6 +11,7 @@ from safetensors.numpy import save_file
 
 from selfrew.models.config import ModelConfig
 from selfrew.models.hf.tensors import OUTER, block_tensors
+from selfrew.models.loading import loaded
 from selfrew.models.lora import is_adapter
 
 INDEX = 'model.safetensors.index.json'
@@ -58,21 +59,16 @@ def _stored_tensors(
     stored_dtype = jnp.dtype(dtype)
     for name in OUTER:
         if name in params:
-            array = np.asarray(jax.device_get(_loaded(params[name])))
+            array = np.asarray(jax.device_get(loaded(params[name])))
             array = array if name == 'embed' else array.T
             yield OUTER[name], np.ascontiguousarray(array, dtype=stored_dtype)
     blocks = params['blocks']
     for tensor, names in block_tensors(config, is_fused).items():
-        stacks = [_loaded(blocks[name]) for name in names if name in blocks]
+        stacks = [loaded(blocks[name]) for name in names if name in blocks]
         for i in range(config.layers if stacks else 0):
             parts = [np.asarray(_layer(stack, i)).T for stack in stacks]
             array = np.ascontiguousarray(np.concatenate(parts), dtype=stored_dtype)
             yield tensor.format(i), array
-
-
-def _loaded(param):
-    """A parameter, or what the function in its place returns."""
-    return param() if callable(param) else param
 
 
 @jax.jit

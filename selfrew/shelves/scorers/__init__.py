@@ -19,6 +19,7 @@ from selfrew.shelves.scorers.rules import (
     given,
     length,
     says_nothing,
+    was_cut,
 )
 from selfrew.types import Judgement
 
@@ -45,13 +46,8 @@ def unread_reason(scorer) -> Callable:
     was not cut.
     """
     nested = scorer.keywords.get('scorers', ())
-    if any(part.func in (exact_answer, consistency) for part in (scorer, *nested)):
-        return says_nothing
-
-    def reason(prompt, response) -> str | None:
-        return None if response.finish == 'stop' else 'cut by max_tokens'
-
-    return reason
+    reads_answers = any(part.func in (exact_answer, consistency) for part in (scorer, *nested))
+    return says_nothing if reads_answers else was_cut
 
 
 def composite(lm, params, rollouts, key, *, scorers: tuple, weights: tuple) -> list[Judgement]:

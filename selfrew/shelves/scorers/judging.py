@@ -115,20 +115,21 @@ def compare(
     sampling = {'temperature': temperature, 'top_k': top_k, 'top_p': top_p, 'min_p': min_p}
     sampling |= {'max_tokens': max_tokens, 'slots': slots}
 
-    def score_rollout(rollout, verdicts) -> tuple:
-        pairs = itertools.permutations(range(len(rollout.responses)), 2)
-        drawn_of = dict(zip([f'{rollout.prompt.id}/{i}/{j}' for i, j in pairs], verdicts))
-        readings_of = {name: list(map(reading_of_winner, v)) for name, v in drawn_of.items()}
-        return _share_of_wins(rollout, drawn_of, readings_of).scores
+    def judge_rollout(rollout, verdicts) -> Judgement:
+        orders = itertools.permutations(range(len(rollout.responses)), 2)
+        verdicts_of = dict(zip([f'{rollout.prompt.id}/{i}/{j}' for i, j in orders], verdicts))
+        readings_of = {name: list(map(reading_of_winner, v)) for name, v in verdicts_of.items()}
+        return _share_of_wins(rollout, verdicts_of, readings_of)
 
-    counts = [len(r.responses) * (len(r.responses) - 1) for r in rollouts]
-    checks = _Checks(reading_of_winner, _parts(rollouts, counts), score_rollout)
+    def score_rollout(rollout, verdicts) -> tuple:
+        return judge_rollout(rollout, verdicts).scores
+
+    parts = _parts(rollouts, [len(r.responses) * (len(r.responses) - 1) for r in rollouts])
+    checks = _Checks(reading_of_winner, parts, score_rollout)
     _, verdicts = _sample_verdicts(
         lm, params, key, template, fields, names, votes, checks, **sampling
     )
-    verdicts_of = dict(zip(names, verdicts))
-    readings_of = {name: list(map(reading_of_winner, v)) for name, v in verdicts_of.items()}
-    return [_share_of_wins(rollout, verdicts_of, readings_of) for rollout in rollouts]
+    return [judge_rollout(rollout, verdicts[part]) for rollout, part in parts]
 
 
 def _share_of_wins(rollout, verdicts_of: dict, readings_of: dict) -> Judgement:
@@ -181,6 +182,8 @@ class _Checks:
 
     def of_requests(self, requests: list[tuple[int, int]]) -> list:
         """The checks where each request is (index of the judge prompt, number of the vote)."""
+        if early_stop.current() is None:
+            return []
 
         def reason(i: int, verdict: Response) -> str | None:
             reading = self.read(verdict)

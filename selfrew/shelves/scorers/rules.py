@@ -48,10 +48,16 @@ def exact_answer(lm, params, rollouts, key) -> list[Judgement]:
     return _score_each(rollouts, correctness)
 
 
+def was_cut(prompt, response) -> str | None:
+    """That a response was cut, or None."""
+    del prompt
+    return None if response.finish == 'stop' else 'cut by max_tokens'
+
+
 def says_nothing(prompt, response) -> str | None:
     """Why a response has no conclusion that `exact_answer` or `consistency` could read; or None."""
-    if response.finish != 'stop':
-        return 'cut by max_tokens'
+    if (cut := was_cut(prompt, response)) is not None:
+        return cut
     if 'judged' in prompt.meta:
         low, high = prompt.meta['points']
         return 'no score' if math.isnan(verdicts.score(response, low=low, high=high)) else None
