@@ -77,8 +77,11 @@ class Example:
 
     prompt: Prompt
     responses: tuple  # (N,) of Response
-    scores: tuple = ()  # (N,) float
+    scores: tuple = ()  # (N,) float, () if there are none
     weight: float = 1.0  # multiplies the loss (ScPO's vote margin); the mean's divisor ignores it
+    # (N,) float, 1.0 for a desirable response, 0.0 for an undesirable one, nan for one without a
+    # label; () if there are none. A pair needs none: its first response is the better one.
+    labels: tuple = ()
 
 
 def to_json(noun) -> Any:
@@ -128,7 +131,8 @@ def from_json(kind: type, fields: dict):
         return Judgement(rollout, scores, verdicts, votes, readings)
     if kind is Example:
         prompt, responses = _prompt(fields['prompt']), _responses(fields['responses'])
-        return Example(prompt, responses, _floats(fields['scores']), fields['weight'])
+        labels = _floats(fields.get('labels', ()))  # older files have none
+        return Example(prompt, responses, _floats(fields['scores']), fields['weight'], labels)
     raise TypeError(f'no noun {kind}; there are: Prompt, Rollout, Judgement, Example')
 
 
@@ -159,6 +163,11 @@ class Batch(NamedTuple):
     # [B N] float32, the reference column. nan before the reference pass, and for good if none is
     # made: under a reference-free loss, where no response was sampled.
     ref_logp: Any
+    scores: Any = None  # [B N] float32, Example.scores; nan where there is none
+    labels: Any = None  # [B N] float32, Example.labels; nan where there is none
+    # [P S] float32, the reference's log-prob of each selected token, 0 where a place is unused.
+    # None unless the loss asks for `token_logp`.
+    ref_token_logp: Any = None
 
 
 class Forward(NamedTuple):
@@ -173,6 +182,7 @@ class Forward(NamedTuple):
     length: Any  # [B N] tokens
     entropy: Any = None  # [B N] nats, summed
     contrast: Any = None  # [B N] nats, summed
+    token_logp: Any = None  # [P S] nats, of each selected token; 0 where a place is unused
     value: Any = None  # [P S] of each selected token
     expect: Any = None  # [P S] of the distribution that each selected token was drawn from
 

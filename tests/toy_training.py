@@ -40,7 +40,7 @@ def pack(docs, lm=None, batch=None, row_length=64, rng=None):
     parts = sharding.row_shards(lm.mesh) if lm else 1
     options = {'batch': batch or len(docs), 'row_length': row_length, 'parts': parts, 'rng': rng}
     batches = packing.batches(docs, **options)
-    return [reference.with_reference(batch, COLUMN) for batch in batches]
+    return [reference.with_reference(batch, reference.Reference(COLUMN)) for batch in batches]
 
 
 def first_state(params, lm, optimizer=IDENTITY):

@@ -109,6 +109,7 @@ def measure(module, params, hidden_PSD, target_PS, *, key_PS=None, **wants) -> d
     'logp', the target's log-prob in nats, and what else `wants` asks for:
       entropy=True: 'entropy' of the distribution, in nats.
       contrast=k: 'contrast' with k candidates (see `contrast`); needs a key for each token.
+      token_logp=True: nothing here; `forward` keeps 'logp' for each token.
       expect=True: 'value' and 'expect'. The head params['value'] [D V] gives each next token a
         value; 'value' is the target's, 'expect' the mean over the distribution (CD-Q, arXiv
         2310.17022, Eq. 6).
@@ -256,17 +257,34 @@ def forward(module, params, batch: Batch, key=None, **wants) -> Forward:
     `wants` (see loss_contract.requested_fields).
     """
     measures = token_measures(module, params, batch, key, **wants)
+    if 'token_logp' in wants:
+        measures['token_logp'] = measures['logp']
+    fields = {
+        name: x_PS if name in loss_contract.PER_TOKEN_FIELDS else response_sums(batch, x_PS)
+        for name, x_PS in measures.items()
+    }
+    return Forward(length=response_sums(batch, batch.mask), **fields)
+
+
+def response_sums(batch: Batch, x_PS):
+    """Sums [B N] over each response's tokens of a number for each selected token."""
     B, N = batch.ref_logp.shape
     doc_PS, branch_PS = _gather(batch.doc, batch.target), _gather(batch.branch, batch.target)
     response_PS = (doc_PS - 1) * N + branch_PS - 1
     # Not a segment_sum, which is a loop over tokens on a CPU.
     is_of_response = response_PS.reshape(-1, 1) == jnp.arange(B * N)[None]  # [P·S B·N]
+    return jnp.sum(jnp.where(is_of_response, x_PS.reshape(-1, 1), 0.0), axis=0).reshape(B, N)
 
-    def total(x_PS):
-        return jnp.sum(jnp.where(is_of_response, x_PS.reshape(-1, 1), 0.0), axis=0).reshape(B, N)
 
-    fields = {
-        name: x_PS if name in loss_contract.PER_TOKEN_FIELDS else total(x_PS)
-        for name, x_PS in measures.items()
-    }
-    return Forward(length=total(batch.mask), **fields)
+def response_places(batch: Batch):
+    """(example, response, place), each [P S] int32: where each selected token belongs. Place 0 is
+    the first token of its response. Without meaning where a place is unused.
+    """
+    B = batch.ref_logp.shape[0]
+    is_prompt_RL = batch.branch == 0
+    of_doc = batch.doc.reshape(-1, 1) == 1 + jnp.arange(B)[None]  # [R·L B]
+    prompt_length_B = jnp.sum(of_doc & is_prompt_RL.reshape(-1, 1), axis=0)
+    example_PS = jnp.maximum(_gather(batch.doc, batch.target) - 1, 0)
+    response_PS = jnp.maximum(_gather(batch.branch, batch.target) - 1, 0)
+    place_PS = _gather(batch.position, batch.target) - prompt_length_B[example_PS]
+    return example_PS, response_PS, place_PS

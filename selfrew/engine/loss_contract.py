@@ -1,9 +1,10 @@
-"""What a loss asks of the engine: optional fields of Forward, and a reference."""
+"""What a loss asks of the engine: optional fields of Forward, a reference, mismatched responses."""
 
 import inspect
 
-OPTIONAL_FIELDS = 'entropy', 'contrast', 'expect'  # `value` comes with `expect`
-PER_TOKEN_FIELDS = 'value', 'expect'  # not summed over a response
+# `value` comes with `expect`, Batch.ref_token_logp with `token_logp`.
+OPTIONAL_FIELDS = 'entropy', 'contrast', 'expect', 'token_logp'
+PER_TOKEN_FIELDS = 'value', 'expect', 'token_logp'  # not summed over a response
 
 
 def requested_fields(loss) -> dict:
@@ -24,6 +25,20 @@ def reference_free(loss):
     """
     loss.is_reference_free = True
     return loss
+
+
+def with_mismatched(loss):
+    """Marks a loss that reads, as the last response of each example, one to another prompt.
+
+    Packing adds it, see packing.with_mismatched. It has no label and no score.
+    """
+    loss.takes_mismatched = True
+    return loss
+
+
+def takes_mismatched(loss) -> bool:
+    """Whether a loss, bound or not, is marked as `with_mismatched`."""
+    return getattr(getattr(loss, 'func', loss), 'takes_mismatched', False)
 
 
 def is_reference_free(loss) -> bool:

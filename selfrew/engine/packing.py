@@ -9,7 +9,7 @@ from selfrew.mesh import buckets, processes, sharding
 from selfrew.types import Batch, Example
 
 # The fields of Batch that the mesh shards.
-ROW_FIELDS = 'tokens', 'position', 'doc', 'branch', 'target', 'source', 'mask'
+ROW_FIELDS = 'tokens', 'position', 'doc', 'branch', 'target', 'source', 'mask', 'ref_token_logp'
 
 
 class Doc(NamedTuple):
@@ -19,6 +19,8 @@ class Doc(NamedTuple):
     prompt: tuple
     responses: tuple  # (N,) of tuples of tokens
     weight: float
+    scores: tuple = ()  # (N,) or ()
+    labels: tuple = ()  # (N,) or ()
 
     @property
     def response_length(self) -> int:
@@ -48,11 +50,29 @@ def tokenise(
         responses = tuple(
             tuple(r.tokens or text.response_tokens(r.text, r.finish)) for r in example.responses
         )
-        doc = Doc(index, tuple(text.prompt_tokens(example.prompt)), responses, example.weight)
+        prompt = tuple(text.prompt_tokens(example.prompt))
+        doc = Doc(index, prompt, responses, example.weight, example.scores, example.labels)
         longest = len(doc.prompt) + max(map(len, responses))
         if all(responses) and doc.length <= row_length and longest <= (positions or longest):
             docs.append(doc)
     return docs, len(examples) - len(docs)
+
+
+def with_mismatched(docs: list[Doc], row_length: int, positions: int | None = None) -> list[Doc]:
+    """The docs, each with a last response that answers another prompt: the first response of the
+    next doc, in a circle, that has another prompt and whose response fits; see `tokenise`.
+
+    A doc for which there is none is left out.
+    """
+    made = []
+    for i, doc in enumerate(docs):
+        room = row_length - doc.length
+        longest = min(room, (positions or row_length) - len(doc.prompt))
+        for other in (*docs[i + 1 :], *docs[:i]):
+            if other.prompt != doc.prompt and len(other.responses[0]) <= longest:
+                made.append(doc._replace(responses=(*doc.responses, other.responses[0])))
+                break
+    return made
 
 
 def best_fit_rows(docs: list[Doc], row_length: int) -> list[list[int]]:
@@ -226,7 +246,12 @@ def pack_rows(
     index_B[: len(docs)] = [doc.index for doc in docs]
     response_lengths = np.array([[len(response) for response in doc.responses] for doc in docs])
     lengths_N = response_lengths.sum(axis=0, dtype=np.float32)
-    ref_logp_BN = np.full((batch, len(lengths_N)), np.nan, np.float32)
+    shape_BN = batch, len(lengths_N)
+    ref_logp_BN = np.full(shape_BN, np.nan, np.float32)
+    scores_BN, labels_BN = np.full((2, *shape_BN), np.nan, np.float32)
+    for b, doc in enumerate(docs):
+        scores_BN[b, : len(doc.scores)] = doc.scores
+        labels_BN[b, : len(doc.labels)] = doc.labels
     return Batch(
         tokens_RL,
         position_RL,
@@ -241,6 +266,8 @@ def pack_rows(
         np.float32(len(docs)),
         lengths_N,
         ref_logp_BN,
+        scores_BN,
+        labels_BN,
     )
 
 
@@ -252,7 +279,8 @@ def micro_batches(batch: Batch, count: int) -> list[Batch]:
     """
     if count == 1:
         return [batch]
-    shares = {name: np.split(getattr(batch, name), count) for name in ROW_FIELDS}
+    fields = {name: getattr(batch, name) for name in ROW_FIELDS}
+    shares = {name: np.split(x, count) for name, x in fields.items() if x is not None}
     micros = [
         batch._replace(**{name: arrays[i] for name, arrays in shares.items()}) for i in range(count)
     ]
@@ -271,5 +299,6 @@ def place(lm, batch: Batch) -> Batch:
         **{
             name: processes.place(array, by_row) if name in ROW_FIELDS else lm.replicate(array)
             for name, array in batch._asdict().items()
+            if array is not None
         }
     )

@@ -6,6 +6,8 @@ base model.
 
 import functools
 import math
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -23,45 +25,72 @@ def check_reference(reference: str) -> None:
         raise ValueError(f'no reference {reference!r}; there are: {", ".join(REFERENCES)}')
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def response_logp(module, params, batch):
-    """Log-prob [B N] of each response of the batch, in nats."""
-    return logprobs.forward(module, params, batch).logp
+@functools.partial(jax.jit, static_argnums=0, static_argnames='with_tokens')
+def response_logp(module, params, batch, *, with_tokens: bool = False):
+    """Forward of the batch: each response's log-prob in nats, and each token's if asked for."""
+    return logprobs.forward(module, params, batch, **({'token_logp': True} if with_tokens else {}))
 
 
-def reference_logp(lm, params, batches: list[Batch]) -> np.ndarray:
-    """The reference column of a round: [examples N] log-probs in nats under `params`, indexed by
-    Batch.index.
+class Reference(NamedTuple):
+    """Log-probs under the reference, in nats."""
+
+    column: np.ndarray  # [examples N] summed, by Batch.index
+    tokens: dict | None = None  # Batch.index -> those of its tokens, or None if no loss asks
+
+
+def with_reference(batch: Batch, reference: Reference) -> Batch:
+    """The batch with its reference log-probs; 0 where an example is not real."""
+    is_real = batch.real[:, None] > 0
+    ref_logp_BN = np.where(is_real, reference.column[batch.index], np.float32(0))
+    if reference.tokens is None:
+        return batch._replace(ref_logp=ref_logp_BN)
+    logp_PS = np.zeros_like(batch.mask)
+    for index, selected in _selected_tokens(batch):
+        logp_PS[selected] = reference.tokens[index]
+    return batch._replace(ref_logp=ref_logp_BN, ref_token_logp=logp_PS)
+
+
+def _selected_tokens(batch: Batch) -> Iterator[tuple[int, np.ndarray]]:
+    """(index, [P S] bool) of each real example of the batch that has rows in it.
+
+    Its tokens come response by response, in whatever batch it lies.
+    """
+    P = len(batch.target)
+    doc_PS = np.take_along_axis(batch.doc.reshape(P, -1), batch.target, axis=1)
+    doc_PS = np.where(batch.mask > 0, doc_PS, 0)
+    for i in np.unique(doc_PS[doc_PS > 0]) - 1:
+        yield int(batch.index[i]), doc_PS == 1 + i
+
+
+def reference_logp(lm, params, batches: list[Batch], with_tokens: bool = False) -> Reference:
+    """The log-probs of all responses of the batches under `params`; also of each token if asked
+    for.
     """
     local_parts = []
     with progress.StepBar(len(batches), 'reference', 'batch') as bar:
         for batch in batches:
-            logp_BN = response_logp(lm.module, params, packing.place(lm, batch))
-            local_parts.append(processes.local_part(logp_BN))
+            placed = packing.place(lm, batch)
+            out = response_logp(lm.module, params, placed, with_tokens=with_tokens)
+            local_parts.append(processes.local_part((out.logp, out.token_logp)))
             bar.step()
-    rows = {}
-    for batch, logp_BN in zip(batches, processes.merge(local_parts)):
+    rows, tokens = {}, {}
+    for batch, (logp_BN, logp_PS) in zip(batches, processes.merge(local_parts)):
         for index, logp_N, real in zip(batch.index, logp_BN, batch.real):
             if real:
                 rows[int(index)] = logp_N
+        if with_tokens:
+            tokens |= {index: logp_PS[selected] for index, selected in _selected_tokens(batch)}
     column = np.full((max(rows) + 1, batches[0].ref_logp.shape[1]), np.nan, np.float32)
     column[list(rows)] = list(rows.values())
-    return column
-
-
-def with_reference(batch: Batch, column: np.ndarray) -> Batch:
-    """The batch with its reference log-probs; 0 where an example is not real."""
-    is_real = batch.real[:, None] > 0
-    return batch._replace(ref_logp=np.where(is_real, column[batch.index], np.float32(0)))
+    return Reference(column, tokens if with_tokens else None)
 
 
 def reference_column(
     lm, params, docs, examples, loss, first_update, one_pass, *, kind: str, max_gap: float
-) -> tuple[np.ndarray | None, list[float]]:
-    """(reference column [examples N] in nats, gaps: |trainer − sampler| of each sampled response in
-    nats per token).
+) -> tuple[Reference | None, list[float]]:
+    """(the reference, gaps: |trainer − sampler| of each sampled response in nats per token).
 
-    The column is None if the loss is reference-free and no response was sampled.
+    The reference is None if the loss is reference-free and no response was sampled.
 
     Args:
       params: the parameters at the start of the round.
@@ -71,24 +100,31 @@ def reference_column(
         pass with M_0, the model as in its folder; it is read again each round, and the pass needs
         memory for both. A reference-free loss takes 'exact' for its gaps.
       max_gap: the largest mean gap of trainer and sampler that 'sampler' accepts.
-    Raises ValueError if the sampler's log-probs are missing or too far off, and finite.NotFinite if
+    Raises ValueError if the sampler's log-probs are missing or too far off, or if the loss asks for
+    those of each token, which the sampler does not leave; and finite.NotFinite if
     a log-prob of the column is not finite.
     """
     sampled, is_needed = _sampled_logp(docs, examples), not loss_contract.is_reference_free(loss)
+    with_tokens = is_needed and 'token_logp' in loss_contract.requested_fields(loss)
     if kind == 'sampler' and is_needed:
+        if with_tokens:
+            raise ValueError(
+                "train.reference='sampler' has no log-probability of each token, which the loss "
+                'reads; use exact'
+            )
         _check_all_sampled(docs, sampled)
-        gaps = _gaps(docs, sampled, reference_logp(lm, params, first_update))
+        gaps = _gaps(docs, sampled, reference_logp(lm, params, first_update).column)
         _check_gaps(gaps, max_gap)
-        return sampled, gaps
+        return Reference(sampled), gaps
     if kind == 'base' and is_needed:
-        column = reference_logp(lm, lm.base_params(), one_pass)
-        _check_finite(column, docs)
-        return column, _gaps(docs, sampled, reference_logp(lm, params, first_update))
+        base = reference_logp(lm, lm.base_params(), one_pass, with_tokens)
+        _check_finite(base.column, docs)
+        return base, _gaps(docs, sampled, reference_logp(lm, params, first_update).column)
     if not is_needed and np.isnan(sampled).all():
         return None, []
-    column = reference_logp(lm, params, one_pass)
-    _check_finite(column, docs)
-    return column, _gaps(docs, sampled, column)
+    exact = reference_logp(lm, params, one_pass, with_tokens)
+    _check_finite(exact.column, docs)
+    return exact, _gaps(docs, sampled, exact.column)
 
 
 def _sampled_logp(docs, examples) -> np.ndarray:
@@ -98,7 +134,7 @@ def _sampled_logp(docs, examples) -> np.ndarray:
     for doc in docs:
         logps = [response.logp for response in examples[doc.index].responses]
         row = [math.nan if logp is None else logp for logp in logps]
-        sampled[doc.index, : len(doc.responses)] = row
+        sampled[doc.index, : len(row)] = row  # a mismatched response has none
     return sampled
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from selfrew.engine import (
     finite,
+    loss_contract,
     packing,
     progress,
     reference as references,
@@ -69,7 +70,7 @@ def train(
     """
     counts = {'batch': batch, 'accumulate': accumulate, 'epochs': epochs, 'row_length': row_length}
     _check_options(counts | {'max_steps': max_steps}, schedule, reference)
-    docs, dropped = _tokenise(lm, examples, row_length)
+    docs, dropped = _tokenise(lm, examples, row_length, loss_contract.takes_mismatched(loss))
 
     @functools.lru_cache(maxsize=1)  # one packing in memory at a time
     def packed(micros: int) -> list:
@@ -82,12 +83,12 @@ def train(
     passes = packed(accumulate)
     first_update, one_pass = _split(passes[0][:1], accumulate), _split(passes[0], accumulate)
     source = {'kind': reference, 'max_gap': max_gap}
-    column, gaps = references.reference_column(
+    ref, gaps = references.reference_column(
         lm, state.params, docs, examples, loss, first_update, one_pass, **source
     )
     batches = [update for updates in passes for update in updates][:max_steps]
-    if column is not None:
-        batches = [references.with_reference(update, column) for update in batches]
+    if ref is not None:
+        batches = [references.with_reference(update, ref) for update in batches]
     rate = {'lr': lr, 'warmup': warmup, 'schedule': schedule, 'final': final}
     rates = [schedules.learning_rate(i, len(batches), **rate) for i in range(len(batches))]
     state = _run_steps(lm, state, batches, rates, key, loss, report, optimizer, split)
@@ -144,8 +145,11 @@ def _check_options(counts: dict, schedule: str, reference: str) -> None:
     references.check_reference(reference)
 
 
-def _tokenise(lm, examples, row_length: int) -> tuple[list[packing.Doc], int]:
-    """(docs, dropped), see `packing.tokenise`. Raises ValueError if no doc is left."""
+def _tokenise(lm, examples, row_length: int, mismatched: bool) -> tuple[list[packing.Doc], int]:
+    """(docs, dropped), see `packing.tokenise`; with mismatched responses if the loss takes these.
+
+    Raises ValueError if no doc is left.
+    """
     positions = lm.config.max_length
     docs, dropped = packing.tokenise(lm.text, examples, row_length=row_length, positions=positions)
     if not docs:
@@ -153,7 +157,14 @@ def _tokenise(lm, examples, row_length: int) -> tuple[list[packing.Doc], int]:
             f'no example to train on: {len(examples)} came, {dropped} of them empty or longer than '
             f'row_length={row_length} or {positions} positions'
         )
-    return docs, dropped
+    if mismatched:
+        docs = packing.with_mismatched(docs, row_length, positions)
+        if not docs:
+            raise ValueError(
+                f'the loss wants, beside each example, a response to another prompt; none of the '
+                f'{len(examples) - dropped} examples has one that fits row_length={row_length}'
+            )
+    return docs, len(examples) - len(docs)
 
 
 def _split(batches, accumulate: int) -> list:

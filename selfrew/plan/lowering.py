@@ -121,6 +121,8 @@ def _batch(lm, shape: BatchShape) -> Batch:
         count=_replicated(lm, (), f32),
         lengths=_replicated(lm, (N,), f32),
         ref_logp=_replicated(lm, (B, N), f32),
+        scores=_replicated(lm, (B, N), f32),
+        labels=_replicated(lm, (B, N), f32),
     )
 
 

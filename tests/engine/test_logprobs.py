@@ -179,11 +179,11 @@ def test_no_logits_larger_than_a_chunk_exist(monkeypatch, mesh):
 def test_a_response_beside_a_sibling_has_the_logp_it_has_alone():
     (lm, params), documents = toy(), docs(6, responses=2)
     batches = packing.batches(documents, batch=6, row_length=64)
-    together = reference.reference_logp(lm, params, batches)
+    together = reference.reference_logp(lm, params, batches).column
     for response in range(2):
         alone = [doc._replace(responses=(doc.responses[response],)) for doc in documents]
         batches = packing.batches(alone, batch=1, row_length=64)
-        column = reference.reference_logp(lm, params, batches)
+        column = reference.reference_logp(lm, params, batches).column
         assert_close(together[:, response], column[:, 0])
 
 
@@ -255,12 +255,12 @@ def test_a_tokens_logp_does_not_look_at_later_ones():
 def test_other_tokens_in_siblings_and_neighbours_leave_a_logp_bit_for_bit():
     lm, params = toy()
     (batch,) = packing.batches(docs(3), batch=3, row_length=64)
-    before = np.asarray(reference.response_logp(lm.module, params, batch))
+    before = np.asarray(reference.response_logp(lm.module, params, batch).logp)
     for doc, branch in ((1, 2), (2, 1), (3, 0)):
         is_changed = (batch.doc == doc) & (batch.branch == branch)
         other_tokens = (batch.tokens + 17) % SMALL.vocab
         changed = batch._replace(tokens=np.where(is_changed, other_tokens, batch.tokens))
-        after = np.asarray(reference.response_logp(lm.module, params, changed))
+        after = np.asarray(reference.response_logp(lm.module, params, changed).logp)
         sees_change = np.zeros_like(before, bool)
         sees_change[doc - 1, slice(None) if branch == 0 else branch - 1] = True
         np.testing.assert_array_equal(after[~sees_change], before[~sees_change])

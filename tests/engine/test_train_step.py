@@ -50,7 +50,7 @@ def test_packing_changes_nothing(plain, loss):
     assert (together.doc > 0).any(axis=1).sum() == 1
     one_per_row = [[[index]] for index in range(8)]  # and one row per part
     apart = packing.pack_rows(documents, one_per_row, batch=8, rows=1, row_length=32, selected=32)
-    apart = reference.with_reference(apart, COLUMN)
+    apart = reference.with_reference(apart, reference.Reference(COLUMN))
     assert_same_step(step(*toy(), together, loss), results[loss])
     assert_same_step(step(*toy(), apart, loss), results[loss])
 
@@ -136,7 +136,9 @@ def test_accumulation_changes_nothing(plain, loss, mesh):
     lm, params = toy(**mesh)
     parts = 3 * sharding.row_shards(lm.mesh)
     (batch,) = packing.batches(documents, batch=9, row_length=64, parts=parts)
-    batch = train_step.stack_micro_batches(reference.with_reference(batch, COLUMN), 3)
+    batch = train_step.stack_micro_batches(
+        reference.with_reference(batch, reference.Reference(COLUMN)), 3
+    )
     assert batch.tokens.ndim == 3 and batch.real.sum(axis=0).tolist() == [1] * 8 + [0]
     assert_same_step(step(lm, params, batch, loss), results[loss])
 

@@ -32,7 +32,7 @@ def expected_scores(
     longest = max(len(doc.prompt) + sum(map(len, doc.responses)) for doc in docs)
     row_length = buckets.round_up(longest, 64)
     batches = packing.batches(docs, batch=min(batch, len(docs)), row_length=row_length)
-    logp_BN = reference.reference_logp(lm, params, batches)
+    logp_BN = reference.reference_logp(lm, params, batches).column
     values_N = [float(point) for point in points]
     for doc in docs:
         logp_N = logp_BN[doc.index]
