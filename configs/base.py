@@ -16,13 +16,16 @@ def get(**fields) -> ConfigDict:
     """A config over the tiny base and the built-in tasks; `fields` replace or add."""
     for entry in ('start', 'round'):
         if fields.get(entry):
-            fields[entry] = {'max_unread': 0.9} | dict(fields[entry])
+            defaults = {'max_unread': 0.9, 'optimizer_state': 'fresh'}
+            fields[entry] = defaults | dict(fields[entry])
     return ConfigDict(
         {
             'seed': 0,
             'model': model(),
             'mesh': {'data': 1, 'fsdp': 1, 'tensor': 1},
             'evals': {'accuracy': accuracy()},
+            'evals_every': 1,
+            'states_every': 1,
             **fields,
         }
     )

@@ -47,6 +47,8 @@ def run(
     by_round: dict | None = None,
     evals: dict | None = None,
     keep_states: int | None = None,
+    evals_every: int = 1,
+    states_every: int = 1,
 ) -> str:
     """Runs a config to its end, or resumes a killed run; returns the table by round.
 
@@ -55,8 +57,11 @@ def run(
         would make them alike, see reuse.take.
       seed: of all random draws. model: see language_model.describe. mesh: data, fsdp, tensor.
       rounds, round, start, by_round: see turns.bind_turns.
-      evals: name -> entry of the shelf evals; each runs before the first round and after each.
-      keep_states: how many of the last turns' states stay on disk, or None for all.
+      evals: name -> entry of the shelf evals; each runs before the first round, and after every
+        `evals_every` rounds and the last.
+      keep_states: how many of the saved states stay on disk, the last ones, or None for all.
+        states_every: the states of every so many rounds are saved, and of the last. A run that is
+        resumed makes the updates since then again, of the samples that it has.
     Raises ValueError if the config or the data are wrong, before any work starts where possible.
     """
     keys.check_seed(seed)
@@ -70,6 +75,8 @@ def run(
         'by_round': by_round,
         'evals': evals,
         'keep_states': keep_states,
+        'evals_every': evals_every,
+        'states_every': states_every,
     }
     turns, evaluations, describe_model = bind_config(config)
     if source:
@@ -88,18 +95,30 @@ def run(
         evaluate(lm, state, evaluations, Folder(workdir, '00'), key, log)
         folders = [Folder(workdir, turn.name) for turn in turns]
         first = max((i for i, folder in enumerate(folders) if folder.has('state')), default=0)
-        for turn, folder in zip(turns[first:], folders[first:]):
+        for turn, following, folder in zip(
+            turns[first:], [*turns[first + 1 :], None], folders[first:]
+        ):
             if folder.has('state'):
                 optimizer = train_state.cached_optimizer(turn.train.keywords['optimizer'])
-                state = checkpoint.restore(lm, folder, optimizer, state.params)._replace(opt=None)
+                state = checkpoint.restore(lm, folder, optimizer, state.params)
             else:
                 state = learn(lm, state, turn, folder, keys.fold_name(key, turn.name), log)
-            if turn.ends_round:
+                if is_due(turn, states_every, rounds):
+                    checkpoint.save(lm, folder, state)
+            if following is None or not following.keeps_optimizer:
+                state = state._replace(opt=None)  # sampling needs the memory
+            if turn.ends_round and is_due(turn, evals_every, rounds):
                 evaluate(lm, state, evaluations, folder, key, log)
+            if turn.ends_round:
                 checkpoint.delete_old(folders, keep=keep_states)
         return processes.on_main(lambda: report.write_report(workdir))
     finally:
         log.close()
+
+
+def is_due(turn, every: int, rounds: int) -> bool:
+    """Whether something that happens every so many rounds, and in the last, happens in a turn's."""
+    return turn.round % every == 0 or turn.round == rounds
 
 
 def at_start(lm, started):
@@ -117,7 +136,7 @@ def learn(lm, state: State, turn, folder, key, log) -> State:
     The turn's own examples come first, then those of each pipeline that is joined to it.
 
     Raises ValueError if there are no prompts, no examples to train on, or if a number of the
-    training is not finite; then no state is saved.
+    training is not finite.
     """
     begun, compiled, before = time.time(), log.compiled, progress.totals()
     log.start_turn(turn.name)
@@ -165,9 +184,8 @@ def learn(lm, state: State, turn, folder, key, log) -> State:
     stats |= progress.totals().since(before, stats['seconds'], totals['tokens'])
     log.write(turn.name, int(state.step), {f'turn/{name}': v for name, v in stats.items()})
     folder.write_json('turn.json', stats | ({'unread_verdicts': unread} if unread else {}))
-    checkpoint.save(lm, folder, state)
     console.print_metrics(stats)
-    return state._replace(opt=None)  # each turn starts with new moments; sampling needs the memory
+    return state
 
 
 def make_stages(lm, params, turn, folder, key) -> tuple[list, list, list]:

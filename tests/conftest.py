@@ -30,6 +30,12 @@ from selfrew.models import language_model
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
 
+def pytest_configure(config):
+    """A worker that dies ends the run: under loadfile, a run with one in its place never ends."""
+    if getattr(config.option, 'numprocesses', None) and config.option.maxworkerrestart is None:
+        config.option.maxworkerrestart = '0'
+
+
 @pytest.fixture(scope='session')
 def tiny():
     """(lm, params) of the tiny base that ships with the package, on one device."""

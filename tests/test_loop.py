@@ -278,6 +278,91 @@ def test_only_the_last_states_are_kept_if_the_config_says_so(tmp_path, uninterru
     )
 
 
+def _one_turn_rounds(rounds, **fields):
+    """Rounds without a rehearsal, and without the judge's evaluation."""
+    config = _small(rounds, **fields)
+    del config['round']['rehearsal'], config['evals']['judge']
+    return config
+
+
+def _state(workdir, name):
+    path = checkpoint.state_path(stage.Folder(str(workdir), name))
+    with checkpoint._checkpointer() as checkpointer:
+        return checkpointer.restore(path)
+
+
+@pytest.mark.slow
+def test_states_and_evaluations_every_other_round_change_no_result(tmp_path):
+    """A run that is killed after a round without a state makes that round's updates again."""
+    each, second = tmp_path / 'each', tmp_path / 'second'
+    _run(_one_turn_rounds(3), each)
+    config = _one_turn_rounds(3, states_every=2, evals_every=3)
+    with pytest.MonkeyPatch.context() as patch:
+
+        def killed(*args):
+            raise KeyboardInterrupt
+
+        patch.setattr(loop.report, 'write_report', killed)
+        with pytest.raises(KeyboardInterrupt):
+            _run(config, second)
+    rounds = second / 'rounds'
+    assert [(rounds / name / 'state').exists() for name in ('01', '02', '03')] == [0, 1, 1]
+    assert [(rounds / name / 'evals.json').exists() for name in ('00', '01', '02', '03')] == [
+        *(1, 0, 0, 1)
+    ]
+    stage.Folder(str(second), '03').drop('state')
+    stage.Folder(str(second), '02').drop('state')  # goes on from the base, over the rounds' files
+    _run(config, second)
+    jax.tree.map(np.testing.assert_array_equal, _state(second, '03'), _state(each, '03'))
+    before, after = _json(each, 'rounds/03/evals.json'), _json(second, 'rounds/03/evals.json')
+    assert before == after
+    assert [row['round'] for row in _json(second, 'summary.json')['rounds']] == [0, 3]
+
+
+@pytest.mark.slow
+def test_a_kept_optimizer_goes_on_in_the_next_round_also_of_a_resumed_run(tmp_path):
+    fresh, kept, resumed = tmp_path / 'fresh', tmp_path / 'kept', tmp_path / 'resumed'
+    _run(_one_turn_rounds(2), fresh)
+    config = _one_turn_rounds(2)
+    config['round']['optimizer_state'] = 'kept'
+    _run(config, kept)
+    _run(config | {'rounds': 1}, resumed)
+    _run(config, resumed)
+
+    def updates(workdir, name):  # that the moments have seen
+        counts = [
+            leaf
+            for path, leaf in jax.tree_util.tree_leaves_with_path(_state(workdir, name)['opt'])
+            if 'count' in jax.tree_util.keystr(path)
+        ]
+        return int(counts[0])
+
+    steps = [_json(kept, 'rounds', name, 'turn.json')['steps'] for name in ('01', '02')]
+    assert updates(fresh, '01') == updates(kept, '01') == steps[0] > 0
+    assert updates(fresh, '02') == steps[1] and updates(kept, '02') == sum(steps)
+    jax.tree.map(np.testing.assert_array_equal, _state(kept, '01'), _state(fresh, '01'))
+    jax.tree.map(np.testing.assert_array_equal, _state(kept, '02'), _state(resumed, '02'))
+
+
+def test_an_optimizer_that_cannot_be_kept_is_refused_at_start(tmp_path):
+    config = _small(2)
+    config['round']['optimizer_state'] = 'kept'
+    with pytest.raises(ValueError, match='turn 02: .*directly before it; 01-rehearsal does'):
+        _run(config, tmp_path / 'w')
+    config = _one_turn_rounds(2)
+    config['round']['optimizer_state'] = 'kept'
+    config['by_round'] = {'train': {'optimizer': {'b1': (0.9, 0.8)}}}
+    config['round']['train']['optimizer'] |= {'b1': 0.9}
+    with pytest.raises(ValueError, match='turn 02: .*another train.optimizer than turn 01'):
+        _run(config, tmp_path / 'w')
+    config['round']['optimizer_state'] = 'held'
+    with pytest.raises(ValueError, match="no optimizer_state 'held'; there are: fresh, kept"):
+        _run(config, tmp_path / 'w')
+    for name, value in (('evals_every', 0), ('states_every', 'two'), ('keep_states', 0)):
+        with pytest.raises(ValueError, match=name):
+            _run(_one_turn_rounds(1) | {name: value}, tmp_path / 'w')
+
+
 @pytest.mark.slow
 def test_a_finished_run_is_only_reported_again(monkeypatch, uninterrupted_run):
     folder, table = uninterrupted_run

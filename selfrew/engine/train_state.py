@@ -10,6 +10,8 @@ from selfrew.mesh import sharding
 from selfrew.models import lora
 from selfrew.types import State
 
+OPTIMIZER_STATES = 'fresh', 'kept'
+
 
 def trainable_params(lm, params) -> dict:
     """The parameters that updates change: the adapters if the model has any, otherwise all."""
@@ -78,12 +80,21 @@ def _opt_shardings(lm, optimizer, opt):
     return {'master': params, 'moments': moments} if has_master(lm) else moments
 
 
+def check_optimizer_state(optimizer_state: str) -> None:
+    """Raises ValueError if a turn cannot treat the optimiser state so."""
+    if optimizer_state not in OPTIMIZER_STATES:
+        choices = ', '.join(OPTIMIZER_STATES)
+        raise ValueError(f'no optimizer_state {optimizer_state!r}; there are: {choices}')
+
+
 def begin_round(lm, state: State, optimizer) -> State:
-    """The state before a round's first update, with fresh moments.
+    """The state before a round's first update, with fresh moments if it comes without any.
 
     Updates will overwrite the arrays of `state.params`.
     """
-    opt = _compiled_initial_opt(lm, optimizer)(trainable_params(lm, state.params))
+    opt = state.opt
+    if opt is None:
+        opt = _compiled_initial_opt(lm, optimizer)(trainable_params(lm, state.params))
     step, round = lm.replicate(jnp.int32(state.step)), lm.replicate(jnp.int32(state.round))
     return State(state.params, opt, step, round)
 

@@ -14,7 +14,7 @@ import typing
 from typing import Any, NamedTuple
 
 from selfrew import tasks
-from selfrew.engine import reference, schedules, trainer
+from selfrew.engine import reference, schedules, train_state, trainer
 from selfrew.engine.generate import options
 from selfrew.mesh import keys
 from selfrew.models import language_model
@@ -47,6 +47,7 @@ FIELD_CHECKS = {
     'schedule': schedules.check_schedule,
     'moments': optimizers.check_moments,
     'reference': reference.check_reference,
+    'optimizer_state': train_state.check_optimizer_state,
     'mean': losses.check_mean,
     'tau': losses.check_tau,
     'opponent': evals.check_opponent,
@@ -118,7 +119,7 @@ FIELD_RANGES = {
     **dict.fromkeys(
         (
             'n batch accumulate epochs max_steps row_length votes max_tokens rows slots count '
-            'keep_states shown longest seeds own tries max_examples'
+            'keep_states evals_every states_every shown longest seeds own tries max_examples'
         ).split(),
         AT_LEAST_ONE,
     ),
@@ -201,13 +202,13 @@ def bind_arguments(function, arguments: dict, where: str) -> functools.partial:
             values[name] = _bind_nested(name, nested, f'{where}.{name}', is_list)
         elif name in arguments:
             values[name] = checked_value(arguments[name], hints.get(name, Any), f'{where}.{name}')
-            _check_field(name, values[name], where)
+            check_field(name, values[name], where)
         elif field.default is field.empty:
             raise ValueError(f'{where}: {name} is missing; the fields are: {choices}')
     return functools.partial(function, **values)
 
 
-def _check_field(name: str, value, where: str) -> None:
+def check_field(name: str, value, where: str) -> None:
     """Raises ValueError if a field's value is out of range or names something unknown."""
     if value is None:
         return

@@ -9,6 +9,9 @@ from selfrew.run import binding
 from selfrew.run.turns import Turn, bind_turns
 from selfrew.shelves import evals
 
+# Fields of a config that are numbers of rounds or states, and what they may be.
+COUNTS = {'keep_states': int | None, 'evals_every': int, 'states_every': int}
+
 
 class BoundConfig(NamedTuple):
     """What a config names, as functions that the loop calls."""
@@ -24,6 +27,9 @@ def bind_config(config: dict) -> BoundConfig:
     Raises ValueError as binding.bind does, or if a part's max_tokens leaves a prompt no room in
     the context; FileNotFoundError if there is no such model.
     """
+    for field, kinds in COUNTS.items():
+        value = binding.checked_value(config.get(field, 1), kinds, field)
+        binding.check_field(field, value, 'config')
     turns = turns_of(config)
     evaluations = {
         name: binding.bind('evals', entry, f'evals.{name}', evals)

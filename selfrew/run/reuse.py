@@ -13,7 +13,15 @@ from selfrew.run.config import turns_of
 
 STAGES = 'prompts', 'rollouts', 'judgements'
 WORDS = dict(zip(STAGES, ('prompts', 'sampler', 'scorer')))  # stage -> the word that makes it
-AFTER_SCORES = 'pairs', 'loss', 'train', 'max_examples', 'balance', 'earlier'  # fields of a turn
+AFTER_SCORES = (
+    'pairs',
+    'loss',
+    'train',
+    'max_examples',
+    'balance',
+    'earlier',
+    'optimizer_state',
+)  # fields of a turn
 BASE = '00'  # the folder of the evaluations before training
 # Fields of `model` that change no sample: of the first turn, whose adapters change nothing yet, and
 # of a later one.

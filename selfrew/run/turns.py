@@ -27,6 +27,8 @@ class Turn:
     max_unread: float  # the largest share of the first responses and verdicts that says nothing
     earlier: int  # how many earlier rounds' examples are trained on again, -1 for all
     first_round: int  # the first round with a turn of the same entry of the config
+    optimizer_state: str  # 'fresh' or 'kept', see `turn`
+    keeps_optimizer: bool = False  # goes on with the optimiser state of the turn before
     joined: tuple = ()  # of Turn: what also makes examples of M_t for this turn's training
 
     @property
@@ -76,6 +78,7 @@ def turn(
     balance: float | None = None,
     earlier: int = 0,
     max_unread: float = 0.9,
+    optimizer_state: str = 'fresh',
 ) -> dict:
     """The fields of a turn in a config, by name. `join` and `rehearsal` are taken out before.
 
@@ -87,6 +90,9 @@ def turn(
         then; -1 for all rounds, 0 for none. The reference is that of this turn for all.
       max_unread: stops the run after its first samples, or first verdicts, if more than this share
         of them says nothing: they were cut, have no conclusion, or cannot be read. 1.0: never.
+      optimizer_state: 'fresh': moments start at 0 in each round, as in iterative methods. 'kept':
+        each round but the first goes on with those that the round before left, as in online methods
+        with few updates a round; sampling then has that much less memory.
     """
     made = pipeline(
         prompts=prompts,
@@ -98,7 +104,7 @@ def turn(
         earlier=earlier,
         max_unread=max_unread,
     )
-    return made | {'loss': loss, 'train': train}
+    return made | {'loss': loss, 'train': train, 'optimizer_state': optimizer_state}
 
 
 def bind_turns(
@@ -128,7 +134,31 @@ def bind_turns(
             index = number - 1 - (start is not None)
             entry = _replace_by_round(round, by_round or {}, index, 'by_round')
             turns += _bind_round(number, 1 + (start is not None), entry, 'round')
-    return turns
+    return _with_kept_optimizers(turns)
+
+
+def _with_kept_optimizers(turns: list[Turn]) -> list[Turn]:
+    """The turns, each with whether it goes on with the optimiser state of the one before.
+
+    Raises ValueError where that is asked for and cannot be.
+    """
+    marked = []
+    for before, turn in zip((None, *turns), turns):
+        keeps = turn.optimizer_state == 'kept' and turn.round > turn.first_round
+        if keeps:
+            assert before is not None
+            if before.round == turn.round or not before.name.isdigit():
+                raise ValueError(
+                    f"turn {turn.name}: optimizer_state='kept' wants the turn of the round before "
+                    f'to come directly before it; {before.name} does'
+                )
+            if before.train.keywords['optimizer'] is not turn.train.keywords['optimizer']:
+                raise ValueError(
+                    f"turn {turn.name}: optimizer_state='kept' with another train.optimizer than "
+                    f'turn {before.name}'
+                )
+        marked.append(dataclasses.replace(turn, keeps_optimizer=keeps))
+    return marked
 
 
 def _bind_round(number: int, first: int, entry: dict, where: str) -> list[Turn]:
