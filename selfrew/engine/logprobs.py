@@ -267,10 +267,13 @@ def forward(module, params, batch: Batch, key=None, **wants) -> Forward:
 
 
 def response_sums(batch: Batch, x_PS):
-    """Sums [B N] over each response's tokens of a number for each selected token."""
+    """Sums [B N] over each response's tokens of a number for each selected token.
+
+    B and N are those of batch.ref_logp.
+    """
     B, N = batch.ref_logp.shape
     doc_PS, branch_PS = _gather(batch.doc, batch.target), _gather(batch.branch, batch.target)
-    response_PS = (doc_PS - 1) * N + branch_PS - 1
+    response_PS = jnp.where(branch_PS <= N, (doc_PS - 1) * N + branch_PS - 1, -1)
     # Not a segment_sum, which is a loop over tokens on a CPU.
     is_of_response = response_PS.reshape(-1, 1) == jnp.arange(B * N)[None]  # [P·S B·N]
     return jnp.sum(jnp.where(is_of_response, x_PS.reshape(-1, 1), 0.0), axis=0).reshape(B, N)

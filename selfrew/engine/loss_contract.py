@@ -11,10 +11,44 @@ def requested_fields(loss) -> dict:
     """The optional fields of Forward that a bound loss asks for, name -> argument.
 
     A loss asks with a parameter of the field's name; its bound or default value is the argument,
-    and a false one asks for nothing.
+    and a false one asks for nothing. A sum of losses asks for what any of them asks for.
     """
     parameters = inspect.signature(loss).parameters.values()
-    return {p.name: p.default for p in parameters if p.name in OPTIONAL_FIELDS and p.default}
+    fields = {p.name: p.default for p in parameters if p.name in OPTIONAL_FIELDS and p.default}
+    return fields | merged_fields(_summed(loss))
+
+
+def merged_fields(losses: tuple) -> dict:
+    """What the losses of a sum ask for together, see `requested_fields`.
+
+    Raises ValueError where two ask for a field with different arguments.
+    """
+    fields = {}
+    for part in losses:
+        for name, argument in requested_fields(part).items():
+            if fields.setdefault(name, argument) != argument:
+                raise ValueError(
+                    f'losses of one sum ask for {name}={fields[name]!r} and {name}={argument!r}; '
+                    f'want the same'
+                )
+    return fields
+
+
+def _summed(loss) -> tuple:
+    """The bound losses of a bound sum of losses; () of any other loss."""
+    return getattr(loss, 'keywords', {}).get('losses', ())
+
+
+def checked_by(check):
+    """Marks a loss whose options `check(**options)`, called when it is bound, refuses with a
+    ValueError.
+    """
+
+    def mark(loss):
+        loss.check_options = check
+        return loss
+
+    return mark
 
 
 def reference_free(loss):
@@ -37,10 +71,23 @@ def with_mismatched(loss):
 
 
 def takes_mismatched(loss) -> bool:
-    """Whether a loss, bound or not, is marked as `with_mismatched`."""
-    return getattr(getattr(loss, 'func', loss), 'takes_mismatched', False)
+    """Whether a loss, bound or not, or any of a sum, is marked as `with_mismatched`."""
+    is_marked = getattr(getattr(loss, 'func', loss), 'takes_mismatched', False)
+    return is_marked or any(map(takes_mismatched, _summed(loss)))
+
+
+def without_mismatched(out, batch):
+    """(out, batch) without the last response of each example."""
+    fields = {name: x for name, x in out._asdict().items() if x is not None}
+    cut = {name: x[:, :-1] for name, x in fields.items() if name not in PER_TOKEN_FIELDS}
+    columns = 'ref_logp', 'scores', 'labels'
+    return out._replace(**cut), batch._replace(
+        lengths=batch.lengths[:-1], **{name: getattr(batch, name)[:, :-1] for name in columns}
+    )
 
 
 def is_reference_free(loss) -> bool:
-    """Whether a loss, bound or not, is marked as `reference_free`."""
+    """Whether a loss, bound or not, or all of a sum, are marked as `reference_free`."""
+    if parts := _summed(loss):
+        return all(map(is_reference_free, parts))
     return getattr(getattr(loss, 'func', loss), 'is_reference_free', False)

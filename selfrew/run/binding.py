@@ -30,6 +30,7 @@ SHELVES = {
     'scorers': scorers,
     'pairs': pairs,
     'loss': losses,
+    'losses': losses,
     'optimizer': optimizers,
     'train': trainer,
 }
@@ -50,6 +51,7 @@ FIELD_CHECKS = {
     'optimizer_state': train_state.check_optimizer_state,
     'mean': losses.check_mean,
     'tau': losses.check_tau,
+    'margin_norm': losses.check_margin_norm,
     'opponent': evals.check_opponent,
     'judged_by': evals.check_judged_by,
     'checkpoint': scorers.check_checkpoint,
@@ -101,6 +103,15 @@ FIELD_RANGES = {
     'weight_decay': NOT_NEGATIVE,
     'temperature': NOT_NEGATIVE,
     'nll': NOT_NEGATIVE,
+    'alpha': NOT_NEGATIVE,
+    'gamma': NOT_NEGATIVE,
+    'length': NOT_NEGATIVE,
+    'odds': NOT_NEGATIVE,
+    'penalty': NOT_NEGATIVE,
+    'desirable': NOT_NEGATIVE,
+    'undesirable': NOT_NEGATIVE,
+    'gate_tau': POSITIVE,
+    'tail': SHARE,
     'explore': NOT_NEGATIVE,
     'top_k': NOT_NEGATIVE,
     'max_bad': NOT_NEGATIVE,
@@ -118,8 +129,9 @@ FIELD_RANGES = {
     'heldout': Range(0, 1, takes_least=False, takes_most=False),
     **dict.fromkeys(
         (
-            'n batch accumulate epochs max_steps row_length votes max_tokens rows slots count '
-            'keep_states evals_every states_every shown longest seeds own tries max_examples'
+            'n contrast batch accumulate epochs max_steps row_length votes max_tokens rows slots '
+            'count portion portions keep_states evals_every states_every shown longest seeds own '
+            'tries max_examples'
         ).split(),
         AT_LEAST_ONE,
     ),
@@ -149,7 +161,7 @@ def _is_part(function, key: str) -> bool:
     if key == 'optimizer':  # takes no data
         return all(p.kind is p.KEYWORD_ONLY for p in parameters)
     first = next((p.name for p in parameters), '')
-    return first == {'pairs': 'judgement', 'loss': 'out'}.get(key, 'lm')
+    return first == {'pairs': 'judgement', 'loss': 'out', 'losses': 'out'}.get(key, 'lm')
 
 
 def bind(key: str, entry: dict, where: str, module=None):
@@ -180,7 +192,13 @@ def _bind_new(key: str, entry: dict, where: str, module):
     choices = part_names(key, module)
     if name not in choices:
         raise ValueError(f'{where}: no {key} named {name!r}; there are: {", ".join(choices)}')
-    return bind_arguments(getattr(module, name), entry, f'{where} ({name})')
+    bound = bind_arguments(getattr(module, name), entry, f'{where} ({name})')
+    if check := getattr(bound.func, 'check_options', None):
+        try:
+            check(**bound.keywords)
+        except ValueError as problem:
+            raise ValueError(f'{where} ({name}): {problem}') from None
+    return bound
 
 
 def bind_arguments(function, arguments: dict, where: str) -> functools.partial:

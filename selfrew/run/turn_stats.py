@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from selfrew.engine.generate.early_stop import shortened
+from selfrew.tasks import exploration
 from selfrew.tasks.verdicts import READ, UNREAD
 
 UNREAD_SHOWN, UNREAD_CHARACTERS = 3, 400
@@ -29,6 +30,8 @@ def summarize(prompts, judgements, examples) -> dict:
     score: the mean. full_scores: the share that is 5. scores/0, scores/0.5 … scores/5: the
       histogram, with scores rounded to half points; a half point is listed where there is one.
     agreement: share of the pairs of votes on one response that are equal.
+    distinct_answers, distinct_1 … distinct_3, best_score, coverage, entropy: of prompts with
+      several responses, see tasks.exploration.measures.
     length_score: the correlation of length, in characters, and score within a prompt's responses.
     """
     scores_of = [[s for s in j.scores if not math.isnan(s)] for j in judgements]
@@ -57,6 +60,7 @@ def summarize(prompts, judgements, examples) -> dict:
         for value in sorted({*range(6), *points}):
             stats[f'scores/{value:g}'] = _mean([p == value for p in points])
         stats['agreement'] = _agreement(votes_of)
+    stats |= exploration.measures(judgements)
     lengths_of = [[len(r.text) for r in j.rollout.responses] for j in judgements]
     stats['length_score'] = _correlation_within(lengths_of, [j.scores for j in judgements])
     return {name: value for name, value in stats.items() if value is not None}

@@ -20,18 +20,28 @@ def _shuffled(items: list, rng) -> list:
     return [items[i] for i in rng.permutation(len(items))]
 
 
-def singles(judgement, rng, *, at_least: float | None = None, cap: int | None = None):
-    """Each response as an example of its own, for SFT.
+def singles(
+    judgement,
+    rng,
+    *,
+    at_least: float | None = None,
+    cap: int | None = None,
+    label_at: float | None = None,
+):
+    """Each response as an example of its own, for SFT and unpaired losses.
 
     Args:
       at_least: only responses with this score or a higher one.
       cap: at most so many responses, drawn at random.
+      label_at: labels those with this score or a higher one desirable, the others undesirable.
+        None: no labels.
     """
     scored = [(s, r) for s, r in _scored(judgement) if at_least is None or s >= at_least]
     if cap is not None:
         scored = _shuffled(scored, rng)[:cap]
     for score, response in scored:
-        yield Example(judgement.rollout.prompt, (response,), (score,))
+        labels = () if label_at is None else (float(score >= label_at),)
+        yield Example(judgement.rollout.prompt, (response,), (score,), labels=labels)
 
 
 def extremes(

@@ -80,20 +80,37 @@ def _unread_check(fitting: list, n: int) -> list:
     return early_stop.unread_check('responses', len(fitting) * n, reason)
 
 
-def with_greedy(lm, params, prompts, key, *, sampler) -> list[Rollout]:
-    """The rollouts of `sample`, with the greedy response added as the last one of each (SELM, arXiv
-    2405.19332, §4).
+def with_greedy(
+    lm,
+    params,
+    prompts,
+    key,
+    *,
+    sampler,
+    max_tokens: int | None = None,
+    stop: tuple | None = None,
+    slots: int | None = None,
+) -> list[Rollout]:
+    """The rollouts of any sampler, with the model's greedy response added as the last one of each
+    (SELM, arXiv 2405.19332, §4).
 
-    Raises ValueError where `sampler` is another function than `sample`.
+    With the sampler `given`, a prompt's responses in the data and the model's own can then be
+    ranked together, by a scorer that scores any response.
+
+    Args:
+      sampler: an entry of this shelf.
+      max_tokens, stop, slots: of the greedy responses, as in `sample`; None: as the sampler has
+        them, or else the defaults of `sample`.
     """
-    if sampler.func is not sample:
-        raise ValueError(f'with_greedy wants the sampler named sample, got {sampler.func.__name__}')
-    shared = {k: v for k, v in sampler.keywords.items() if k in ('max_tokens', 'stop', 'slots')}
+    own = {'max_tokens': max_tokens, 'stop': stop, 'slots': slots}
+    shared = {name: sampler.keywords[name] for name in own if name in sampler.keywords}
+    shared |= {name: value for name, value in own.items() if value is not None}
     greedy = sample(lm, params, prompts, key, n=1, temperature=0.0, **shared)
-    sampled = sampler(lm, params, prompts, key)  # of the same prompts, as max_tokens is the same
+    best_of = {rollout.prompt.id: rollout.responses for rollout in greedy}
     return [
-        Rollout(drawn.prompt, drawn.responses + best.responses)
-        for drawn, best in zip(sampled, greedy, strict=True)
+        Rollout(drawn.prompt, drawn.responses + best_of[drawn.prompt.id])
+        for drawn in sampler(lm, params, prompts, key)
+        if drawn.prompt.id in best_of  # its greedy response fits into the context
     ]
 
 

@@ -19,7 +19,9 @@ def test_an_entry_becomes_its_function_with_the_arguments_bound():
 
 
 def test_an_unknown_name_is_refused_with_the_choices():
-    _refused('loss', {'name': 'dpoo'}, r"round\.it: no loss named 'dpoo'; there are: dpo, .*sft$")
+    _refused(
+        'loss', {'name': 'dpoo'}, r"round\.it: no loss named 'dpoo'; there are: apo_down, .*sum$"
+    )
     _refused('loss', {'beta': 0.1}, 'no loss named None; there are: dpo, .*sft$')
     _refused(
         'scorer',
@@ -34,7 +36,7 @@ def test_an_unknown_argument_is_refused_with_the_choices():
     _refused(
         'loss',
         {'name': 'dpo', 'bta': 0.1},
-        r'\(dpo\): nothing reads bta=0.1; there are: beta, smoothing',
+        r'\(dpo\): nothing reads bta=0.1; there are: beta, average',
     )
     _refused('scorer', {'name': 'given', 'n': 1}, 'nothing reads n=1; there are: none')
     # a positional parameter is data, which comes from the loop

@@ -30,6 +30,7 @@ HELPERS = {
     scorers.__name__: {'unread_reason'},
     f'{scorers.__name__}.rules': {'correctness', 'says_nothing', 'was_cut'},
     f'{scorers.__name__}.expected_scores': {'expected_scores'},
+    f'{prompts.__name__}.rows': {'draw', 'is_on_side', 'messages_of', 'read_prompts'},
     f'{prompts.__name__}.novelty': {
         'words',
         'lcs_length',

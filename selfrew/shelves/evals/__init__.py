@@ -8,7 +8,7 @@ Import from it: the parts below; `evals` is imported whole.
 It imports: types, tasks, engine.
 """
 
-from selfrew.shelves.evals.answers import accuracy, majority
+from selfrew.shelves.evals.answers import accuracy, exploration, majority
 from selfrew.shelves.evals.intervals import student, wilson
 from selfrew.shelves.evals.judges import judge, judge_metrics, missing_votes
 from selfrew.shelves.evals.preferences import (
@@ -22,6 +22,7 @@ __all__ = [
     'accuracy',
     'check_judged_by',
     'check_opponent',
+    'exploration',
     'judge',
     'judge_metrics',
     'majority',

@@ -9,6 +9,7 @@ import numpy as np
 from selfrew import tasks
 from selfrew.shelves.evals.intervals import mean_of, wilson
 from selfrew.shelves.evals.samples import judge_samples
+from selfrew.tasks.exploration import measures
 from selfrew.types import Judgement
 
 
@@ -68,3 +69,26 @@ def majority(lm, params, key, *, prompts, sampler, scorer):
         winners.append(Judgement(winner, (score,)))
     metrics = _share_right('majority', prompt_list, winners)
     return metrics | {'agreement': mean_of(agreement)}, judgements
+
+
+def exploration(lm, params, key, *, prompts, sampler, scorer):
+    """The share of prompts with any right response among several (pass@n); the interval is
+    Wilson's. A prompt without a rollout has none.
+
+    The other metrics are those of tasks.exploration.measures, and 'score', the mean over all
+    responses: 'best_score' is what best-of-n by this scorer attains.
+    Raises ValueError where prompts have fewer than two responses, or scores are not from 0 to 1.
+    """
+    prompt_list, judgements = judge_samples(lm, params, key, prompts, sampler, scorer)
+    metrics = measures(judgements)
+    if judgements and 'coverage' not in metrics:
+        raise ValueError(
+            'exploration wants at least two responses a prompt, and scores from 0 to 1, as those '
+            'of exact_answer'
+        )
+    n = len(prompt_list)
+    covered = metrics.pop('coverage', 0.0) * len(judgements)
+    low, high = wilson(covered, n)
+    scores = [score for judgement in judgements for score in judgement.scores]
+    headline = {'value': covered / n, 'low': low, 'high': high, 'n': n}
+    return headline | metrics | {'score': mean_of(scores)}, judgements

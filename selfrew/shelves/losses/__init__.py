@@ -6,13 +6,57 @@ weighted by `batch.weight`. `metrics` are [B] arrays, averaged without the weigh
 function of its arguments; `key` is for losses that draw.
 
 A loss requests an optional field of `out` by a keyword argument with the field's name: `entropy`,
-`contrast`, or `expect`, which `value` comes with. A value that is not 0, False or None says how the
-field is computed (logprobs.measure); otherwise the field is None and costs nothing.
+`contrast`, `token_logp`, which batch.ref_token_logp comes with, or `expect`, which `value` comes
+with. A value that is not 0, False or None says how the field is computed (logprobs.measure);
+otherwise the field is None and costs nothing. `batch.scores` and `batch.labels` [B N] are the
+examples' own, nan where there are none. The marks of engine.loss_contract say what else a loss
+needs: no reference, mismatched responses.
 Import from it: the parts below; `losses` is imported whole.
 It imports: engine.
 """
 
+from selfrew.shelves.losses.combined import sum
+from selfrew.shelves.losses.cringe import check_margin_norm, cringe, pairwise_cringe
 from selfrew.shelves.losses.imitation import check_mean, sft
-from selfrew.shelves.losses.pairwise import check_tau, dpo, ipo
+from selfrew.shelves.losses.pairwise import (
+    apo_down,
+    apo_zero,
+    check_tau,
+    discopop,
+    dpo,
+    dpop,
+    exo,
+    hinge,
+    ipo,
+    ld_dpo,
+    nca,
+    robust_dpo,
+    sppo,
+)
+from selfrew.shelves.losses.reference_free import orpo, simpo
+from selfrew.shelves.losses.unpaired import kto
 
-__all__ = ['check_mean', 'check_tau', 'dpo', 'ipo', 'sft']
+__all__ = [
+    'apo_down',
+    'apo_zero',
+    'check_margin_norm',
+    'check_mean',
+    'check_tau',
+    'cringe',
+    'discopop',
+    'dpo',
+    'dpop',
+    'exo',
+    'hinge',
+    'ipo',
+    'kto',
+    'ld_dpo',
+    'nca',
+    'orpo',
+    'pairwise_cringe',
+    'robust_dpo',
+    'sft',
+    'simpo',
+    'sppo',
+    'sum',
+]

@@ -20,6 +20,7 @@ from selfrew.shelves.prompts.data import (
     trees,
 )
 from selfrew.shelves.prompts.generated import crossed, judged, self_instruct
+from selfrew.shelves.prompts.preferences import preferences
 from selfrew.tasks.hashing import with_distinct_ids
 from selfrew.types import Prompt
 
@@ -32,6 +33,7 @@ __all__ = [
     'judged',
     'judgements',
     'mixture',
+    'preferences',
     'problems',
     'ranked',
     'records',

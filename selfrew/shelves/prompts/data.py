@@ -2,13 +2,11 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
 from typing import cast
 
-from selfrew import tasks
-from selfrew.mesh import keys
-from selfrew.tasks import published, splitting, templates
-from selfrew.tasks.hashing import hash_digit, short_id, with_distinct_ids
+from selfrew.shelves.prompts.rows import draw, is_on_side, messages_of, read_prompts
+from selfrew.tasks import published, templates
+from selfrew.tasks.hashing import hash_digit, short_id
 from selfrew.tasks.records import read_records
 from selfrew.types import Example, Judgement, Prompt, from_json, user_prompt
 
@@ -25,6 +23,8 @@ def records(
     split: str | None = None,
     heldout: float = 0.05,
     max_bad: int = 10,
+    portion: int = 1,
+    portions: int = 1,
 ) -> list[Prompt]:
     """Prompts from a file or a data set.
 
@@ -42,6 +42,8 @@ def records(
       heldout: the share of the distinct topics that is held out; that of the rows is about the
         same, the more topics the closer.
       max_bad: malformed rows that are skipped and logged; one more, and the source is refused.
+      portion, portions: the portion, from 1, of so many disjoint ones, in the order of the rows;
+        with by_round={'prompts': {'portion': (1, 2, 3)}} each round has its own.
     Raises FileNotFoundError, or ValueError for an unknown split, too many malformed rows or no good
     one.
     """
@@ -50,9 +52,10 @@ def records(
     def read_row(place: str, row: dict) -> Prompt | None:
         made = _prompt_of(row, place, prompt, answer)
         asked = next(m['content'] for m in made.messages if m['role'] == 'user')
-        return made if _is_on_side(asked, split, heldout) else None
+        return made if is_on_side(asked, split, heldout) else None
 
-    return _draw(_read(lm, source, read_row, max_bad), n, source, key)
+    made = read_prompts(lm, source, read_row, max_bad)
+    return draw(made, n, source, key, portion=portion, portions=portions)
 
 
 def problems(
@@ -70,11 +73,13 @@ def problems(
     split: str | None = None,
     heldout: float = 0.05,
     max_bad: int = 10,
+    portion: int = 1,
+    portions: int = 1,
 ) -> list[Prompt]:
     """Problems of a published set, judged as the set defines it.
 
     Args:
-      source, n, max_bad: see `records`.
+      source, n, max_bad, portion, portions: see `records`.
       form: how rows are read and answers judged: gsm8k, math, arc, svamp, mawps or asdiv.
       template: a jinja file that reads {{ question }} and, if needed, {{ options }} (texts) and
         {{ shots }} (each with .question, .solution, .answer); None: the form's own, which asks for
@@ -92,7 +97,7 @@ def problems(
     if shots:
         shot_problems = read_records(shots, lambda _, row: published.read(form, row), max_bad)
         shown_side = split and 'train'
-        shot_problems = [p for p in shot_problems if _is_on_side(p.question, shown_side, heldout)]
+        shot_problems = [p for p in shot_problems if is_on_side(p.question, shown_side, heldout)]
         shot_problems = shot_problems[:shown]
     shot_questions = {problem.question for problem in shot_problems}
     template_name = template or published.get(form).template
@@ -101,7 +106,7 @@ def problems(
         del place
         problem = published.read(form, row)
         question, options = problem.question, problem.options
-        if question in shot_questions or not _is_on_side(question, split, heldout):
+        if question in shot_questions or not is_on_side(question, split, heldout):
             return None
         fields = {'question': question, 'options': options, 'shots': shot_problems}
         text = templates.render(template_name, **fields)
@@ -113,7 +118,8 @@ def problems(
         meta |= shown_options
         return user_prompt(name, text, problem.answer, task=form, **meta)
 
-    return _draw(_read(lm, source, read_row, max_bad), n, source, key)
+    made = read_prompts(lm, source, read_row, max_bad)
+    return draw(made, n, source, key, portion=portion, portions=portions)
 
 
 PARTS = 'ift', 'eft', 'heldout'
@@ -135,6 +141,8 @@ def trees(
     n: int | None = None,
     lang: str = 'en',
     max_bad: int = 10,
+    portion: int = 1,
+    portions: int = 1,
 ) -> list[Prompt]:
     """The first turns of conversation trees with answers ranked by people, in OpenAssistant's
     format.
@@ -149,7 +157,7 @@ def trees(
         prompts with at least two answers and their grades, to make verdicts from (see
         pairs.agreeing); 'heldout': the same, to test a judge. A hash of its text puts each prompt
         in one part; the shares are 7, 2 and 1 in ten.
-      lang: of prompts and answers. n, max_bad: see `records`.
+      lang: of prompts and answers. n, max_bad, portion, portions: see `records`.
     Raises ValueError for an unknown part, else as `records` does.
     """
     del params
@@ -164,7 +172,8 @@ def trees(
             return None
         return _prompt_with_ranked_answers(row, best_only=part == 'ift', lang=lang)
 
-    return _draw(_read(lm, source, read_row, max_bad), n, source, key)
+    made = read_prompts(lm, source, read_row, max_bad)
+    return draw(made, n, source, key, portion=portion, portions=portions)
 
 
 def examples(lm, params, key, *, source: str, n: int | None = None) -> list[Prompt]:
@@ -182,7 +191,7 @@ def examples(lm, params, key, *, source: str, n: int | None = None) -> list[Prom
         example = cast(Example, from_json(Example, row))
         return dataclasses.replace(example.prompt, meta={'responses': [example.responses[0].text]})
 
-    return _draw(_read(lm, source, read_row, 0), n, source, key)
+    return draw(read_prompts(lm, source, read_row, 0), n, source, key)
 
 
 def judgements(lm, params, key, *, source: str, n: int | None = None) -> list[Prompt]:
@@ -211,61 +220,12 @@ def judgements(lm, params, key, *, source: str, n: int | None = None) -> list[Pr
         }
         return dataclasses.replace(prompt, meta=prompt.meta | given)
 
-    return _draw(_read(lm, source, read_row, 0), n, source, key)
-
-
-# --- rows ---
-
-
-ROLES = 'system', 'user', 'assistant'
-
-
-def _is_on_side(text: str, split: str | None, heldout: float) -> bool:
-    """Whether a text is on the side of a split, see `records`; any text for None.
-
-    Raises ValueError for an unknown split.
-    """
-    if split is None:
-        return True
-    tasks.check_split(split)
-    return splitting.is_held_out(text, heldout) == (split == 'heldout')
-
-
-def _read(lm, source: str, read_row: Callable, max_bad: int) -> list[Prompt]:
-    """The prompt that `read_row(place, row)` makes of each row, without those that are None.
-
-    Ids that occur twice are made distinct. A prompt that the chat template of `lm` refuses is a bad
-    row; without an `lm` nothing is rendered.
-    """
-
-    def checked(place: str, row: dict) -> tuple[str, Prompt] | None:
-        try:
-            prompt = read_row(f'{source}:{place}', row)
-        except (KeyError, TypeError, AttributeError, IndexError) as error:
-            raise ValueError(f'the row has another form: {type(error).__name__} {error}') from None
-        if prompt is None:
-            return None
-        if lm is not None:
-            lm.text.check_prompt(prompt)
-        return place, prompt
-
-    placed = read_records(source, checked, max_bad)
-    return with_distinct_ids(placed, source, 'occur more than once')
-
-
-def _draw(prompts: list[Prompt], n: int | None, source: str, key) -> list[Prompt]:
-    """`n` prompts without replacement, in their order; all for None or if there are no more."""
-    if n is not None and n < 1:
-        raise ValueError(f'n={n} prompts of {source}: want at least 1, or None for all')
-    if n is None or n >= len(prompts):
-        return prompts
-    drawn = keys.numpy_rng(key).choice(len(prompts), n, replace=False)
-    return [prompts[i] for i in sorted(drawn)]
+    return draw(read_prompts(lm, source, read_row, 0), n, source, key)
 
 
 def _prompt_of(row: dict, place: str, prompt_field: str, answer_field: str) -> Prompt:
     """The prompt in a row of `records`. ValueError says what is wrong with the row."""
-    messages = _messages(row, prompt_field)
+    messages = messages_of(row, prompt_field)
     responses = [row['response']] if 'response' in row else []
     if messages and messages[-1]['role'] == 'assistant':
         responses = [messages.pop()['content']]
@@ -279,31 +239,6 @@ def _prompt_of(row: dict, place: str, prompt_field: str, answer_field: str) -> P
         raise ValueError(f'{answer_field}={answer!r}: want a text, a number or a list of these')
     meta = {'responses': responses} if responses else {}
     return Prompt(str(row.get('id', place)), tuple(messages), answer, meta)
-
-
-def _messages(row: dict, field: str) -> list[dict]:
-    """The chat messages in a row's field, or else in its field 'messages'."""
-    value = row.get(field, row.get('messages'))
-    if value is None:
-        raise ValueError(f'no field {field!r} and no messages; there are: {", ".join(row)}')
-    if isinstance(value, str):
-        value = [{'role': 'user', 'content': value}]
-    if not isinstance(value, list) or not all(map(_is_message, value)):
-        raise ValueError(
-            f'{field!r} is neither a string nor a list of messages with role and content'
-        )
-    for message in value:
-        if message['role'] not in ROLES:
-            raise ValueError(
-                f'{field!r}: no role {message["role"]!r}; there are: {", ".join(ROLES)}'
-            )
-    return [{'role': message['role'], 'content': message['content']} for message in value]
-
-
-def _is_message(value) -> bool:
-    return isinstance(value, dict) and all(
-        isinstance(value.get(name), str) for name in ('role', 'content')
-    )
 
 
 # --- conversation trees ---

@@ -38,6 +38,7 @@ ARGUMENTS = {
     'trees': {'part': 'ift', 'n': 6},
     'examples': {'n': 6},
     'judgements': {'n': 6},
+    'preferences': {'n': 6},
     'judged': {**ANSWERED, 'template': 'check'},
     'crossed': ANSWERED,
     'self_instruct': {'prompts': _drawn('task', 8), 'n': 6, 'max_tokens': 8},
@@ -50,6 +51,7 @@ ROWS = {
     'examples': [
         to_json(Example(user_prompt(str(i), f'Q{i}?'), (Response('Yes.'),))) for i in range(40)
     ],
+    'preferences': [{'prompt': f'Q{i}?', 'chosen': 'Yes.', 'rejected': 'No.'} for i in range(40)],
     'judgements': [
         to_json(Judgement(Rollout(user_prompt(str(i), f'Q{i}?'), (Response('Yes.'),)), (1.0,)))
         for i in range(40)
