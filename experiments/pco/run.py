@@ -11,7 +11,7 @@ import os
 
 from absl import app, flags
 
-from configs import base, pco
+from configs import pco
 from experiments import study
 
 FOLDER = flags.DEFINE_string('folder', None, 'Where the runs go.', required=True)
@@ -52,7 +52,7 @@ def config_of(arm: str, seed: int, rate: float) -> dict:
     config['evals']['best_of_4'] = {
         'name': 'exploration',
         'prompts': accuracy['prompts'] | {'n': 300},
-        'sampler': base.sampling(SAMPLES),
+        'sampler': dict(turn['sampler']),
         'scorer': accuracy['scorer'],
     }
     return config
