@@ -20,7 +20,13 @@ IDENTITY = optax.identity()
 # An arbitrary reference column.
 COLUMN = -np.random.default_rng(9).uniform(5.0, 40.0, (64, 2)).astype(np.float32)
 # Options of a loss that change what is computed.
-OPTIONS = {'dpo': {'beta': 0.5, 'nll': 1.0}}
+OPTIONS = {
+    'dpo': {'beta': 0.5, 'nll': 1.0},
+    'sum': {
+        'losses': (functools.partial(losses.dpo), functools.partial(losses.cringe, contrast=3)),
+        'weights': (1.0, 0.5),
+    },
+}
 # Every loss on the shelf; new ones are included by themselves.
 LOSSES = [
     functools.partial(getattr(losses, name), **OPTIONS.get(name, {}))

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from loss_inputs import RATIO, packed, random_tokens
 
 from selfrew.engine import loss_contract
 from selfrew.run import binding
@@ -26,6 +27,8 @@ def _batch(ref_logp, real=None, weight=None, lengths=None):
         'count': np.float32(np.sum(real)),
         'lengths': np.array(np.ones(N) if lengths is None else lengths, np.float32),
         'ref_logp': np.array(ref_logp, np.float32),
+        'scores': np.full((B, N), np.nan, np.float32),
+        'labels': np.full((B, N), np.nan, np.float32),
     }
     return Batch(**{name: columns.get(name) for name in Batch._fields})
 
@@ -204,14 +207,24 @@ def test_ipo_widens_a_margin_below_its_target_and_narrows_one_above():
     _assert_near(above, [[3.0, -3.0, 0.0]])
 
 
+# Options that a loss does not have by default.
+PARTS = [functools.partial(losses.apo_zero), functools.partial(losses.sft)]
+OPTIONS = {'sum': {'losses': PARTS, 'weights': (1.0, 0.2)}}
+LOSSES = {
+    name: functools.partial(getattr(losses, name), **OPTIONS.get(name, {}))
+    for name in binding.part_names('loss', losses)
+}
+
+
 def test_the_losses_marked_reference_free_never_look_at_the_reference():
-    shelf = [getattr(losses, name) for name in binding.part_names('loss', losses)]
-    marked = [loss for loss in shelf if loss_contract.is_reference_free(loss)]
-    assert losses.sft in marked and losses.dpo not in marked
-    for loss in marked:
-        with_reference = loss(_out(PAIR), _batch(REF), KEY)
-        without = loss(_out(PAIR), _batch(np.full((1, 3), np.nan)), KEY)
-        jax.tree.map(np.testing.assert_array_equal, with_reference, without)
+    marked = {name for name, loss in LOSSES.items() if loss_contract.is_reference_free(loss)}
+    assert marked == {'sft', 'simpo', 'orpo', 'cringe', 'pairwise_cringe'}
+    policy, ref = random_tokens(4, 3)
+    out, batch = packed(policy, ref)
+    unknown = batch._replace(ref_logp=np.full_like(batch.ref_logp, np.nan), ref_token_logp=None)
+    for name in marked:
+        with_reference = LOSSES[name](out, batch, KEY)
+        jax.tree.map(np.testing.assert_array_equal, with_reference, LOSSES[name](out, unknown, KEY))
 
 
 def test_what_a_loss_cannot_do_is_refused():
@@ -232,25 +245,310 @@ def test_what_a_loss_cannot_do_is_refused():
         losses.sft(_out([-10.0]), _batch([[-11.0]]), KEY)
 
 
-@pytest.mark.parametrize('name', binding.part_names('loss', losses))
+@pytest.mark.parametrize('name', LOSSES)
 def test_every_loss_keeps_the_contract(name):
     """loss_B [B], finite, metrics of [B]; under jit; another order of the examples gives the same
     in that order.
     """
-    loss, rng, B, N = getattr(losses, name), np.random.default_rng(0), 5, 3
-    logp, ref = -rng.uniform(5, 50, (B, N)), -rng.uniform(5, 50, (B, N))
-    length = rng.integers(1, 40, (B, N))
-    order = rng.permutation(B)
-    loss_B, metrics = jax.jit(loss)(_out(logp, length), _batch(ref), KEY)
+    loss, B, N = LOSSES[name], 5, 3
+    policy, ref = random_tokens(B, N)
+    order = np.random.default_rng(0).permutation(B)
+    out, batch = packed(policy, ref)
+    loss_B, metrics = jax.jit(lambda out, batch: loss(out, batch, KEY))(out, batch)
     assert loss_B.shape == (B,) and loss_B.dtype == jnp.float32 and np.all(np.isfinite(loss_B))
     assert metrics
     for value in metrics.values():
         assert value.shape == (B,) and np.all(np.isfinite(value))
-    moved_B, moved = loss(_out(logp[order], length[order]), _batch(ref[order]), KEY)
+    moved_B, moved = loss(*packed([policy[i] for i in order], [ref[i] for i in order]), KEY)
     _assert_near(moved_B, loss_B[order])
     assert moved.keys() == metrics.keys()
     for key, value in moved.items():
         _assert_near(value, metrics[key][order])
-    zeros = np.zeros((B, N))  # a batch of nothing but filling
-    empty = loss(_out(zeros, zeros), _batch(zeros, real=np.zeros(B)), KEY)
-    assert all(np.all(np.isfinite(value)) for value in jax.tree.leaves(empty))
+    # a batch of nothing but filling
+    zeros = jax.tree.map(np.zeros_like, (out, batch._replace(labels=np.nan * batch.labels)))
+    assert all(np.all(np.isfinite(value)) for value in jax.tree.leaves(loss(*zeros, KEY)))
+
+
+@pytest.mark.parametrize('name', LOSSES)
+def test_the_gradient_of_every_loss_is_finite_and_not_zero(name):
+    """By each response's log-prob, and by each token's where the loss reads those."""
+    out, batch = packed(*random_tokens(4, 3, seed=2))
+
+    def mean_loss(logp, token_logp):
+        return jnp.mean(LOSSES[name](out._replace(logp=logp, token_logp=token_logp), batch, KEY)[0])
+
+    grads = jax.grad(mean_loss, argnums=(0, 1))(out.logp, out.token_logp)
+    assert all(np.all(np.isfinite(grad)) for grad in grads)
+    assert max(float(jnp.max(jnp.abs(grad))) for grad in grads) > 1e-5
+    if loss_contract.takes_mismatched(LOSSES[name]):
+        assert np.all(grads[0][:, -1] == 0)
+
+
+def _lower(loss, logp, ref=REF, length=LENGTH, **options):
+    """The loss of the pair with other log-probs."""
+    return float(loss(_out(logp, length), _batch(ref), KEY, **options)[0][0])
+
+
+def _sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+# The pair has ratios 1 and -1.5, a margin of 2.5, and 20 and 25 tokens. Values with eight digits
+# are published or computed independently in float64.
+@pytest.mark.parametrize(
+    'loss, options, value',
+    [
+        (losses.hinge, {}, 0.75),  # 1 - 0.25
+        (losses.hinge, {'beta': 0.5}, 0.0),  # 1 - 1.25 < 0
+        (losses.robust_dpo, {}, 0.54468942),  # (0.9 · 0.57593942 - 0.1 · 0.82593942) / 0.8
+        (losses.dpop, {}, 0.57593942),  # the winner has not fallen
+        (losses.dpo, {'average': True}, -np.log(_sigmoid(0.1 * (1 / 20 + 1.5 / 25)))),
+        (losses.dpo, {'length': 0.01}, -np.log(_sigmoid(0.25 + 0.01 * (20 - 25)))),
+        (losses.simpo, {}, 1.22697610),  # -log σ(2 (-0.5 + 0.56) - 1)
+        (losses.orpo, {}, 0.56228249),
+        (losses.apo_zero, {}, _sigmoid(-0.1) + _sigmoid(-0.15)),
+        (losses.apo_down, {}, _sigmoid(0.1) + _sigmoid(-0.25)),
+        (losses.sppo, {'beta': 0.1}, (1 - 5) ** 2 + (-1.5 + 5) ** 2),
+        (losses.sppo, {}, (1 - 500) ** 2 + (-1.5 + 500) ** 2),
+        (losses.nca, {}, -np.log(_sigmoid(0.1)) - np.log(_sigmoid(-0.1) * _sigmoid(0.15)) / 2),
+        (
+            losses.exo,
+            {'smoothing': 0.1},
+            _sigmoid(0.25) * np.log(_sigmoid(0.25) / 0.9)
+            + _sigmoid(-0.25) * np.log(_sigmoid(-0.25) / 0.1),
+        ),
+        (
+            losses.discopop,
+            {},
+            _sigmoid(-5.0) * -np.log(_sigmoid(0.25)) + _sigmoid(5.0) * np.exp(-0.25),
+        ),
+    ],
+)
+def test_a_loss_has_the_value_of_its_equation(loss, options, value):
+    loss_B, metrics = loss(_out(PAIR, LENGTH), _batch(REF), KEY, **options)
+    assert float(loss_B[0]) == pytest.approx(value, rel=3e-6, abs=1e-7)
+    assert set(REWARDS) <= set(metrics)
+
+
+def test_dpop_lowers_the_margin_of_a_winner_that_has_fallen():
+    assert _lower(losses.dpop, [[-12.0, -14.0, -9.0]]) == _near(4.95705844)
+    # -log σ(0.1 (-1 + 1.5 - 10)), λ 10
+    assert _lower(losses.dpop, [[-12.0, -14.0, -9.0]], penalty=10.0) == _near(
+        -np.log(_sigmoid(0.1 * (0.5 - 10)))
+    )
+
+
+def test_a_longer_winner_is_taken_to_say_less_by_r_dpo():
+    longer, shorter = [[25.0, 20.0, 9.0]], [[20.0, 25.0, 9.0]]
+
+    def slope(length):
+        grad = _gradient(losses.dpo, _out(PAIR, length), _batch(REF), length=0.1)
+        return -float(grad[0, 0])
+
+    plain = -float(_gradient(losses.dpo, _out(PAIR, longer), _batch(REF))[0, 0])
+    assert slope(longer) < plain < slope(shorter)
+
+
+def test_orpo_of_likely_and_of_unlikely_responses_is_finite_with_its_gradient():
+    for winner, loser in ((-1e-9, -1e-3), (-1e-3, 0.0), (-2000.0, -10.0), (0.0, 0.0)):
+        out = _out([[winner, loser]], [[20.0, 20.0]])
+        assert np.isfinite(losses.orpo(out, _batch([[0.0, 0.0]]), KEY)[0]).all()
+        assert np.isfinite(_gradient(losses.orpo, out, _batch([[0.0, 0.0]]))).all()
+
+
+def test_ld_dpo_counts_the_tokens_beyond_the_shorter_length_by_a_share():
+    """Ratios of the winner's tokens 0.1, 0.2, 0.4 and of the loser's 0.3: with α 0.25, the first
+    counts, the rest by a quarter.
+    """
+    policy, ref = [[[-1.0, -1.0, -1.0], [-2.0]]], [[[-1.1, -1.2, -1.4], [-2.3]]]
+    out, batch = packed(policy, ref)
+
+    def value(tail):
+        return float(losses.ld_dpo(out, batch, KEY, beta=1.0, tail=tail)[0][0])
+
+    assert value(0.25) == pytest.approx(-np.log(_sigmoid(0.1 + 0.25 * 0.6 - 0.3)), rel=1e-5)
+    assert value(0.0) == pytest.approx(-np.log(_sigmoid(0.1 - 0.3)), rel=1e-5)
+    assert value(1.0) == pytest.approx(float(losses.dpo(out, batch, KEY, beta=1.0)[0][0]), rel=1e-5)
+
+
+# --- KTO ------------------------------------------------------------------------------------------
+
+
+def _kto(ratios, labels, real=None, **options):
+    """(loss_B, metrics) of examples with these ratios; the last of each is mismatched."""
+    ratio = np.array(ratios, np.float32)
+    batch = _batch(np.zeros_like(ratio), real=real)
+    batch = batch._replace(labels=np.array(labels, np.float32))
+    return losses.kto(_out(ratio), batch, KEY, **options)
+
+
+@pytest.mark.parametrize('label, value', [(1.0, 0.48250714), (0.0, 0.45512111)])
+def test_kto_has_the_value_of_its_equation(label, value):
+    ratio = 1.0 if label else -1.5
+    loss_B, metrics = _kto([[ratio, 0.3]], [[label, np.nan]])
+    assert float(loss_B[0]) == _near(value) and float(metrics['kl'][0]) == _near(0.3)
+
+
+def test_kto_takes_the_kl_of_all_real_examples_and_never_below_0():
+    ratios, labels = [[1.0, 0.5], [-1.5, 0.1], [9.0, 99.0]], [[1.0, np.nan], [0, np.nan], [1, 1]]
+    loss_B, metrics = _kto(ratios, labels, real=[1, 1, 0])
+    assert float(metrics['kl'][0]) == _near(0.3)
+    np.testing.assert_allclose(loss_B[:2], [0.48250714, 0.45512111], rtol=2e-6)
+    loss_B, metrics = _kto([[1.0, -7.0]], [[1.0, np.nan]])
+    assert float(metrics['kl'][0]) == 0.0 and float(loss_B[0]) == _near(_sigmoid(-0.1))
+
+
+def test_kto_of_a_pair_is_the_mean_of_both_and_weights_count_each_side():
+    loss_B, _ = _kto([[1.0, -1.5, 0.3]], [[np.nan] * 3])
+    assert float(loss_B[0]) == _near((0.48250714 + 0.45512111) / 2)
+    loss_B, _ = _kto([[1.0, -1.5, 0.3]], [[np.nan] * 3], desirable=2.0, undesirable=3.0)
+    assert float(loss_B[0]) == _near((2 * 0.48250714 + 3 * 0.45512111) / 2)
+    loss_B, _ = _kto([[1.0, -1.5, 0.3]], [[0.0, 1.0, np.nan]])  # labels decide before the place
+    assert float(loss_B[0]) == _near((_sigmoid(0.07) + _sigmoid(0.18)) / 2)
+
+
+# --- sums -----------------------------------------------------------------------------------------
+
+
+def _bound(*entries, weights):
+    return binding.bind('loss', {'name': 'sum', 'losses': [*entries], 'weights': weights}, 'loss')
+
+
+def test_a_sum_is_the_weighted_sum_with_the_metrics_of_all():
+    out, batch = packed(*random_tokens(3, 2))
+    loss = _bound({'name': 'dpo', 'beta': 0.2}, {'name': 'sft'}, weights=(0.5, 2.0))
+    dpo_B, dpo_metrics = losses.dpo(out, batch, KEY, beta=0.2)
+    sft_B, _ = losses.sft(out, batch, KEY)
+    loss_B, metrics = loss(out, batch, KEY)
+    _assert_near(loss_B, 0.5 * dpo_B + 2.0 * sft_B)
+    _assert_near(metrics['losses/sft'], sft_B)
+    _assert_near(metrics['losses/dpo'], dpo_B)
+    assert set(dpo_metrics) <= set(metrics)
+
+
+def test_a_sum_asks_for_what_any_of_its_losses_asks_for():
+    loss = _bound({'name': 'ld_dpo'}, {'name': 'cringe', 'contrast': 3}, weights=(1.0, 1.0))
+    assert loss_contract.requested_fields(loss) == {'token_logp': True, 'contrast': 3}
+    assert not loss_contract.is_reference_free(loss)
+    assert not loss_contract.takes_mismatched(loss)
+    loss = _bound({'name': 'simpo'}, {'name': 'sft'}, weights=(1.0, 1.0))
+    assert loss_contract.is_reference_free(loss)
+
+
+def test_only_those_losses_of_a_sum_that_ask_for_mismatched_responses_see_them():
+    policy, ref = random_tokens(3, 3, seed=4)
+    loss = _bound({'name': 'kto'}, {'name': 'dpo'}, {'name': 'sft'}, weights=(1.0, 1.0, 1.0))
+    assert loss_contract.takes_mismatched(loss)
+    out, batch = packed(policy, ref)
+    pairs = packed([row[:2] for row in policy], [row[:2] for row in ref])
+    expected = losses.kto(out, batch, KEY)[0] + losses.dpo(*pairs, KEY)[0]
+    _assert_near(loss(out, batch, KEY)[0], expected + losses.sft(*pairs, KEY)[0])
+    # of singles, no loss takes the mismatched response for a loser
+    out, batch = packed([row[:2] for row in policy], [row[:2] for row in ref])
+    with pytest.raises(ValueError, match='wants 2 responses an example, got 1'):
+        loss(out, batch, KEY)
+
+
+@pytest.mark.parametrize(
+    'entry, message',
+    [
+        ({'losses': [{'name': 'sft'}], 'weights': (1.0, 2.0)}, '1 losses and 2 weights'),
+        ({'losses': [], 'weights': ()}, '0 losses and 0 weights'),
+        ({'losses': [{'name': 'sft'}] * 2, 'weights': (1.0, 1.0)}, 'each at most once'),
+        ({'losses': [{'name': 'sft'}], 'weights': ('x',)}, 'want numbers'),
+        ({'losses': [{'name': 'stf'}], 'weights': (1.0,)}, "no losses named 'stf'"),
+        (
+            {'losses': [{'name': 'cringe'}, {'name': 'pairwise_cringe'}], 'weights': (1.0, 1.0)},
+            'contrast=1 and contrast=5; want the same',
+        ),
+    ],
+)
+def test_a_sum_that_cannot_be_is_refused_when_it_is_bound(entry, message):
+    with pytest.raises(ValueError, match=message):
+        binding.bind('loss', {'name': 'sum'} | entry, 'round.loss')
+
+
+@pytest.mark.parametrize(
+    'entry, message',
+    [
+        ({'name': 'robust_dpo', 'smoothing': 0.5}, 'want less than 0.5'),
+        ({'name': 'exo', 'smoothing': 0.0}, 'want more than 0'),
+        ({'name': 'ld_dpo', 'tail': 1.5}, 'want at least 0 and at most 1'),
+        ({'name': 'ld_dpo', 'token_logp': False}, 'want True'),
+        ({'name': 'discopop', 'tau': 0.0}, 'want more than 0'),
+        ({'name': 'cringe', 'contrast': 0}, 'want at least 1'),
+        ({'name': 'pairwise_cringe', 'gate_tau': 0.0}, 'want more than 0'),
+        ({'name': 'pairwise_cringe', 'margin_norm': 'token'}, 'there are: sum, mean'),
+        ({'name': 'dpop', 'penalty': -1.0}, 'want at least 0'),
+    ],
+)
+def test_wrong_options_are_refused_when_a_loss_is_bound(entry, message):
+    with pytest.raises(ValueError, match=message):
+        binding.bind('loss', entry, 'round.loss')
+
+
+# --- Cringe ---------------------------------------------------------------------------------------
+
+
+def test_cringe_is_the_mean_over_the_tokens_in_either_mask():
+    """Of 3 + 1 tokens of winners and 2 + 2 of losers, each contrast RATIO times the log-prob."""
+    policy = [[[-1.0, -2.0, -3.0], [-4.0, -5.0]], [[-6.0], [-7.0, -8.0]]]
+    out, batch = packed(policy, policy)
+    loss_B, metrics = losses.cringe(out, batch, KEY, alpha=0.5)
+    expected = (6 + 6 + 0.5 * RATIO * (9 + 15)) / 8
+    assert float(jnp.mean(loss_B)) == _near(expected)
+    _assert_near(metrics['nll'], [2.0, 6.0])
+    _assert_near(metrics['contrast'], RATIO * np.array([4.5, 7.5]))
+
+
+def test_cringe_of_singles_goes_by_the_label_and_one_without_is_positive():
+    policy = [[[-1.0, -2.0]], [[-3.0]], [[-4.0]]]
+    out, batch = packed(policy, policy, labels=[[1.0], [0.0], [np.nan]])
+    loss_B, _ = losses.cringe(out, batch, KEY, alpha=2.0)
+    _assert_near(loss_B, np.array([3.0, 2.0 * RATIO * 3.0, 4.0]) * 3 / 4)
+
+
+def test_filling_has_no_share_of_cringes_tokens():
+    policy = [[[-1.0, -2.0], [-3.0]], [[-9.0], [-9.0]]]
+    out, batch = packed(policy, policy, real=[1, 0])
+    batch = batch._replace(lengths=np.array([2.0, 1.0], np.float32))
+    loss_B, _ = losses.cringe(out, batch, KEY)
+    assert float(loss_B[0]) == _near((3.0 + RATIO * 3.0) / 3)
+
+
+def _pairwise(**options):
+    out, batch = _out(PAIR, LENGTH), _batch(REF, lengths=[20.0, 25.0, 18.0])
+    out = out._replace(contrast=jnp.array([[7.0, 30.0, 1.0]]))
+    return losses.pairwise_cringe(out, batch, KEY, **options)
+
+
+@pytest.mark.parametrize(
+    'options, gate',
+    [
+        ({'margin': 0.0, 'gate_tau': 10.0}, _sigmoid(-0.4)),  # M = -10 + 14
+        ({'margin': 4.0, 'gate_tau': 0.1}, 0.5),
+        ({'margin': 0.0, 'gate_tau': 1.0, 'margin_norm': 'mean'}, _sigmoid(-0.06)),
+        ({}, _sigmoid(-1.4)),  # (-10 - 4) / 10
+    ],
+)
+def test_the_gate_of_pairwise_cringe_closes_as_the_margin_grows(options, gate):
+    loss_B, metrics = _pairwise(alpha=0.1, **options)
+    assert float(metrics['gate'][0]) == _near(gate)
+    assert float(loss_B[0]) == _near(gate * (10.0 + 0.1 * 30.0) / 45)
+
+
+def test_a_gate_that_is_not_detached_widens_the_margin_too():
+    out, batch = _out(PAIR, LENGTH), _batch(REF, lengths=[20.0, 25.0, 18.0])
+    out = out._replace(contrast=jnp.array([[7.0, 30.0, 1.0]]))
+    options = {'alpha': 0.1, 'margin': 0.0, 'gate_tau': 10.0}
+    detached = _gradient(losses.pairwise_cringe, out, batch, detach_gate=True, **options)
+    gate = _sigmoid(-0.4)
+    _assert_near(detached, [[-gate / 45, 0.0, 0.0]])  # the contrast has a gradient of its own
+    slope = gate * (1 - gate) / 10 * 13.0 / 45  # of the gate, times L_Bin
+    whole = _gradient(losses.pairwise_cringe, out, batch, **options)
+    _assert_near(whole, [[-gate / 45 - slope, slope, 0.0]])
+
+
+def test_pairwise_cringe_without_a_loser_is_refused():
+    with pytest.raises(ValueError, match='pairwise_cringe wants 2 responses an example, got 1'):
+        losses.pairwise_cringe(_out([[-10.0]]), _batch([[-11.0]]), KEY)
