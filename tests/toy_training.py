@@ -12,7 +12,6 @@ from toys import assert_close, prompt
 
 from selfrew.engine import packing, reference, train_state, train_step, trainer
 from selfrew.mesh import sharding
-from selfrew.run import binding
 from selfrew.shelves import losses, optimizers
 from selfrew.types import Example, Response, State
 
@@ -27,10 +26,10 @@ OPTIONS = {
         'weights': (1.0, 0.5),
     },
 }
-# Every loss on the shelf; new ones are included by themselves.
+# A loss for each way in which losses ask for something; others are functions of the same arrays.
 LOSSES = [
     functools.partial(getattr(losses, name), **OPTIONS.get(name, {}))
-    for name in binding.part_names('loss', losses)
+    for name in ('sft', 'dpo', 'ld_dpo', 'sum')
 ]
 every_loss = pytest.mark.parametrize('loss', LOSSES, ids=lambda loss: loss.func.__name__)
 
@@ -46,7 +45,14 @@ def pack(docs, lm=None, batch=None, row_length=64, rng=None):
     parts = sharding.row_shards(lm.mesh) if lm else 1
     options = {'batch': batch or len(docs), 'row_length': row_length, 'parts': parts, 'rng': rng}
     batches = packing.batches(docs, **options)
-    return [reference.with_reference(batch, reference.Reference(COLUMN)) for batch in batches]
+    return [reference.with_reference(batch, reference_of(docs)) for batch in batches]
+
+
+def reference_of(docs):
+    """An arbitrary reference of these docs; its tokens do not add up to COLUMN."""
+    rng = np.random.default_rng(8)
+    tokens = -rng.uniform(0.5, 3.0, (len(COLUMN), 200)).astype(np.float32)
+    return reference.Reference(COLUMN, {d.index: tokens[d.index][: d.response_length] for d in docs})
 
 
 def first_state(params, lm, optimizer=IDENTITY):

@@ -25,8 +25,8 @@ GRID = 3e-6, 1e-5, 3e-5, 1e-4
 RATES = {
     'pco': 1e-5,
     'dpo': 1e-5,  # iterative DPO, a new reference each round
-    'cringe': 1e-5,  # binary: every right sample a positive, every wrong one a negative
-    'sft_best': 1e-5,  # imitates the best sample of each pair
+    'cringe': 3e-6,  # binary: every right sample a positive, every wrong one a negative
+    'sft_best': 3e-5,  # imitates the best sample of each pair
 }
 ARMS = flags.DEFINE_list('arms', list(RATES), 'Which to run.')
 
