@@ -52,8 +52,8 @@ setup(
         'gguf': ['gguf>=0.17'],  # reads models of llama.cpp, model.folder=x.gguf
         # Exact versions: another formatter formats otherwise.
         'dev': ['ruff==0.17.6', 'basedpyright==1.40.2', 'pre-commit>=4.0'],
-        # The tests against transformers, which needs accelerate to read GGUF files, PEFT and TRL. On
-        # a machine without a GPU take torch's CPU build.
+        # The tests against transformers, which needs accelerate to read GGUF files, PEFT and TRL.
+        # On a machine without a GPU take torch's CPU build.
         'parity': ['torch>=2.6', 'accelerate>=1.1', 'peft>=0.17', 'trl>=1.16'],
         'tf': ['tensorflow-cpu>=2.18'],  # for a part of the tensorflow-datasets catalogue
         # For folders with a tokenizer.model and no tokenizer.json.

@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from loss_inputs import RATIO, packed, random_tokens
+from toy_training import step
+from toys import docs, toy
 
-from selfrew.engine import loss_contract
+from selfrew.engine import logprobs, loss_contract, packing, train_step
 from selfrew.run import binding
 from selfrew.shelves import losses
 from selfrew.types import Batch, Forward
@@ -552,3 +554,71 @@ def test_a_gate_that_is_not_detached_widens_the_margin_too():
 def test_pairwise_cringe_without_a_loser_is_refused():
     with pytest.raises(ValueError, match='pairwise_cringe wants 2 responses an example, got 1'):
         losses.pairwise_cringe(_out([[-10.0]]), _batch([[-11.0]]), KEY)
+
+
+def _contrast(logits, target, candidates, seed=0):
+    """[M] from logits [M V]."""
+    keys = jax.random.split(jax.random.key(seed), len(logits))
+    logits = jnp.array(logits, jnp.float32)
+    return logprobs.contrast(logits, jnp.array(target), keys, candidates)
+
+
+def test_the_contrast_of_a_token_has_the_golden_value():
+    # s* = 2.0 is the largest other logit, s = 1.5: -log σ(0.5)
+    assert float(_contrast([[1.5, 2.0, -1.0]], [0], 1)[0]) == _near(0.47407698)
+    # where the target is the largest itself, the next one is drawn: -log σ(1.5 - 2)
+    assert float(_contrast([[1.5, 2.0, -1.0]], [1], 1)[0]) == _near(0.97407698)
+
+
+def test_each_of_the_likeliest_others_is_drawn_as_often_as_the_softmax_of_the_logits_says():
+    """Of k = 2, whether the target is among the largest or not; anew with every key."""
+    logits = np.log([0.5, 0.3, 0.15, 0.05])
+    for target, drawn, left in ((0, (1, 2), 3), (3, (0, 1), 2)):
+        values = np.asarray(_contrast(np.tile(logits, (4000, 1)), [target] * 4000, 2))
+        expected = np.log1p(np.exp(logits[target] - logits))
+        near = np.isclose(values[:, None], expected[None], rtol=1e-4)
+        shares = near.mean(axis=0)
+        odds = np.exp(logits[list(drawn)])
+        np.testing.assert_allclose(shares[list(drawn)], odds / odds.sum(), atol=0.03)
+        assert shares[left] == 0 and near.any(axis=1).all()
+
+
+def test_the_contrast_moves_both_logits():
+    def value(logits):
+        return _contrast(logits, [0], 1)[0]
+
+    grad = jax.grad(value)(jnp.array([[1.5, 2.0, -1.0]]))
+    slope = _sigmoid(-0.5)
+    _assert_near(grad, [[slope, -slope, 0.0]])
+
+
+def test_cringe_is_the_published_computation_on_a_batch_of_logits():
+    """In numpy, from logits, with k = 1, whose draw is certain; over positives and negatives of
+    different lengths, whatever micro-batch they lie in.
+    """
+    rng, (lm, params), alpha = np.random.default_rng(3), toy(), 0.7
+    labels = rng.random(6) < 0.5
+    assert 0 < labels.sum() < 6
+    documents = [
+        doc._replace(weight=1.0, labels=(float(label),))
+        for doc, label in zip(docs(6, responses=1), labels)
+    ]
+    positions = sum(doc.response_length for doc in documents)
+    total = 0.0
+    for doc in documents:
+        tokens = jnp.array([[*doc.prompt, *doc.responses[0]]])
+        length = tokens.shape[1]
+        mask = jnp.tril(jnp.ones((1, length, length), bool))
+        hidden, _ = lm.module.apply({'params': params}, tokens, jnp.arange(length)[None], mask)
+        logits = np.asarray(hidden[0] @ params['head'], np.float64)[len(doc.prompt) - 1 : -1]
+        for row, target in zip(logits, doc.responses[0]):
+            if doc.labels[0]:
+                total += np.log(np.exp(row).sum()) - row[target]
+            else:
+                others = np.delete(row, target)
+                total += alpha * np.log1p(np.exp(row[target] - others.max()))
+    loss = functools.partial(losses.cringe, alpha=alpha, contrast=1)
+    for accumulate in (1, 3):
+        (batch,) = packing.batches(documents, batch=6, row_length=64, parts=accumulate)
+        stacked = train_step.stack_micro_batches(batch, accumulate)
+        assert step(lm, params, stacked, loss).loss == pytest.approx(total / positions, rel=1e-5)
