@@ -48,7 +48,14 @@ setup(
         'transformers>=5.0',
     ],
     extras_require={
-        'test': ['pytest>=8.4', 'pytest-xdist>=3.6', 'sentencepiece>=0.2', 'gguf>=0.17'],
+        'test': [
+            'pytest>=8.4',
+            'pytest-xdist>=3.6',
+            'sentencepiece>=0.2',
+            'gguf>=0.17',
+            'nltk>=3.9',
+        ],
+        'lift': ['nltk>=3.9'],  # counts words, for limits of them
         'gguf': ['gguf>=0.17'],  # reads models of llama.cpp, model.folder=x.gguf
         # Exact versions: another formatter formats otherwise.
         'dev': ['ruff==0.17.6', 'basedpyright==1.40.2', 'pre-commit>=4.0'],

@@ -20,7 +20,7 @@ from selfrew.mesh import keys
 from selfrew.models import language_model
 from selfrew.run import selection
 from selfrew.shelves import evals, losses, optimizers, pairs, prompts, samplers, scorers
-from selfrew.tasks import published, records, templates
+from selfrew.tasks import published, records, templates, words
 
 # Key of an entry -> the module whose functions it may name.
 SHELVES = {
@@ -63,6 +63,8 @@ FIELD_CHECKS = {
     'balance': selection.check_balance,
     'seed': keys.check_seed,
     'stop': options.check_stop,
+    'gap': words.check_gap,
+    'scales': evals.check_scales,
 }
 
 
@@ -130,8 +132,8 @@ FIELD_RANGES = {
     **dict.fromkeys(
         (
             'n contrast batch accumulate epochs max_steps row_length votes max_tokens rows slots '
-            'count portion portions keep_states evals_every states_every shown longest seeds own '
-            'tries max_examples'
+            'count least portion portions keep_states evals_every states_every shown longest seeds '
+            'own tries max_examples'
         ).split(),
         AT_LEAST_ONE,
     ),

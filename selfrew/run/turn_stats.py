@@ -17,6 +17,8 @@ def summarize(prompts, judgements, examples) -> dict:
     """The numbers of a turn by name; those that do not apply are left out.
 
     prompts, examples, pairs: counts; an example with several responses is a pair.
+    limited, flipped: examples with a limit of words; those of them whose winner and loser changed
+      places (pairs.length_limited).
     too_long: prompts that did not fit into the context.
     cut: share of the responses that hit the length limit.
     no_verdict: share of the judgements with fewer than two scores (than one, of one response).
@@ -46,6 +48,8 @@ def summarize(prompts, judgements, examples) -> dict:
         'too_long': len(prompts) - len(judgements),
         'examples': len(examples),
         'pairs': sum(len(e.responses) > 1 for e in examples),
+        'limited': _count('limit', examples),
+        'flipped': _count('flipped', examples),
         'cut': _mean([r.finish == 'length' for r in responses]),
         'no_verdict': _mean([len(s) < least for s, least in zip(scores_of, wanted)]),
         'ties': _mean([min(s) == max(s) for s in several]),
@@ -64,6 +68,11 @@ def summarize(prompts, judgements, examples) -> dict:
     lengths_of = [[len(r.text) for r in j.rollout.responses] for j in judgements]
     stats['length_score'] = _correlation_within(lengths_of, [j.scores for j in judgements])
     return {name: value for name, value in stats.items() if value is not None}
+
+
+def _count(mark: str, examples) -> int | None:
+    """The examples whose prompt's meta has a mark; None if none has."""
+    return sum(mark in example.prompt.meta for example in examples) or None
 
 
 def _shares_of_readings(readings: list[str]) -> dict:

@@ -4,9 +4,10 @@ The responses of an example are best first. Responses without a verdict (nan) ar
 counts judgements that yield no example.
 """
 
+import dataclasses
 import math
 
-from selfrew.tasks import templates
+from selfrew.tasks import templates, words
 from selfrew.types import Example, Response, user_prompt
 
 
@@ -102,6 +103,57 @@ def check_rho(rho: float | None) -> None:
     """Raises ValueError where rho is neither None nor from 0 to 0.5."""
     if rho is not None and not 0 <= rho <= 0.5:
         raise ValueError(f'{rho}: want 0 to 0.5, or None')
+
+
+def length_limited(
+    judgement, rng, *, pairs, gap: int, template: str = 'length_limit', plain: bool = True
+):
+    """The examples of another pair rule, and again with limits of words in their prompts (LIFT,
+    arXiv 2406.17744, §4). They were scored by the prompts without a limit.
+
+    Of a pair whose lengths differ by at least `gap` words: once with a limit of `gap` words more
+    than the longer response has, which both keep; once with one between the two lengths, drawn
+    evenly. There the longer response breaks the limit: if it was the winner, it becomes the loser.
+    Of a single response: once with a limit of `gap` words more than it has. Responses are left as
+    they are, and further ones than a pair's follow it.
+
+    Args:
+      pairs: an entry of this shelf.
+      gap: in words, at least 2 (the paper's is 10); how words are counted, see words.count_words.
+      template: a jinja file with {{ prompt }} and {{ limit }}, or the name of a shipped one.
+      plain: also yields the examples without a limit (the paper's D ∪ D′).
+    """
+    for example in pairs(judgement, rng):
+        if plain:
+            yield example
+        counts = [words.count_words(response.text) for response in example.responses[:2]]
+        longer, shorter = max(counts), min(counts)
+        if len(counts) > 1 and longer - shorter < gap:
+            continue
+        yield _with_limit(example, longer + gap, template)
+        if len(counts) > 1:
+            limit = int(rng.integers(shorter + 1, longer))
+            is_flipped = counts[0] > counts[1]
+            yield _with_limit(_flipped(example) if is_flipped else example, limit, template)
+
+
+def _with_limit(example: Example, limit: int, template: str) -> Example:
+    return dataclasses.replace(example, prompt=words.limited(example.prompt, limit, template))
+
+
+def _flipped(example: Example) -> Example:
+    """The example with winner and loser swapped, marked in the prompt's meta."""
+
+    def swap(items: tuple) -> tuple:
+        return (items[1], items[0], *items[2:]) if items else items
+
+    return dataclasses.replace(
+        example,
+        prompt=dataclasses.replace(example.prompt, meta=example.prompt.meta | {'flipped': True}),
+        responses=swap(example.responses),
+        scores=swap(example.scores),
+        labels=swap(example.labels),
+    )
 
 
 def agreeing(judgement, rng, *, template: str, count: int = 1):

@@ -109,24 +109,25 @@ def test_votes_that_could_not_be_read_are_counted():
     assert math.isnan(evals.missing_votes([Judgement(rollout, (1.0, 0.0))]))
 
 
-def _evaluated(evaluation, scores, grades=None):
+def _evaluated(evaluation, scores, grades=None, **options):
     """The metrics and judgements of prompts 0, 1, … whose responses have these scores; the sampler
     leaves out a prompt without scores.
     """
     grades = grades or scores
     asked = [
-        user_prompt(str(i), 'Q?', task='ab'[i % 2], grades=grades[i]) for i in range(len(scores))
+        user_prompt(str(i), 'Q?', task='ab'[i % 2], grades=grades[i], responses=['a'])
+        for i in range(len(scores))
     ]
 
     def sampler(lm, params, prompts, key):
-        counts = [len(scores[int(prompt.id)]) for prompt in prompts]
+        counts = [len(scores[int(prompt.id.split('/')[0])]) for prompt in prompts]
         return [Rollout(p, (Response('a'),) * count) for p, count in zip(prompts, counts) if count]
 
     def scorer(lm, params, rollouts, key):
         return [Judgement(r, tuple(scores[int(r.prompt.id.split('/')[0])])) for r in rollouts]
 
     parts = {'prompts': lambda *_: asked, 'sampler': sampler, 'scorer': scorer}
-    return evaluation(Untrained(), None, jax.random.key(0), **parts)
+    return evaluation(Untrained(), None, jax.random.key(0), **parts, **options)
 
 
 class Untrained:
@@ -169,7 +170,10 @@ def test_every_evaluation_keeps_the_contract(name):
     judgement a rollout.
     """
     scores, grades = [[5.0, 0.0], [1.0, 2.0], [3.0, 0.0]], [[5.0, 0.0]] * 3
-    metrics, judgements = _evaluated(getattr(evals, name), scores, grades)
+    if name == 'exploration':  # wants scores from 0 to 1
+        scores = [[score / 5.0 for score in row] for row in scores]
+    options = {'scales': (1.0,)} if name == 'length_limits' else {}
+    metrics, judgements = _evaluated(getattr(evals, name), scores, grades, **options)
     assert all(isinstance(value, (int, float)) for value in metrics.values())
     assert metrics['low'] <= metrics['value'] <= metrics['high']
     # win_rate has a rollout for each two responses that meet.
@@ -349,3 +353,111 @@ def test_a_wrong_opponent_or_judge_is_refused_when_the_config_is_bound(field, va
     with pytest.raises(ValueError, match=r'evals\.wins \(win_rate\).' + field) as refusal:
         binding.bind('evals', entry | {field: value}, 'evals.wins', evals)
     assert message in str(refusal.value)
+
+
+# --- exploration, limits of words -----------------------------------------------------------------
+
+
+def _asks(prompts):
+    """A bound source of prompts."""
+    return lambda lm, params, key: prompts
+
+
+def _says(texts_of):
+    """A bound sampler: the texts of each prompt, by its id."""
+
+    def sampler(lm, params, prompts, key):
+        del lm, params, key
+        return [
+            Rollout(prompt, tuple(map(Response, texts_of(prompt))))
+            for prompt in prompts
+            if texts_of(prompt) is not None
+        ]
+
+    return sampler
+
+
+def test_exploration_counts_prompts_with_any_right_answer():
+    prompts = [user_prompt(str(i), 'Q', '3') for i in range(3)]
+    texts = {'0': ['Final answer: 3', 'Final answer: 4'], '1': ['Final answer: 5'] * 2, '2': None}
+    sampler = _says(lambda prompt: texts[prompt.id])
+    parts = {'prompts': _asks(prompts), 'sampler': sampler, 'scorer': scorers.exact_answer}
+    metrics, judgements = evals.exploration(None, None, jax.random.key(0), **parts)
+    assert metrics['value'] == pytest.approx(1 / 3) and metrics['n'] == 3
+    assert (metrics['low'], metrics['high']) == pytest.approx(evals.wilson(1, 3))
+    assert metrics['score'] == 0.25 and metrics['best_score'] == 0.5 and len(judgements) == 2
+    assert metrics['distinct_answers'] == 0.75
+    single = parts | {'sampler': _says(lambda prompt: ['Final answer: 3'])}
+    with pytest.raises(ValueError, match='at least two responses'):
+        evals.exploration(None, None, jax.random.key(0), **single)
+
+
+def _said(count):
+    return ' '.join(['w'] * count)
+
+
+def _limits(answers, scorer=None, **options):
+    """(metrics, judgements) of prompts with references of 20 and 10, 8, and 4 words, answered in as
+    many words as `answers(id, limit)` says; and the prompts that the scorer was shown.
+    """
+    references = {'a': (20, 10), 'b': (8,), 'c': (4,)}
+    prompts = [
+        user_prompt(name, f'Q {name}', responses=[_said(n) for n in counts])
+        for name, counts in references.items()
+    ]
+    seen = []
+
+    def sampler(lm, params, prompts, key):
+        del lm, params, key
+        return [Rollout(p, (Response(_said(answers(p.id[0], p.meta['limit']))),)) for p in prompts]
+
+    def longest_wins(lm, params, rollouts, key):
+        seen.extend(rollout.prompt.text for rollout in rollouts)
+        return [
+            Judgement(rollout, tuple(float(len(r.text)) for r in rollout.responses))
+            for rollout in rollouts
+        ]
+
+    parts = {'prompts': _asks(prompts), 'sampler': sampler, 'scorer': scorer or longest_wins}
+    options = {'scales': (1.0,)} | options
+    return *evals.length_limits(None, None, jax.random.key(0), **parts, **options), seen
+
+
+def test_a_response_over_the_limit_loses_without_being_judged_and_a_tie_is_half_a_win():
+    """Limits 10, 8 and 4: one word too many, as long as the baseline, and shorter than it."""
+    words = {'a': 11, 'b': 8, 'c': 3}
+    metrics, judgements, seen = _limits(lambda name, limit: words[name])
+    assert metrics['violations@1'] == pytest.approx(1 / 3)
+    assert [judgement.scores for judgement in judgements] == [(0.0,), (0.5,), (0.0,)]
+    assert metrics['value'] == metrics['wins@1'] == pytest.approx(0.5 / 3)
+    assert metrics['words@1'] == pytest.approx(22 / 3) and metrics['n'] == 3
+    assert seen == ['Q b', 'Q c']  # without the limit
+    assert '10 words' in judgements[0].rollout.prompt.text
+
+
+def test_limits_are_scaled_rounded_down_and_at_least_1():
+    limits = {}
+
+    def answer(name, limit):
+        limits.setdefault(name, []).append(limit)
+        return 2
+
+    metrics, _, _ = _limits(answer, scales=(1.0, 0.5, 0.1))
+    assert limits == {'a': [10, 5, 1], 'b': [8, 4, 1], 'c': [4, 2, 1]}
+    assert [metrics[f'violations@{s}'] for s in ('1', '0.5', '0.1')] == [0.0, 0.0, 1.0]
+
+
+def test_prompts_with_short_references_can_be_left_out_and_no_verdict_is_no_loss():
+    def silent(lm, params, rollouts, key):
+        return [Judgement(rollout, (NAN, 1.0)) for rollout in rollouts]
+
+    metrics, judgements, _ = _limits(lambda name, limit: 1, least=8, scorer=silent)
+    assert len(judgements) == 2 and metrics['no_verdict'] == 1.0 and math.isnan(metrics['value'])
+    with pytest.raises(ValueError, match='no prompt comes with responses of 50 or more words'):
+        _limits(lambda name, limit: 1, least=50)
+
+
+@pytest.mark.parametrize('scales', [(), (0.0,), (1.0, 1.0), ('1',), (True,)])
+def test_scales_that_are_no_factors_are_refused(scales):
+    with pytest.raises(ValueError, match='want'):
+        evals.check_scales(scales)

@@ -1,5 +1,6 @@
 """Pairs: which response is set against which, by hand, and the shelf's contract."""
 
+import functools
 import math
 
 import numpy as np
@@ -43,6 +44,12 @@ def test_singles_are_capped_by_a_fair_draw():
     assert all(len(set(texts)) == 2 for texts in drawn)
     assert {text for texts in drawn for text in texts} == {'a', 'b', 'd'}
     assert sorted(_texts(pairs.singles, judgement, cap=9)) == ['a', 'b', 'd', 'e']
+
+
+def test_singles_are_labelled_by_a_threshold():
+    examples = list(pairs.singles(_judged(0.4, 0.5, NAN), np.random.default_rng(0), label_at=0.5))
+    assert [e.labels for e in examples] == [(0.0,), (1.0,)]
+    assert all(e.labels == () for e in pairs.singles(_judged(0.4), np.random.default_rng(0)))
 
 
 # --- extremes -------------------------------------------------------------------------------------
@@ -181,12 +188,16 @@ def test_gold_responses_join_the_winners_only():
 NAMES = sorted({*binding.part_names('pairs', pairs)} - {'agreeing'})
 
 
+# The rule inside keeps the contract, and a limit of words changes the prompt.
+OPTIONS = {'length_limited': {'pairs': pairs.extremes, 'gap': 2}}
+
+
 @pytest.mark.parametrize('name', NAMES)
 def test_every_pairing_keeps_the_contract(name):
     """An iterator of Examples of this prompt; responses with a verdict, best first; a function of
     the generator.
     """
-    pair = getattr(pairs, name)
+    pair = functools.partial(getattr(pairs, name), **OPTIONS.get(name, {}))
     for seed in range(30):
         rng = np.random.default_rng(seed)
         scores = tuple(float(s) for s in rng.choice([0.0, 1.0, 2.0, 5.0, NAN], 6))
@@ -202,3 +213,86 @@ def test_every_pairing_keeps_the_contract(name):
             assert all(better > worse for better, worse in zip(example.scores, example.scores[1:]))
     for empty in (_judged(), _judged(NAN)):
         assert list(pair(empty, np.random.default_rng(0))) == []
+
+
+# --- limits of words ------------------------------------------------------------------------------
+
+
+def _said(count: int) -> str:
+    return ' '.join(['word'] * count)
+
+
+def _limited(winner: int, loser: int, gap=10, seed=0, **options) -> list[Example]:
+    """The limited examples of a pair with so many words each."""
+    judgement = _judged(1.0, 0.0, texts=(_said(winner), _said(loser)), task='t')
+    rule = functools.partial(pairs.extremes)
+    rng = np.random.default_rng(seed)
+    return list(pairs.length_limited(judgement, rng, pairs=rule, gap=gap, **options))
+
+
+def _lengths(example) -> list[int]:
+    return [len(response.text.split()) for response in example.responses]
+
+
+def test_a_longer_winner_keeps_its_place_under_a_wide_limit_and_loses_it_under_a_tight_one():
+    plain, keep, flip = _limited(30, 12)
+    assert _lengths(plain) == _lengths(keep) == [30, 12] and _lengths(flip) == [12, 30]
+    assert plain.scores == keep.scores == (1.0, 0.0) and flip.scores == (0.0, 1.0)
+    assert 'limit' not in plain.prompt.meta and keep.prompt.meta['limit'] == 40
+    assert 12 < flip.prompt.meta['limit'] < 30
+    assert 'flipped' in flip.prompt.meta and 'flipped' not in keep.prompt.meta
+
+
+def test_a_shorter_winner_keeps_its_place_under_both():
+    _, keep, tight = _limited(12, 30)
+    assert _lengths(keep) == _lengths(tight) == [12, 30]
+    assert keep.prompt.meta['limit'] == 40 and 12 < tight.prompt.meta['limit'] < 30
+    assert 'flipped' not in tight.prompt.meta
+
+
+def test_limits_lie_evenly_between_the_two_lengths():
+    limits = [_limited(5, 2, gap=3, seed=seed)[2].prompt.meta['limit'] for seed in range(200)]
+    assert set(limits) == {3, 4} and 70 < limits.count(3) < 130
+
+
+@pytest.mark.parametrize('lengths, count', [((20, 11), 1), ((20, 10), 3), ((11, 20), 1)])
+def test_a_pair_of_nearly_the_same_length_gets_no_limit(lengths, count):
+    assert len(_limited(*lengths)) == count
+    assert len(_limited(*lengths, plain=False)) == count - 1
+
+
+def test_only_the_prompt_is_changed_and_ids_are_distinct():
+    plain, keep, flip = _limited(30, 12)
+    assert len({e.prompt.id for e in (plain, keep, flip)}) == 3
+    assert '40 words' in keep.prompt.text and keep.prompt.text.endswith('Q?')
+    assert set(keep.responses) == set(plain.responses) == set(flip.responses)
+    assert keep.prompt.meta['task'] == 't'
+
+
+def test_a_single_response_gets_a_limit_it_keeps():
+    judgement = _judged(1.0, texts=(_said(7),))
+    rule = functools.partial(pairs.singles)
+    options = {'pairs': rule, 'gap': 10}
+    plain, limited = pairs.length_limited(judgement, np.random.default_rng(0), **options)
+    assert plain.responses == limited.responses and limited.prompt.meta['limit'] == 17
+
+
+def test_a_third_response_follows_its_pair():
+    judgement = _judged(1.0, 0.0, 0.5, texts=(_said(30), _said(12), _said(3)))
+    rule = functools.partial(pairs.extremes, keep_last=True)
+    options = {'pairs': rule, 'gap': 10}
+    *_, flip = pairs.length_limited(judgement, np.random.default_rng(0), **options)
+    assert _lengths(flip) == [12, 30, 3] and flip.scores == (0.0, 1.0, 0.5)
+
+
+def test_limits_are_bound_and_checked_with_the_rule_inside():
+    entry = {'name': 'length_limited', 'pairs': {'name': 'extremes', 'count': 2}, 'gap': 10}
+    rule = binding.bind('pairs', entry, 'round.pairs')
+    assert rule.keywords['pairs'].keywords == {'count': 2}
+    for change, message in (
+        ({'gap': 1}, r'gap: 1: want at least 2'),
+        ({'template': 'nowhere'}, 'nowhere'),
+        ({'pairs': {'name': 'extreme'}}, "no pairs named 'extreme'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            binding.bind('pairs', entry | change, 'round.pairs')

@@ -9,7 +9,7 @@ from sampling_toys import KEY
 from toys import prompt as numbers, toy
 
 from selfrew.run import binding
-from selfrew.shelves import samplers
+from selfrew.shelves import samplers, scorers
 from selfrew.types import Rollout, user_prompt
 
 
@@ -33,6 +33,30 @@ def test_with_greedy_ends_with_the_greedy_response():
     assert [rollout.responses for rollout in both] == [
         first.responses + last.responses for first, last in zip(drawn, greedy, strict=True)
     ]
+
+
+def test_the_greedy_response_joins_those_of_the_data():
+    """Of prompts whose greedy response fits, in order; lengths are its own where they are given."""
+    lm, params = toy()
+    prompts = [
+        user_prompt('a', '5 6', responses=['7', '8 9']),
+        user_prompt('long', ' '.join(['6'] * 120), responses=['7']),
+        user_prompt('b', '7', responses=['9', '3']),
+    ]
+    given = functools.partial(samplers.given)
+    greedy = samplers.sample(lm, params, prompts, KEY, n=1, temperature=0.0, max_tokens=4)
+    made = samplers.with_greedy(lm, params, prompts, KEY, sampler=given, max_tokens=4)
+    assert [rollout.prompt.id for rollout in made] == ['a', 'b']
+    for rollout, best in zip(made, greedy, strict=True):
+        assert [r.text for r in rollout.responses[:2]] == rollout.prompt.meta['responses']
+        assert rollout.responses[2] == best.responses[0]
+    # grades are of the data alone: the greedy response needs a scorer that scores any response
+    graded = [user_prompt('a', '5 6', responses=['7', '8 9'], grades=[1.0, 0.0])]
+    rollouts = samplers.with_greedy(lm, params, graded, KEY, sampler=given, max_tokens=4)
+    with pytest.raises(ValueError, match='2 grades and 3 responses'):
+        scorers.given(lm, params, rollouts, KEY)
+    (judgement,) = scorers.length(lm, params, rollouts, KEY, target=2)
+    assert len(judgement.scores) == 3
 
 
 def test_no_sample_is_refused():

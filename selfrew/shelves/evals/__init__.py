@@ -11,6 +11,7 @@ It imports: types, tasks, engine.
 from selfrew.shelves.evals.answers import accuracy, exploration, majority
 from selfrew.shelves.evals.intervals import student, wilson
 from selfrew.shelves.evals.judges import judge, judge_metrics, missing_votes
+from selfrew.shelves.evals.limits import check_scales, length_limits
 from selfrew.shelves.evals.preferences import (
     check_judged_by,
     check_opponent,
@@ -22,9 +23,11 @@ __all__ = [
     'accuracy',
     'check_judged_by',
     'check_opponent',
+    'check_scales',
     'exploration',
     'judge',
     'judge_metrics',
+    'length_limits',
     'majority',
     'mean_score',
     'missing_votes',
