@@ -114,6 +114,7 @@ FIELD_RANGES = {
     'undesirable': NOT_NEGATIVE,
     'gate_tau': POSITIVE,
     'tail': SHARE,
+    'terse': SHARE,
     'explore': NOT_NEGATIVE,
     'top_k': NOT_NEGATIVE,
     'max_bad': NOT_NEGATIVE,

@@ -138,7 +138,12 @@ def length_limited(
 
 
 def _with_limit(example: Example, limit: int, template: str) -> Example:
-    return dataclasses.replace(example, prompt=words.limited(example.prompt, limit, template))
+    """The example with a limit in its prompt. Its responses were not sampled from that prompt, and
+    lose the log-probabilities they were sampled with.
+    """
+    responses = tuple(dataclasses.replace(r, logp=None) for r in example.responses)
+    prompt = words.limited(example.prompt, limit, template)
+    return dataclasses.replace(example, prompt=prompt, responses=responses)
 
 
 def _flipped(example: Example) -> Example:

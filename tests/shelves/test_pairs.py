@@ -269,6 +269,17 @@ def test_only_the_prompt_is_changed_and_ids_are_distinct():
     assert keep.prompt.meta['task'] == 't'
 
 
+def test_responses_lose_the_log_probabilities_of_the_prompt_without_a_limit():
+    responses = tuple(Response(_said(n), (5,) * n, 'stop', -3.0) for n in (30, 12))
+    judgement = Judgement(Rollout(user_prompt('p', 'Q?'), responses), (1.0, 0.0))
+    options = {'pairs': functools.partial(pairs.extremes), 'gap': 10}
+    plain, keep, flip = pairs.length_limited(judgement, np.random.default_rng(0), **options)
+    assert [r.logp for r in plain.responses] == [-3.0, -3.0]
+    for example in (keep, flip):
+        assert [r.logp for r in example.responses] == [None, None]
+        assert {r.tokens for r in example.responses} == {r.tokens for r in responses}
+
+
 def test_a_single_response_gets_a_limit_it_keeps():
     judgement = _judged(1.0, texts=(_said(7),))
     rule = functools.partial(pairs.singles)

@@ -1,5 +1,7 @@
 """Prompts of the built-in tasks, whose truth can be computed."""
 
+import dataclasses
+
 from selfrew import tasks as builtin_tasks
 from selfrew.mesh import keys
 from selfrew.tasks import templates
@@ -21,23 +23,39 @@ def task(
     return problems if answers else [_without_truth(problem) for problem in problems]
 
 
-def demonstrations(lm, params, key, *, tasks: tuple, n: int, lazy: bool = True) -> list[Prompt]:
-    """`n` training problems, each with a demonstrated response: seed data for instruction following
-    (IFT).
+def demonstrations(
+    lm,
+    params,
+    key,
+    *,
+    tasks: tuple,
+    n: int,
+    lazy: bool = True,
+    terse: float = 0.0,
+    split: str = 'train',
+    answers: bool = False,
+) -> list[Prompt]:
+    """`n` problems, each with a demonstrated response: seed data for instruction following (IFT).
 
     Args:
       lazy: whether a lazy demonstrator responds; else the solutions are flawless, like the gold
         solutions of a data set.
-    Raises KeyError for an unknown task.
+      terse: the share of the responses that are the final answer alone.
+      split, answers: see `task`.
+    Raises KeyError for an unknown task and ValueError for an unknown split.
     """
     del lm, params
     rng, prompts = keys.numpy_rng(key), []
-    for problem in builtin_tasks.problems(tasks, n, rng):
+    for problem in builtin_tasks.problems(tasks, n, rng, split):
         if lazy:
             response = builtin_tasks.demonstrate(problem, rng)
         else:
             response = builtin_tasks.module_of(problem).demonstrate(problem, rng, 'none')
-        prompts.append(_without_truth(problem, responses=[response]))
+        if terse and rng.random() < terse:
+            response = response[response.index('Final answer:') :]
+        prompt = _without_truth(problem, responses=[response])
+        truth = problem.answer if answers else None
+        prompts.append(dataclasses.replace(prompt, answer=truth))
     return prompts
 
 
