@@ -4,6 +4,7 @@ import dataclasses
 import math
 from typing import Any
 
+from selfrew.engine import loss_contract
 from selfrew.engine.generate import memory_plan
 from selfrew.mesh.buckets import bucket, round_up
 from selfrew.run import binding
@@ -325,6 +326,8 @@ def _pipeline_lengths(turn: Turn, jobs: list[Job], prompt_tokens: int) -> tuple[
 
 def _responses_an_example(part) -> int:
     """How many responses the examples of a bound pair rule have."""
+    if part.func is pairs.length_limited:
+        return _responses_an_example(part.keywords['pairs'])
     if part.func in (pairs.singles, pairs.agreeing):
         return 1
     return 3 if argument(part, 'keep_last') else 2
@@ -338,7 +341,8 @@ def batch_shape(
     prompt, response: tokens of one. row_shards: into how many parts the mesh splits the rows.
     micros: micro-batches; None: as the turn says, or else 1.
     """
-    N = _responses_an_example(turn.pairs)
+    # A mismatched response is one more.
+    N = _responses_an_example(turn.pairs) + loss_contract.takes_mismatched(turn.loss)
     length, examples = argument(turn.train, 'row_length'), argument(turn.train, 'batch')
     count: int = micros or argument(turn.train, 'accumulate') or 1
     examples_a_row = max(length // (prompt + N * response), 1)

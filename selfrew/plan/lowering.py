@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from selfrew.engine import reference, train_state, train_step
+from selfrew.engine import loss_contract, reference, train_state, train_step
 from selfrew.engine.generate import memory_plan, programs, scheduler
 from selfrew.mesh import sharding
 from selfrew.models import decoder, language_model, paged_attention
@@ -234,7 +234,11 @@ def _update_program(lm, loss, optimizer, state: State, batch: Batch, shape: Batc
         return jax.ShapeDtypeStruct((A, *array.shape), array.dtype, sharding=layout)
 
     def lower():
-        batches: Any = batch if A == 1 else jax.tree.map(stacked, batch)
+        asked = batch
+        if 'token_logp' in loss_contract.requested_fields(loss):
+            logp_PS = _rows(lm, batch.mask.shape, jnp.float32)
+            asked = batch._replace(ref_token_logp=logp_PS)
+        batches: Any = asked if A == 1 else jax.tree.map(stacked, asked)
         frozen = state.params if has_lora else {'blocks': {}}
         updated = state._replace(params=train_state.trainable_params(lm, state.params))
         key = _replicated(lm, (), jax.eval_shape(lambda: jax.random.key(0)).dtype)

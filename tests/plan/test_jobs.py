@@ -8,7 +8,7 @@ import toys
 
 from configs import meta_rewarding, seed_data, self_rewarding
 from selfrew.plan import chips, jobs, prediction
-from selfrew.shelves import pairs, samplers, scorers
+from selfrew.shelves import losses, pairs, samplers, scorers
 
 CONTEXT = 4096
 
@@ -157,6 +157,7 @@ def test_an_update_has_the_shape_of_full_length_responses(turn):
         ('extremes', {}, 2),
         ('extremes', {'keep_last': True}, 3),
         ('right_vs_wrong', {}, 2),
+        ('length_limited', {'pairs': functools.partial(pairs.singles), 'gap': 9}, 1),
     ],
     ids=str,
 )
@@ -166,6 +167,11 @@ def test_an_update_has_as_many_responses_an_example_as_the_pair_rule_makes(
     bound = functools.partial(getattr(pairs, rule), **options)
     turn = dataclasses.replace(turn, pairs=bound)
     assert jobs.batch_shape(turn, 512, 1024, 16).n == responses
+
+
+def test_a_mismatched_response_is_one_more_of_an_example(turn):
+    turn = dataclasses.replace(turn, loss=functools.partial(losses.kto))
+    assert jobs.batch_shape(turn, 512, 1024, 16).n == 3
 
 
 def test_a_rounds_time_is_that_of_its_programs_times_how_often_they_run(turn, planned):

@@ -1,9 +1,15 @@
-"""The model FLOPs of a program are those counted by hand."""
+"""The model FLOPs of a program are those counted by hand; every loss's update is lowered."""
+
+import functools
 
 import pytest
+from toys import toy
 
+from selfrew.engine import train_state
 from selfrew.models.config import ModelConfig
 from selfrew.plan import lowering
+from selfrew.plan.jobs import BatchShape
+from selfrew.shelves import losses, optimizers
 
 
 def test_model_flops_by_hand():
@@ -14,3 +20,14 @@ def test_model_flops_by_hand():
     # 5 columns
     flops = lowering.model_flops(config, 100, tokens=3, head_positions=1, context=5)
     assert flops == pytest.approx(600 + 80 + 160)
+
+
+@pytest.mark.parametrize('name', ['ld_dpo', 'pairwise_cringe', 'kto'])
+def test_the_update_of_a_loss_that_asks_for_more_is_lowered(name):
+    """For the devices here: each token's reference, the contrast, a mismatched response."""
+    lm, _ = toy()
+    loss, optimizer = functools.partial(getattr(losses, name)), optimizers.adamw()
+    shape = BatchShape(examples=4, n=3, micros=2, rows=4, length=32, selected=64)
+    state, batch = train_state.abstract_state(lm, optimizer), lowering._batch(lm, shape)
+    program = lowering._update_program(lm, loss, optimizer, state, batch, shape)
+    program.lower().compile()

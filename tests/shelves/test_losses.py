@@ -1,6 +1,9 @@
 """Losses: values by hand from the papers' equations, gradients, and the shelf's contract."""
 
 import functools
+import inspect
+import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -216,6 +219,17 @@ LOSSES = {
     name: functools.partial(getattr(losses, name), **OPTIONS.get(name, {}))
     for name in binding.part_names('loss', losses)
 }
+
+
+def test_the_readme_has_a_row_for_every_loss_and_no_other():
+    readme = (pathlib.Path(__file__).parents[2] / 'README.md').read_text()
+    table = readme.split('### Losses')[1].split('\n\n')[1].splitlines()[2:]
+    named = [re.findall(r'`(\w+)`', row.split('|')[1]) for row in table]
+    losses_named = {name for row in named for name in row if name in LOSSES}
+    assert losses_named == set(LOSSES)
+    parameters = inspect.signature(losses.dpo).parameters
+    assert all(row[0] in LOSSES for row in named)
+    assert all(row[1] in parameters for row in named if row[0] == 'dpo' and len(row) > 1)
 
 
 def test_the_losses_marked_reference_free_never_look_at_the_reference():
