@@ -59,6 +59,11 @@ def test_the_greedy_response_joins_those_of_the_data():
     assert len(judgement.scores) == 3
 
 
+def test_whether_rollouts_end_greedy_is_known():
+    assert samplers.ends_greedy(functools.partial(samplers.with_greedy))
+    assert not samplers.ends_greedy(functools.partial(samplers.sample))
+
+
 def test_no_sample_is_refused():
     with pytest.raises(ValueError, match='n=0'):
         samplers.sample(*toy(), [numbers([5])], KEY, n=0)
