@@ -40,7 +40,7 @@ def test_the_greedy_response_joins_those_of_the_data():
     lm, params = toy()
     prompts = [
         user_prompt('a', '5 6', responses=['7', '8 9']),
-        user_prompt('long', ' '.join(['6'] * 120), responses=['7']),
+        user_prompt('long', ' '.join(['6'] * 124), responses=['7']),  # 1 + 124 + 4 > 128
         user_prompt('b', '7', responses=['9', '3']),
     ]
     given = functools.partial(samplers.given)
