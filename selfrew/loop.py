@@ -26,7 +26,7 @@ from selfrew.run import (
 )
 from selfrew.run.config import bind_config
 from selfrew.run.stage import Folder, claim_workdir, start_time
-from selfrew.shelves import scorers
+from selfrew.shelves import samplers, scorers
 from selfrew.types import Example, Judgement, Prompt, Rollout, State
 
 # Fields of a config that may differ when a run is resumed. The latter three change how much memory
@@ -159,7 +159,8 @@ def learn(lm, state: State, turn, folder, key, log) -> State:
         unread += turn_stats.unread_verdicts(judgements)
         kept = turn_files.earlier_examples(folder.workdir, pipeline)
         examples += made + kept
-        numbers = turn_stats.summarize(prompts, judgements, made)
+        ends_greedy = samplers.ends_greedy(pipeline.sampler)
+        numbers = turn_stats.summarize(prompts, judgements, made, greedy_last=ends_greedy)
         numbers |= {'earlier': len(kept)} if kept else {}
         stats |= {f'{title}/{name}' if title else name: n for name, n in numbers.items()}
     if not examples:

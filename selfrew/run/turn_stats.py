@@ -13,7 +13,7 @@ from selfrew.tasks.verdicts import READ, UNREAD
 UNREAD_SHOWN, UNREAD_CHARACTERS = 3, 400
 
 
-def summarize(prompts, judgements, examples) -> dict:
+def summarize(prompts, judgements, examples, *, greedy_last: bool = False) -> dict:
     """The numbers of a turn by name; those that do not apply are left out.
 
     prompts, examples, pairs: counts; an example with several responses is a pair.
@@ -35,6 +35,9 @@ def summarize(prompts, judgements, examples) -> dict:
     distinct_answers, distinct_1 … distinct_3, best_score, coverage, entropy: of prompts with
       several responses, see tasks.exploration.measures.
     length_score: the correlation of length, in characters, and score within a prompt's responses.
+
+    Args:
+      greedy_last: whether each rollout's last response is greedy, see samplers.with_greedy.
     """
     scores_of = [[s for s in j.scores if not math.isnan(s)] for j in judgements]
     wanted = [min(2, len(j.scores)) for j in judgements]
@@ -64,7 +67,7 @@ def summarize(prompts, judgements, examples) -> dict:
         for value in sorted({*range(6), *points}):
             stats[f'scores/{value:g}'] = _mean([p == value for p in points])
         stats['agreement'] = _agreement(votes_of)
-    stats |= exploration.measures(judgements)
+    stats |= exploration.measures(judgements, greedy_last=greedy_last)
     lengths_of = [[len(r.text) for r in j.rollout.responses] for j in judgements]
     stats['length_score'] = _correlation_within(lengths_of, [j.scores for j in judgements])
     return {name: value for name, value in stats.items() if value is not None}

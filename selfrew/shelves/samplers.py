@@ -95,7 +95,9 @@ def with_greedy(
     (SELM, arXiv 2405.19332, §4).
 
     With the sampler `given`, a prompt's responses in the data and the model's own can then be
-    ranked together, by a scorer that scores any response.
+    ranked together, by a scorer that scores any response. The greedy response has no grade in
+    the data: where there are grades, the scorer `given` refuses it. A prompt whose greedy response
+    does not fit into the context has no rollout.
 
     Args:
       sampler: an entry of this shelf.
@@ -112,6 +114,11 @@ def with_greedy(
         for drawn in sampler(lm, params, prompts, key)
         if drawn.prompt.id in best_of  # its greedy response fits into the context
     ]
+
+
+def ends_greedy(sampler) -> bool:
+    """Whether the last response of each rollout of a bound sampler is greedy."""
+    return sampler.func is with_greedy
 
 
 def disputed(lm, params, prompts, key, *, sampler) -> list[Rollout]:

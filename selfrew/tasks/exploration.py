@@ -9,7 +9,7 @@ LONGEST_NGRAM = 3
 RIGHT = 0.5  # a score from 0 to 1 of at least this is right
 
 
-def measures(judgements) -> dict:
+def measures(judgements, *, greedy_last: bool = False) -> dict:
     """Means over the prompts with at least two responses; {} without any, and without what no
     prompt has.
 
@@ -19,8 +19,13 @@ def measures(judgements) -> dict:
       share.
     best_score: the best score of a prompt. coverage: the share of prompts with a right response, a
       score of at least 0.5; only where all scores are from 0 to 1.
-    entropy: minus the log-probability a token, over all tokens, in nats. Sampled at temperature 1
-      without truncation, it estimates the entropy of the model; otherwise it is a cross-entropy.
+    entropy: minus the log-probability a token, over all tokens, in nats. Of responses sampled at
+      temperature 1 without truncation, it estimates the entropy of the model; of others it is a
+      cross-entropy. Responses that came with the data have no log-probability and are left out.
+
+    Args:
+      greedy_last: the last response of each rollout is greedy (see samplers.with_greedy); it is
+        left out of the entropy.
     """
     several = [j for j in judgements if len(j.rollout.responses) > 1]
     values: dict[str, float | None] = {'distinct_answers': _mean(map(_distinct_answers, several))}
@@ -31,7 +36,8 @@ def measures(judgements) -> dict:
     values['best_score'] = _mean(best)
     if all(0 <= score <= 1 for scores in scores_of for score in scores):
         values['coverage'] = _mean(float(score >= RIGHT) for score in best)
-    sampled = [r for j in several for r in j.rollout.responses if r.logp is not None]
+    drawn = slice(-1) if greedy_last else slice(None)
+    sampled = [r for j in several for r in j.rollout.responses[drawn] if r.logp is not None]
     tokens = sum(len(response.tokens) for response in sampled)
     nats = -sum(response.logp or 0.0 for response in sampled)
     values['entropy'] = nats / tokens if tokens else None

@@ -76,6 +76,18 @@ def test_a_field_changes_by_round_and_its_last_value_stays():
     assert ROUND['sampler'] == {'name': 'sample', 'n': 2}  # the config is left as it is
 
 
+def test_each_round_has_a_portion_of_its_own(tmp_path):
+    (tmp_path / 'rows.jsonl').write_text('{"prompt": "Q?"}')
+    prompts = {'name': 'records', 'source': str(tmp_path / 'rows.jsonl'), 'portions': 3}
+    by_round = {'prompts': {'portion': (1, 2, 3)}}
+    bound = _bind(rounds=3, round=ROUND | {'prompts': prompts}, by_round=by_round)
+    fields = [turn.prompts.keywords for turn in bound]
+    assert [(each['portion'], each['portions']) for each in fields] == [(1, 3), (2, 3), (3, 3)]
+    by_round['prompts']['portion'] = (1, 2, 4)
+    with pytest.raises(ValueError, match='portion=4: want 1 to portions=3'):
+        _bind(rounds=3, round=ROUND | {'prompts': prompts}, by_round=by_round)
+
+
 def test_the_start_is_not_counted_by_round():
     bound = _bind(start=START, by_round={'loss': {'beta': (0.1, 0.2)}})
     assert [t.loss.keywords.get('beta') for t in bound] == [None, 0.1, 0.2]

@@ -164,6 +164,22 @@ def test_the_majority_is_the_most_common_answer_and_the_first_of_two_as_common()
     assert metrics['agreement'] == pytest.approx((0.5 + 0.25 + 0.0) / 3)
 
 
+def test_exploration_is_the_share_of_prompts_with_any_right_response():
+    rows = [[1.0, 0.0], [0.25, 0.0], [], [NAN, 0.5], [NAN, NAN]]
+    metrics, judgements = _evaluated(evals.exploration, rows)
+    assert metrics['value'] == pytest.approx(2 / 5) and metrics['n'] == 5 and len(judgements) == 4
+    assert (metrics['low'], metrics['high']) == evals.wilson(2, 5)
+    assert metrics['best_score'] == pytest.approx((1.0 + 0.25 + 0.5) / 3)
+    assert metrics['score'] == pytest.approx(1.75 / 5) and metrics['no_verdict'] == 3 / 8
+    strict, _ = _evaluated(functools.partial(evals.exploration, threshold=0.75), rows)
+    assert strict['value'] == pytest.approx(1 / 5)
+
+
+def test_exploration_wants_several_responses():
+    with pytest.raises(ValueError, match='at least two responses a prompt'):
+        _evaluated(evals.exploration, [[1.0, 0.0], [1.0]])
+
+
 @pytest.mark.parametrize('name', binding.part_names('evals', evals))
 def test_every_evaluation_keeps_the_contract(name):
     """(metrics, judgements): floats with a value between the bounds of its interval, and a

@@ -30,7 +30,14 @@ HELPERS = {
     scorers.__name__: {'unread_reason'},
     f'{scorers.__name__}.rules': {'correctness', 'says_nothing', 'was_cut'},
     f'{scorers.__name__}.expected_scores': {'expected_scores'},
-    f'{prompts.__name__}.rows': {'draw', 'is_on_side', 'messages_of', 'read_prompts'},
+    f'{prompts.__name__}.rows': {
+        'draw',
+        'in_portions',
+        'is_on_side',
+        'messages_of',
+        'read_prompts',
+    },
+    samplers.__name__: {'ends_greedy'},
     f'{prompts.__name__}.novelty': {
         'words',
         'lcs_length',

@@ -103,6 +103,19 @@ def test_the_last_response_follows_as_a_third():
     assert example.scores == (5.0, 0.0, 3.0)
 
 
+@pytest.mark.parametrize(
+    'scores, texts',
+    [
+        ((0.0, 5.0, 3.0), 'bac'),  # the explored response c is neither,
+        ((0.0, 3.0, 5.0), 'cac'),  # the winner,
+        ((3.0, 5.0, 0.0), 'bcc'),  # the loser,
+        ((0.0, 5.0, NAN), 'bac'),  # or has no verdict
+    ],
+)
+def test_the_explored_response_stays_whatever_its_rank(scores, texts):
+    assert _texts(pairs.extremes, _judged(*scores), keep_last=True) == [texts]
+
+
 # The best score 5: 'bbbbb' and 'ccc'. The worst scores 0: 'g' alone.
 RANGED = _judged(5.0, 5.0, 4.0, 1.0, NAN, 0.0, texts=['bbbbb', 'ccc', 'dd', 'eeeeee', 'f' * 9, 'g'])
 

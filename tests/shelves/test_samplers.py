@@ -40,7 +40,7 @@ def test_the_greedy_response_joins_those_of_the_data():
     lm, params = toy()
     prompts = [
         user_prompt('a', '5 6', responses=['7', '8 9']),
-        user_prompt('long', ' '.join(['6'] * 126), responses=['7']),
+        user_prompt('long', ' '.join(['6'] * 124), responses=['7']),  # 1 + 124 + 4 > 128
         user_prompt('b', '7', responses=['9', '3']),
     ]
     given = functools.partial(samplers.given)
@@ -57,6 +57,11 @@ def test_the_greedy_response_joins_those_of_the_data():
         scorers.given(lm, params, rollouts, KEY)
     (judgement,) = scorers.length(lm, params, rollouts, KEY, target=2)
     assert len(judgement.scores) == 3
+
+
+def test_whether_rollouts_end_greedy_is_known():
+    assert samplers.ends_greedy(functools.partial(samplers.with_greedy))
+    assert not samplers.ends_greedy(functools.partial(samplers.sample))
 
 
 def test_no_sample_is_refused():

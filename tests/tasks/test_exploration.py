@@ -46,3 +46,10 @@ def test_coverage_is_of_scores_from_0_to_1_alone_and_nothing_is_made_up():
     assert exploration.measures([SINGLE]) == {} == exploration.measures([])
     silent = exploration.measures([_judgement(['a', 'b'], [math.nan] * 2)])
     assert set(silent) == {'distinct_1'}
+
+
+def test_a_greedy_response_is_no_sample_of_the_entropy():
+    # of FIRST, 2 + 3 + 1 nats over 5 + 3 + 3 tokens
+    found = exploration.measures([FIRST], greedy_last=True)
+    assert found['entropy'] == pytest.approx(6 / 11)
+    assert found['distinct_1'] == exploration.measures([FIRST])['distinct_1']

@@ -71,24 +71,27 @@ def majority(lm, params, key, *, prompts, sampler, scorer):
     return metrics | {'agreement': mean_of(agreement)}, judgements
 
 
-def exploration(lm, params, key, *, prompts, sampler, scorer):
+def exploration(lm, params, key, *, prompts, sampler, scorer, threshold: float = 0.5):
     """The share of prompts with any right response among several (pass@n); the interval is
-    Wilson's. A prompt without a rollout has none.
+    Wilson's. A prompt without a rollout, or without a verdict, has none.
 
     The other metrics are those of tasks.exploration.measures, and 'score', the mean over all
-    responses: 'best_score' is what best-of-n by this scorer attains.
-    Raises ValueError where prompts have fewer than two responses, or scores are not from 0 to 1.
+    responses: 'best_score' is what best-of-n by this scorer attains. Responses without a verdict
+    are left out; 'no_verdict' is their share.
+
+    Args:
+      threshold: a score of at least this is right.
+    Raises ValueError where a prompt has fewer than two responses.
     """
     prompt_list, judgements = judge_samples(lm, params, key, prompts, sampler, scorer)
-    metrics = measures(judgements)
-    if judgements and 'coverage' not in metrics:
-        raise ValueError(
-            'exploration wants at least two responses a prompt, and scores from 0 to 1, as those '
-            'of exact_answer'
-        )
-    n = len(prompt_list)
-    covered = metrics.pop('coverage', 0.0) * len(judgements)
-    low, high = wilson(covered, n)
+    if any(len(judgement.scores) < 2 for judgement in judgements):
+        raise ValueError('exploration wants at least two responses a prompt; raise sampler.n')
+    covered = sum(any(score >= threshold for score in j.scores) for j in judgements)
+    low, high = wilson(covered, len(prompt_list))
+    metrics = {'value': covered / len(prompt_list), 'low': low, 'high': high}
+    metrics |= {'n': len(prompt_list)} | measures(judgements)
+    metrics.pop('coverage', None)  # of the prompts with a rollout, at the threshold 0.5
     scores = [score for judgement in judgements for score in judgement.scores]
-    headline = {'value': covered / n, 'low': low, 'high': high, 'n': n}
-    return headline | metrics | {'score': mean_of(scores)}, judgements
+    known = [score for score in scores if not math.isnan(score)]
+    metrics |= {'score': mean_of(known), 'no_verdict': mean_of(list(map(math.isnan, scores)))}
+    return metrics, judgements

@@ -21,12 +21,14 @@ from selfrew.shelves.prompts.data import (
 )
 from selfrew.shelves.prompts.generated import crossed, judged, self_instruct
 from selfrew.shelves.prompts.preferences import preferences
+from selfrew.shelves.prompts.rows import check_portion
 from selfrew.tasks.hashing import with_distinct_ids
 from selfrew.types import Prompt
 
 __all__ = [
     'PARTS',
     'check_part',
+    'check_portion',
     'crossed',
     'demonstrations',
     'examples',

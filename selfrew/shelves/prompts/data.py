@@ -4,13 +4,14 @@ import dataclasses
 import math
 from typing import cast
 
-from selfrew.shelves.prompts.rows import draw, is_on_side, messages_of, read_prompts
+from selfrew.shelves.prompts.rows import draw, in_portions, is_on_side, messages_of, read_prompts
 from selfrew.tasks import published, templates
 from selfrew.tasks.hashing import hash_digit, short_id
 from selfrew.tasks.records import read_records
 from selfrew.types import Example, Judgement, Prompt, from_json, user_prompt
 
 
+@in_portions
 def records(
     lm,
     params,
@@ -58,6 +59,7 @@ def records(
     return draw(made, n, source, key, portion=portion, portions=portions)
 
 
+@in_portions
 def problems(
     lm,
     params,
@@ -131,6 +133,7 @@ def check_part(part: str) -> None:
         raise ValueError(f'no part {part!r}; there are: {", ".join(PARTS)}')
 
 
+@in_portions
 def trees(
     lm,
     params,
@@ -176,12 +179,22 @@ def trees(
     return draw(made, n, source, key, portion=portion, portions=portions)
 
 
-def examples(lm, params, key, *, source: str, n: int | None = None) -> list[Prompt]:
+@in_portions
+def examples(
+    lm,
+    params,
+    key,
+    *,
+    source: str,
+    n: int | None = None,
+    portion: int = 1,
+    portions: int = 1,
+) -> list[Prompt]:
     """The prompts of another run's training examples (its rounds/…/examples.jsonl), each with its
     best response.
 
     Args:
-      source, n: see `records`.
+      source, n, portion, portions: see `records`.
     Raises as `records` does; no row may be malformed.
     """
     del params
@@ -191,10 +204,21 @@ def examples(lm, params, key, *, source: str, n: int | None = None) -> list[Prom
         example = cast(Example, from_json(Example, row))
         return dataclasses.replace(example.prompt, meta={'responses': [example.responses[0].text]})
 
-    return draw(read_prompts(lm, source, read_row, 0), n, source, key)
+    made = read_prompts(lm, source, read_row, 0)
+    return draw(made, n, source, key, portion=portion, portions=portions)
 
 
-def judgements(lm, params, key, *, source: str, n: int | None = None) -> list[Prompt]:
+@in_portions
+def judgements(
+    lm,
+    params,
+    key,
+    *,
+    source: str,
+    n: int | None = None,
+    portion: int = 1,
+    portions: int = 1,
+) -> list[Prompt]:
     """The prompts of a turn's judgements (its rounds/…/judgements.jsonl, of this run or another),
     each with all of its responses, as they were sampled, and their scores as grades.
 
@@ -203,7 +227,7 @@ def judgements(lm, params, key, *, source: str, n: int | None = None) -> list[Pr
     out.
 
     Args:
-      source, n: see `records`.
+      source, n, portion, portions: see `records`.
     Raises as `records` does; no row may be malformed.
     """
     del params
@@ -220,7 +244,8 @@ def judgements(lm, params, key, *, source: str, n: int | None = None) -> list[Pr
         }
         return dataclasses.replace(prompt, meta=prompt.meta | given)
 
-    return draw(read_prompts(lm, source, read_row, 0), n, source, key)
+    made = read_prompts(lm, source, read_row, 0)
+    return draw(made, n, source, key, portion=portion, portions=portions)
 
 
 def _prompt_of(row: dict, place: str, prompt_field: str, answer_field: str) -> Prompt:

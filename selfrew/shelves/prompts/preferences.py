@@ -6,7 +6,7 @@ import os
 import re
 from typing import cast
 
-from selfrew.shelves.prompts.rows import draw, is_on_side, messages_of, read_prompts
+from selfrew.shelves.prompts.rows import draw, in_portions, is_on_side, messages_of, read_prompts
 from selfrew.types import Example, Prompt, from_json
 
 # Who speaks in the dialogues of HH-RLHF, each turn after an empty line.
@@ -16,6 +16,7 @@ ROLE_OF = {'Human': 'user', 'Assistant': 'assistant'}
 SCORE_FIELDS = ('score_chosen', 'score_rejected'), ('chosen_score', 'rejected_score')
 
 
+@in_portions
 def preferences(
     lm,
     params,

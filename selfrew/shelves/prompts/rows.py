@@ -45,6 +45,18 @@ def read_prompts(lm, source: str, read_row: Callable, max_bad: int) -> list[Prom
     return with_distinct_ids(placed, source, 'occur more than once')
 
 
+def check_portion(*, portion: int = 1, portions: int = 1, **_) -> None:
+    """Raises ValueError for a portion that is not from 1 to `portions`."""
+    if not 1 <= portion <= portions:
+        raise ValueError(f'portion={portion}: want 1 to portions={portions}')
+
+
+def in_portions(part):
+    """Marks a part with the fields portion and portions, which are checked when it is bound."""
+    part.check_options = check_portion
+    return part
+
+
 def draw(
     prompts: list[Prompt],
     n: int | None,
@@ -63,8 +75,7 @@ def draw(
     """
     if n is not None and n < 1:
         raise ValueError(f'n={n} prompts of {source}: want at least 1, or None for all')
-    if not 1 <= portion <= portions:
-        raise ValueError(f'portion={portion} of {source}: want 1 to portions={portions}')
+    check_portion(portion=portion, portions=portions)
     if portions > 1:
         size = len(prompts) // portions
         if not size:

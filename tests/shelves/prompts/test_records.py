@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 from selfrew.shelves import prompts, scorers
-from selfrew.types import Prompt, Response, Rollout, from_json
+from selfrew.shelves.prompts.rows import draw
+from selfrew.types import Prompt, Response, Rollout, from_json, user_prompt
 
 MARK = 'Final answer: '
 USER = {'role': 'user', 'content': 'of user'}
@@ -151,6 +152,30 @@ def test_rows_that_break_the_reader_are_bad_rows(write_rows, caplog):
     good = _records(write_rows(*rows, {'prompt': 'Q?'}))
     assert [prompt.text for prompt in good] == ['first', 'Q?']
     assert [f'line {n}' in caplog.text for n in (1, 2, 3, 4)] == [False, True, True, True]
+
+
+@pytest.mark.parametrize('count, size', [(61_135, 20_378), (9, 3), (11, 3)])
+def test_portions_have_one_size_and_share_nothing(count, size):
+    """61,135 rows in three are 20,378 each, as in SELM; the last row is in none."""
+    rows = [user_prompt(str(i), 'Q?') for i in range(count)]
+    parts = [draw(rows, None, 'rows', jax.random.key(0), portion=k, portions=3) for k in (1, 2, 3)]
+    assert [len(part) for part in parts] == [size] * 3
+    assert [prompt for part in parts for prompt in part] == rows[: 3 * size]
+
+
+def test_a_portion_is_taken_of_one_side_and_drawn_from(write_rows):
+    path = write_rows(*({'prompt': f'{word}?', 'id': word} for word in 'abcdefghijklmnopqrst'))
+    side = [prompt.id for prompt in _records(path, split='train', heldout=0.3)]
+    parts = [
+        [p.id for p in _records(path, split='train', heldout=0.3, portion=k, portions=2)]
+        for k in (1, 2)
+    ]
+    half = len(side) // 2
+    assert half > 2 and parts == [side[:half], side[half : 2 * half]]
+    drawn = [p.id for p in _records(path, split='train', heldout=0.3, portion=2, portions=2, n=2)]
+    assert len(drawn) == 2 and set(drawn) < set(parts[1])
+    with pytest.raises(ValueError, match='20 prompts of .* do not make 21 portions'):
+        _records(path, portion=3, portions=21)
 
 
 @pytest.mark.parametrize('count', [0, -1])
