@@ -632,6 +632,37 @@ def test_joined_pipelines_sample_from_the_same_parameters_and_train_together(tmp
     assert stats['more/prompts'] == 5 and stats['gap_max'] < 1e-4  # all are of the same M_t
 
 
+def test_pairs_of_people_join_the_pairs_of_all_rounds(tmp_path, monkeypatch):
+    """They are in every round once; the model's own add up."""
+    rows = [
+        {
+            'prompt': f'Ann has {i} cups. How many cups does Ann have?',
+            'chosen': f'Final answer: {i}',
+        }
+        | {'rejected': f'Final answer: {i + 1}', 'id': f'human {i}'}
+        for i in range(3)
+    ]
+    path = tmp_path / 'human.jsonl'
+    path.write_text('\n'.join(map(json.dumps, rows)))
+    config = _joined(rounds=3)
+    given = {'sampler': {'name': 'given'}, 'scorer': {'name': 'given'}}
+    human = {'prompts': {'name': 'preferences', 'source': str(path)}, **given}
+    config['round']['join'] = {'human': human | {'pairs': {'name': 'extremes'}}}
+    config['round'] |= {'earlier': -1}
+    trained = _trained_on(monkeypatch, config, tmp_path / 'w')
+    folders = [tmp_path / 'w' / 'rounds' / f'{number:02d}' for number in (1, 2, 3)]
+    own = [len(_lines(folder / 'examples.jsonl')) for folder in folders]
+    for number, examples in enumerate(trained):
+        from_people = [e for e in examples if e['prompt']['id'].startswith('human')]
+        assert len(from_people) == 3
+        assert len(examples) == 3 + sum(own[: number + 1])
+        assert [r['text'] for r in from_people[1]['responses']] == [
+            *('Final answer: 1', 'Final answer: 2')
+        ]
+    stats = _json(folders[2], 'turn.json')
+    assert stats['earlier'] == own[0] + own[1] and stats['human/pairs'] == 3
+
+
 def test_another_name_of_a_pipeline_draws_other_samples(tmp_path):
     first, second = _joined(), _joined()
     second['round']['join'] = {'other': second['round']['join']['more']}
