@@ -1,6 +1,8 @@
 """What a round samples and trains on, read from a config without its data."""
 
 import dataclasses
+import functools
+import inspect
 import math
 from typing import Any
 
@@ -76,11 +78,15 @@ def sampling_turn(config: dict) -> Turn:
 
 
 def _without_files(entry) -> Any:
-    """A config entry that names no files: binding would look for them."""
+    """A config entry that names no files: binding would look for them. A reward model, which makes
+    no requests, becomes a rule.
+    """
     if isinstance(entry, (list, tuple)):
         return [_without_files(element) for element in entry]
     if not isinstance(entry, dict):
         return entry
+    if entry.get('name') == scorers.reward_model.__name__:
+        return {'name': scorers.length.__name__}
     fields = {k: v for k, v in entry.items() if k not in ('shots', 'generator', 'opponent')}
     return {k: 'tfds:not/read' if k == 'source' else _without_files(v) for k, v in fields.items()}
 
@@ -106,16 +112,30 @@ def _source_count(source) -> int:
     return _source_count(source.keywords['prompts']) * argument(source.keywords['sampler'], 'n')
 
 
-def _sampler(turn: Turn) -> tuple[Any, int]:
-    """(What a turn makes responses with, without what wraps it; responses of a prompt)."""
-    sampler, extra = turn.sampler, 0
+def _sampler(turn: Turn) -> tuple[Any, int, int]:
+    """(What a turn samples with, without what wraps it; how many responses of a prompt it samples;
+    how many there are in all). What it samples with is `given` where it samples nothing.
+    """
+    sampler, greedy = turn.sampler, None
     while 'sampler' in sampler.keywords:
-        extra += sampler.func is samplers.with_greedy
+        greedy = sampler if sampler.func is samplers.with_greedy else greedy
         sampler = sampler.keywords['sampler']
+    extra = int(greedy is not None)
     if sampler.func is not samplers.given:
-        return sampler, argument(sampler, 'n') + extra
-    counts = [argument(source, 'responses') or 1 for source in _sources(turn)]
-    return sampler, max(counts)
+        sampled = argument(sampler, 'n') + extra
+        return sampler, sampled, sampled
+    in_data = max(map(_given_count, _sources(turn)))
+    if greedy is None:
+        return sampler, 0, in_data
+    shared = inspect.signature(samplers.sample).parameters.keys() & greedy.keywords.keys()
+    options = {name: greedy.keywords[name] for name in sorted(shared)}
+    options = {name: value for name, value in options.items() if value is not None}
+    return functools.partial(samplers.sample, **options), extra, in_data + extra
+
+
+def _given_count(source) -> int:
+    """How many responses come with each prompt of a source: 1 where it does not say."""
+    return 2 if source.func is prompts.preferences else argument(source, 'responses') or 1
 
 
 def sampling_jobs(turn: Turn, prompt_tokens: int, context: int) -> list[Job]:
@@ -124,7 +144,7 @@ def sampling_jobs(turn: Turn, prompt_tokens: int, context: int) -> list[Job]:
     Empty: nothing.
 
     Where the prompts do not say how many responses they come with, it is 1 each. A given response
-    is taken to fill the rest of a row.
+    is taken to fill the rest of a row. Of a reward model neither memory nor time is counted.
 
     Args:
       prompt_tokens: the length of a prompt.
@@ -170,8 +190,8 @@ def pipeline_jobs(
 
     has_opponent: whether each response is judged beside one of another model, which is sampled too.
     """
-    sampler, samples = _sampler(turn)
-    is_given = sampler.func is samplers.given
+    sampler, sampled, samples = _sampler(turn)
+    is_given = sampled == 0
     scored = turn.scorer.keywords.get('scorers', (turn.scorer,))
     judges = [scorer for scorer in scored if scorer.func in RESPONSE_FIELDS]
     if is_given and not judges:
@@ -179,11 +199,12 @@ def pipeline_jobs(
     count, beginning, jobs = prompt_count(turn), '', []
     if turn.prompts.func is prompts.judged:
         jobs, prompt_tokens, beginning = _answers_shown(turn, prompt_tokens, context)
-    if is_given:
+    if sampled < samples:
         response_tokens = max(argument(turn.train, 'row_length') - prompt_tokens, 1)
     else:
         response_tokens = argument(sampler, 'max_tokens')
-        requests = count * samples
+    if not is_given:
+        requests = count * sampled
         for title in ('sample', 'opponent')[: 1 + has_opponent]:
             jobs.append(_job(title, sampler, requests, count, prompt_tokens, beginning, context))
     if turn.sampler.func is samplers.disputed:  # leaves one judge prompt of each original
@@ -285,17 +306,18 @@ def _pipeline_examples(turn: Turn) -> int:
     """The examples of a turn without what is joined to it."""
     kept, count = argument(turn.pairs, 'count') or 1, prompt_count(turn)
     if turn.pairs.func is pairs.agreeing:  # rankings, of which each has a verdict a response
-        kept *= _sampler(turn)[1]
+        kept *= _sampler(turn)[2]
     if turn.sampler.func is samplers.disputed:
         count = _source_count(turn.prompts.keywords['prompts'])
     return min(count * kept, turn.max_examples or math.inf)
 
 
 def trains_on_samples(turn: Turn) -> bool:
-    """Whether a turn trains on sampled responses, neither on given ones nor on a judge's verdicts,
-    which it takes as texts.
+    """Whether a turn trains on sampled responses alone, neither on given ones nor on a judge's
+    verdicts, which it takes as texts.
     """
-    return _sampler(turn)[0].func is not samplers.given and turn.pairs.func is not pairs.agreeing
+    _, sampled, samples = _sampler(turn)
+    return sampled == samples and turn.pairs.func is not pairs.agreeing
 
 
 def example_lengths(turn: Turn, jobs: list[Job], prompt_tokens: int) -> tuple[int, int]:

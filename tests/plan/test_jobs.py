@@ -6,11 +6,12 @@ import functools
 import pytest
 import toys
 
-from configs import meta_rewarding, seed_data, self_rewarding
+from configs import iterative_dpo, meta_rewarding, seed_data, self_rewarding, selm
 from selfrew.plan import chips, jobs, prediction
 from selfrew.shelves import losses, pairs, samplers, scorers
 
 CONTEXT = 4096
+GREEDY = samplers.with_greedy
 
 
 @pytest.fixture(scope='module')
@@ -128,6 +129,34 @@ def test_other_evaluations_sample_as_a_turn_does_and_uncounted_ones_are_left_out
     requests = {job.title: job.requests for job in measured}
     assert requests == {'score: sample': 100, 'score: judge': 300}
     assert jobs.evaluation_jobs({'evals': None}, turn, 500, CONTEXT) == []
+
+
+def test_a_greedy_response_beside_those_of_the_data_is_sampled():
+    """SELM: of 20,378 prompts with two responses each, one is sampled; three are ranked."""
+    turn = jobs.sampling_turn(selm.get_config('llama3_8b').to_dict())
+    (sample,) = jobs.sampling_jobs(turn, 500, CONTEXT)
+    assert (sample.requests, sample.distinct_prompts) == (20_378, 20_378)
+    assert (sample.max_tokens, sample.slots) == (1024, 256)
+    assert jobs.example_count(turn) == 20_378 and not jobs.trains_on_samples(turn)
+    assert jobs.batch_shape(turn, 512, 1024, 64).n == 3
+    judge = functools.partial(scorers.judge, template='additive', votes=2, max_tokens=256)
+    _, verdicts = jobs.sampling_jobs(dataclasses.replace(turn, scorer=judge), 500, CONTEXT)
+    assert verdicts.requests == 20_378 * 3 * 2
+
+
+def test_a_greedy_response_beside_samples_is_one_more(turn):
+    both = dataclasses.replace(turn, sampler=functools.partial(GREEDY, sampler=turn.sampler))
+    sample, judge = jobs.sampling_jobs(both, 500, CONTEXT)
+    assert sample.requests == 7000 * 5 and judge.requests == 7000 * 5 * 3
+    assert jobs.trains_on_samples(both)
+
+
+def test_a_reward_model_need_not_be_there_and_what_is_joined_counts():
+    """20,000 prompts with 4 samples each; pairs of them, and 10,000 of people."""
+    turn = jobs.sampling_turn(iterative_dpo.get_config('llama2_7b').to_dict())
+    (sample,) = jobs.sampling_jobs(turn, 192, 512)
+    assert (sample.requests, sample.max_tokens) == (80_000, 300)
+    assert jobs.example_count(turn) == 30_000
 
 
 def test_responses_that_nobody_judges_need_no_sampling(turn):
