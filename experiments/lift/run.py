@@ -60,7 +60,7 @@ def by_scale(results: list[dict], arms: list[str], what: str) -> str:
         method = arms[0] if number == 1 else arm
         cells = []
         for scale in SCALES:
-            values = study.series(results, method, f'limits_{what}@{scale:g}')[:, number]
+            values = study.series(results, method, f'limits_{what}/{scale:g}')[:, number]
             cells.append(f'{values.mean():.2f} ± {study.half_width(values):.2f}')
         lines.append(f'| {arm} | ' + ' | '.join(cells) + ' |')
     return '\n'.join(lines)
@@ -71,12 +71,12 @@ def main(_):
     if TUNE.value:
         results = study.tune(folder, config_of, arms, GRID)
         print(study.table(results))
-        print(study.table(results, 'limits_violations@0.5'))
+        print(study.table(results, 'limits_violations/0.5'))
         return
     seeds = map(int, SEEDS.value)
     runs = {(arm, seed): config_of(arm, seed, RATES[arm]) for seed in seeds for arm in arms}
     results = study.run(folder, runs)
-    for key in ('accuracy', 'limits_violations@0.5', 'limits_wins@1.5'):
+    for key in ('accuracy', 'limits_violations/0.5', 'limits_wins/1.5'):
         for arm in arms[1:]:
             gains = '  '.join(study.difference(results, arms[0], arm, key))
             print(f'{key}, {arms[0]} - {arm}: {gains}')
@@ -86,8 +86,8 @@ def main(_):
         print(f'\n{what}\n\n{by_scale(results, arms, what)}')
     panels = {
         'accuracy': ('accuracy without a limit', (0, 1)),
-        'limits_violations@0.5': ('violations at half the words', (0, 1)),
-        'limits_wins@1.5': ('wins, limit 1.5 times the words', (0, 0.5)),
+        'limits_violations/0.5': ('violations at half the words', (0, 1)),
+        'limits_wins/1.5': ('wins, limit 1.5 times the words', (0, 0.5)),
     }
     study.plot(results, os.path.join(folder, 'curve.png'), panels)
 

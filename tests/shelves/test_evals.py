@@ -443,10 +443,10 @@ def test_a_response_over_the_limit_loses_without_being_judged_and_a_tie_is_half_
     """Limits 10, 8 and 4: one word too many, as long as the baseline, and shorter than it."""
     words = {'a': 11, 'b': 8, 'c': 3}
     metrics, judgements, seen = _limits(lambda name, limit: words[name])
-    assert metrics['violations@1'] == pytest.approx(1 / 3)
+    assert metrics['violations/1'] == pytest.approx(1 / 3)
     assert [judgement.scores for judgement in judgements] == [(0.0,), (0.5,), (0.0,)]
-    assert metrics['value'] == metrics['wins@1'] == pytest.approx(0.5 / 3)
-    assert metrics['words@1'] == pytest.approx(22 / 3) and metrics['n'] == 3
+    assert metrics['value'] == metrics['wins/1'] == pytest.approx(0.5 / 3)
+    assert metrics['words/1'] == pytest.approx(22 / 3) and metrics['n'] == 3
     assert seen == ['Q b', 'Q c']  # without the limit
     assert '10 words' in judgements[0].rollout.prompt.text
 
@@ -460,7 +460,7 @@ def test_limits_are_scaled_rounded_down_and_at_least_1():
 
     metrics, _, _ = _limits(answer, scales=(1.0, 0.5, 0.1))
     assert limits == {'a': [10, 5, 1], 'b': [8, 4, 1], 'c': [4, 2, 1]}
-    assert [metrics[f'violations@{s}'] for s in ('1', '0.5', '0.1')] == [0.0, 0.0, 1.0]
+    assert [metrics[f'violations/{s}'] for s in ('1', '0.5', '0.1')] == [0.0, 0.0, 1.0]
 
 
 def test_prompts_with_short_references_can_be_left_out_and_no_verdict_is_no_loss():

@@ -40,7 +40,7 @@ def length_limits(
     loses, whatever it says. The scorer is shown the prompt without the limit.
 
     'value' is the share of wins at the first scale, with Wilson's interval. For each scale s,
-    'wins@s', 'violations@s' (the share of responses over the limit) and 'words@s' (their mean
+    'wins/s', 'violations/s' (the share of responses over the limit) and 'words/s' (their mean
     length); 'no_verdict' is the share of responses within the limit that the scorer gave no
     verdict on, over all scales; they are left out of the wins.
 
@@ -71,9 +71,9 @@ def length_limits(
         known = [win for win in outcomes if not math.isnan(win)]
         over = [n > rollout.prompt.meta['limit'] for n, (_, rollout) in zip(counts, pairs)]
         unread += [math.isnan(win) for win, is_over in zip(outcomes, over) if not is_over]
-        metrics[f'wins@{scale:g}'] = mean_of(known)
-        metrics[f'violations@{scale:g}'] = mean_of(over)
-        metrics[f'words@{scale:g}'] = mean_of(counts)
+        metrics[f'wins/{scale:g}'] = mean_of(known)
+        metrics[f'violations/{scale:g}'] = mean_of(over)
+        metrics[f'words/{scale:g}'] = mean_of(counts)
         if i == 0:
             low, high = wilson(sum(known), len(known))
             metrics |= {'value': mean_of(known), 'low': low, 'high': high, 'n': len(known)}
