@@ -45,7 +45,8 @@ class Command:
         environment = os.environ | {
             'PYTHONPATH': str(ROOT),
             'JAX_PLATFORMS': 'cpu',
-            'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
+            'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices} '
+            '--xla_backend_optimization_level=0',
             # A process finds all that an earlier one compiled.
             'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
         }
