@@ -45,7 +45,7 @@ def get_config(arg: str = ''):
             # The paper's gap is 10 words; answers to these problems have 3 to 15.
             'pairs': limited({'name': 'right_vs_wrong', 'count': 2}, gap=2),
             'loss': {'name': 'dpo', 'beta': 0.1, 'nll': 1.0},
-            'train': base.training(lr=1e-4, batch=32),
+            'train': base.training(lr=3e-5, batch=32),
         },
         evals={
             'accuracy': base.accuracy(40 if small else 1000),

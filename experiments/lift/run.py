@@ -22,11 +22,11 @@ TUNE = flags.DEFINE_bool('tune', False, 'Instead, run each arm with each rate of
 SCALES = 1.5, *lift.LIMITS  # of the flawless solution's words; 1.5 leaves room
 GRID = 3e-5, 1e-4, 3e-4
 RATES = {
-    'lift': 1e-4,  # D ∪ D′
+    'lift': 3e-5,  # D ∪ D′
     'limits_only': 1e-4,  # D′ alone
-    'dpo': 1e-4,  # D alone
-    'r_dpo_0.01': 1e-4,  # D, with α of R-DPO in rewards a token
-    'r_dpo_0.1': 1e-4,
+    'dpo': 3e-5,  # D alone
+    'r_dpo_0.01': 3e-5,  # D, with α of R-DPO in rewards a token
+    'r_dpo_0.1': 3e-5,
 }
 ARMS = flags.DEFINE_list('arms', list(RATES), 'Which to run.')
 
