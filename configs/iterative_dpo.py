@@ -5,8 +5,8 @@
 Held-out accuracy, seed 0, 1,000 problems: 0.351 → 0.938, 0.867, 0.721 (± 0.03). One round is enough
 here; after it, plain DPO unlearns sums. Half a minute on two cores.
 
---config.round.earlier=-1 also trains on the pairs of all earlier rounds, EARLIER;
---config.round.train.reference=base keeps the base as the reference, FIXED.
+--config.round.earlier=-1 also trains on the pairs of all earlier rounds: 0.938, 0.880, 0.871.
+--config.round.train.reference=base keeps the base as the reference: 0.938, 0.851, 0.728.
 
 ":llama2_7b" is a run of the size of AlpacaFarm's (arXiv 2312.16682, §4): a reward model in the
 folder reward_model scores 4 samples for each prompt of prompts.jsonl; the pairs of all rounds add

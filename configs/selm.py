@@ -3,7 +3,9 @@ model's own greedy response less likely.
 
     python -m selfrew.main --config=configs/selm.py --workdir=runs/selm
 
-Held-out accuracy, seed 0, 1,000 problems: EXPECTED. Half a minute on two cores.
+Held-out accuracy, seed 0, 1,000 problems: 0.351 → 0.931, 0.945, 0.963 (± 0.02); one of four samples
+is right for a share of 0.723 → 0.853, 0.877, 0.903 of 300 problems (± 0.05). Forty seconds on two
+cores. experiments/selm compares values of α.
 
 Of four samples and the greedy response, a verifier takes the best and the worst. The problems are
 fresh in each round, so its portions are disjoint.
@@ -11,10 +13,10 @@ fresh in each round, so its portions are disjoint.
 ":zephyr", ":llama3_8b" and ":phi3" are the paper's runs with its numbers (§4). A round reads a
 portion of its own of ultrafeedback.jsonl (UltraFeedback-binarized: prompt, chosen, rejected; 61,135
 rows), adds the model's greedy response to the two of the data, and trains on the best and the worst
-of the three. Zephyr's first round is DPO on the pairs as they are. It differs from the paper in
-this: a reward model in the folder reward_model ranks (the paper: PairRM, an encoder); responses are
-not cut to fit, but examples above 4,096 tokens are left out (the paper: cut to 1,024). To see what
-they need of a TPU:
+of the three. Zephyr's first round is DPO on the pairs as they are. What differs from the paper:
+a reward model in the folder reward_model ranks (the paper: PairRM, an encoder); equal scores make no
+pair; examples above 4,096 tokens are left out (the paper cuts them to 1,024); and a response that
+the limit cut is not taught an end (the authors' code adds one). To see what they need of a TPU:
 
     python -m selfrew.plan --config=configs/selm.py:llama3_8b --topology=v5p:4x4x4
 """
