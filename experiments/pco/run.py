@@ -21,7 +21,7 @@ TUNE = flags.DEFINE_bool('tune', False, 'Instead, run each arm with each rate of
 
 PROMPTS = 200  # so few that one round does not close the gap
 SAMPLES = 4
-GRID = 3e-6, 1e-5, 3e-5, 1e-4
+GRID = 1e-6, 3e-6, 1e-5, 3e-5, 1e-4
 RATES = {
     'pco': 1e-5,
     'dpo': 1e-5,  # iterative DPO, a new reference each round
