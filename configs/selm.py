@@ -13,8 +13,8 @@ fresh in each round, so its portions are disjoint.
 ":zephyr", ":llama3_8b" and ":phi3" are the paper's runs with its numbers (§4). A round reads a
 portion of its own of ultrafeedback.jsonl (UltraFeedback-binarized: prompt, chosen, rejected; 61,135
 rows), adds the model's greedy response to the two of the data, and trains on the best and the worst
-of the three. Zephyr's first round is DPO on the pairs as they are. What differs from the paper:
-a reward model in the folder reward_model ranks (the paper: PairRM, an encoder); equal scores make no
+of the three. Zephyr's first round is DPO on the pairs as they are. What differs from the paper: a
+reward model in the folder reward_model ranks (the paper: PairRM, an encoder); equal scores make no
 pair; examples above 4,096 tokens are left out (the paper cuts them to 1,024); and a response that
 the limit cut is not taught an end (the authors' code adds one). To see what they need of a TPU:
 
