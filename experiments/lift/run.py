@@ -45,7 +45,7 @@ def config_of(arm: str, seed: int, rate: float) -> dict:
         turn['pairs'] = turn['pairs']['pairs']
     if arm.startswith('r_dpo_'):
         turn['loss']['length'] = float(arm.removeprefix('r_dpo_'))
-    config['evals']['accuracy']['prompts'] |= {'tasks': ('word_problems',), 'n': 500}
+    config['evals']['accuracy']['prompts']['n'] = 500
     config['evals']['limits'] |= {'scales': SCALES}
     config['evals']['limits']['prompts']['n'] = 300
     return config
