@@ -4,9 +4,9 @@ wrong answers, and the same pairs again under limits of words.
     python -m selfrew.main --config=configs/lift.py --workdir=runs/lift
 
 Word problems, seed 0: answers with more words than half of the flawless solution's, of 500 limited
-prompts: 0.90 after the SFT, then 0.18, 0.07 (± 0.03); accuracy without a limit, 1,000 problems: 0.199,
-then 0.622, 0.766 (± 0.03). A minute and a quarter on two cores. experiments/lift compares it with DPO
-and R-DPO.
+prompts: 0.90 after the SFT, then 0.18, 0.07 (± 0.03); accuracy without a limit, 1,000 problems:
+0.199, then 0.622, 0.766 (± 0.03). A minute and a quarter on two cores. experiments/lift compares it
+with DPO and R-DPO.
 
 Needs nltk, which counts the words: pip install -e '.[lift]'.
 
