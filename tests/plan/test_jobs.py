@@ -186,7 +186,6 @@ def test_an_update_has_the_shape_of_full_length_responses(turn):
         ('extremes', {}, 2),
         ('extremes', {'keep_last': True}, 3),
         ('right_vs_wrong', {}, 2),
-        ('length_limited', {'pairs': functools.partial(pairs.singles), 'gap': 9}, 1),
     ],
     ids=str,
 )
@@ -196,6 +195,14 @@ def test_an_update_has_as_many_responses_an_example_as_the_pair_rule_makes(
     bound = functools.partial(getattr(pairs, rule), **options)
     turn = dataclasses.replace(turn, pairs=bound)
     assert jobs.batch_shape(turn, 512, 1024, 16).n == responses
+
+
+def test_limits_of_words_leave_the_number_of_responses_as_it_is(turn):
+    for rule, responses in ((pairs.singles, 1), (pairs.extremes, 2)):
+        limited = functools.partial(pairs.length_limited, pairs=functools.partial(rule), gap=9)
+        assert (
+            jobs.batch_shape(dataclasses.replace(turn, pairs=limited), 512, 1024, 16).n == responses
+        )
 
 
 def test_a_mismatched_response_is_one_more_of_an_example(turn):
