@@ -76,6 +76,11 @@ def takes_mismatched(loss) -> bool:
     return is_marked or any(map(takes_mismatched, _summed(loss)))
 
 
+def reads_reference_of_tokens(loss) -> bool:
+    """Whether a bound loss gets Batch.ref_token_logp."""
+    return not is_reference_free(loss) and 'token_logp' in requested_fields(loss)
+
+
 def without_mismatched(out, batch):
     """(out, batch) without the last response of each example."""
     fields = {name: x for name, x in out._asdict().items() if x is not None}

@@ -105,7 +105,7 @@ def reference_column(
     a log-prob of the column is not finite.
     """
     sampled, is_needed = _sampled_logp(docs, examples), not loss_contract.is_reference_free(loss)
-    with_tokens = is_needed and 'token_logp' in loss_contract.requested_fields(loss)
+    with_tokens = loss_contract.reads_reference_of_tokens(loss)
     if kind == 'sampler' and is_needed:
         if with_tokens:
             raise ValueError(

@@ -320,6 +320,16 @@ def trains_on_samples(turn: Turn) -> bool:
     return sampled == samples and turn.pairs.func is not pairs.agreeing
 
 
+def makes_reference_pass(turn: Turn) -> bool:
+    """Whether a turn passes over its examples before its updates: because its loss reads the
+    reference, or to compare the log-probs of responses with those that they were sampled with.
+    """
+    return not loss_contract.is_reference_free(turn.loss) or any(
+        _sampler(pipeline)[1] and pipeline.pairs.func is not pairs.agreeing
+        for pipeline in turn.pipelines
+    )
+
+
 def example_lengths(turn: Turn, jobs: list[Job], prompt_tokens: int) -> tuple[int, int]:
     """Tokens of an example's prompt and of each of its responses, of full length: the most of the
     turn and what is joined to it.

@@ -16,7 +16,7 @@ from selfrew.engine.generate import memory_plan, programs, scheduler
 from selfrew.mesh import sharding
 from selfrew.models import decoder, language_model, paged_attention
 from selfrew.models.config import ModelConfig
-from selfrew.plan.jobs import BatchShape, Job, PlannedJob, trains_on_samples
+from selfrew.plan.jobs import BatchShape, Job, PlannedJob, makes_reference_pass
 from selfrew.run.turns import Turn
 from selfrew.types import Batch, State
 
@@ -54,8 +54,8 @@ def round_programs(
         yield _prefill_program(lm, state.params, job, sizes, prefix)
         yield _decode_program(lm, state.params, job, sizes, prefix)
     batch = _batch(lm, shape)
-    if shape.n > 1 or trains_on_samples(turn):
-        yield _reference_program(lm, state.params, batch, shape)
+    if makes_reference_pass(turn):
+        yield _reference_program(lm, turn.loss, state.params, batch, shape)
     yield _update_program(lm, turn.loss, optimizer, state, batch, shape)
 
 
@@ -205,12 +205,17 @@ def _burst(module, params, prefix, slots, pages):
     )
 
 
-def _reference_program(lm, params, batch: Batch, shape: BatchShape) -> Program:
+def _reference_program(lm, loss, params, batch: Batch, shape: BatchShape) -> Program:
+    with_tokens = loss_contract.reads_reference_of_tokens(loss)
+
+    def lower():
+        return reference.response_logp.lower(lm.module, params, batch, with_tokens=with_tokens)
+
     return Program(
         'reference',
         shape.rows * shape.length,
         _forward_flops(lm, shape),
-        lambda: reference.response_logp.lower(lm.module, params, batch),
+        lower,
         {'params': _device_bytes(params)},
     )
 
@@ -235,7 +240,7 @@ def _update_program(lm, loss, optimizer, state: State, batch: Batch, shape: Batc
 
     def lower():
         asked = batch
-        if 'token_logp' in loss_contract.requested_fields(loss):
+        if loss_contract.reads_reference_of_tokens(loss):
             logp_PS = _rows(lm, batch.mask.shape, jnp.float32)
             asked = batch._replace(ref_token_logp=logp_PS)
         batches: Any = asked if A == 1 else jax.tree.map(stacked, asked)

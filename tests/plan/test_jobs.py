@@ -208,6 +208,37 @@ def test_limits_of_words_leave_the_number_of_responses_as_it_is(turn):
 def test_a_mismatched_response_is_one_more_of_an_example(turn):
     turn = dataclasses.replace(turn, loss=functools.partial(losses.kto))
     assert jobs.batch_shape(turn, 512, 1024, 16).n == 3
+    turn = dataclasses.replace(turn, pairs=functools.partial(pairs.singles))
+    assert jobs.batch_shape(turn, 512, 1024, 16).n == 2
+    both = (functools.partial(losses.sft), functools.partial(losses.kto))
+    summed = functools.partial(losses.sum, losses=both, weights=(1.0, 1.0))
+    turn = dataclasses.replace(turn, loss=summed)
+    assert jobs.batch_shape(turn, 512, 1024, 16).n == 2
+
+
+@pytest.mark.parametrize(
+    'loss, rule, is_made_of_given',
+    [
+        (losses.dpo, pairs.extremes, True),
+        (losses.kto, pairs.singles, True),
+        (losses.simpo, pairs.extremes, False),
+        (losses.sft, pairs.singles, False),
+    ],
+)
+def test_a_reference_pass_is_made_for_the_loss_or_to_compare_samples(
+    turn, loss, rule, is_made_of_given
+):
+    turn = dataclasses.replace(turn, loss=functools.partial(loss), pairs=functools.partial(rule))
+    given = functools.partial(samplers.given)
+    of_given = dataclasses.replace(turn, sampler=given)
+    greedy = functools.partial(GREEDY, sampler=given)
+    assert jobs.makes_reference_pass(turn)
+    assert jobs.makes_reference_pass(of_given) == is_made_of_given
+    assert jobs.makes_reference_pass(dataclasses.replace(turn, sampler=greedy))
+    assert jobs.makes_reference_pass(dataclasses.replace(of_given, joined=(turn,)))
+    # a judge's verdicts are texts
+    verdicts = dataclasses.replace(turn, pairs=functools.partial(pairs.agreeing))
+    assert jobs.makes_reference_pass(verdicts) == is_made_of_given
 
 
 def test_a_rounds_time_is_that_of_its_programs_times_how_often_they_run(turn, planned):

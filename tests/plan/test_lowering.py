@@ -31,3 +31,16 @@ def test_the_update_of_a_loss_that_asks_for_more_is_lowered(name):
     state, batch = train_state.abstract_state(lm, optimizer), lowering._batch(lm, shape)
     program = lowering._update_program(lm, loss, optimizer, state, batch, shape)
     program.lower().compile()
+
+
+@pytest.mark.parametrize('name, has_tokens', [('ld_dpo', True), ('dpo', False)])
+def test_the_reference_pass_leaves_each_tokens_log_prob_where_the_loss_reads_it(name, has_tokens):
+    lm, _ = toy()
+    shape = BatchShape(examples=4, n=2, micros=2, rows=4, length=32, selected=64)
+    params = train_state.abstract_state(lm, optimizers.adamw()).params
+    batch = lowering._batch(lm, shape)
+    loss = functools.partial(getattr(losses, name))
+    out = lowering._reference_program(lm, loss, params, batch, shape).lower().out_info
+    assert out.logp.shape == (4, 2)
+    assert (out.token_logp is not None) == has_tokens
+    assert not has_tokens or out.token_logp.shape == (1, 64)
