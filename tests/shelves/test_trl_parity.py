@@ -151,6 +151,7 @@ def _tokens(N, seed=0):
     [
         ({'name': 'dpo'}, {'loss_types': ['sigmoid']}),
         ({'name': 'dpo', 'average': True}, {'loss_types': ['sigmoid_norm']}),
+        ({'name': 'sft', 'mean': 'token'}, {'loss_types': ['sft']}),
         ({'name': 'hinge', 'beta': 0.3}, {'loss_types': ['hinge'], 'beta': 0.3}),
         ({'name': 'ipo', 'average': True}, {'loss_types': ['ipo']}),
         (
