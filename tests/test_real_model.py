@@ -196,8 +196,6 @@ def _turn(files, method):
             'pairs': {'name': 'right_vs_wrong', 'gold': True},
             'loss': {'name': 'dpo', 'nll': 1.0},
         },
-        'scpo': {'scorer': {'name': 'consistency'}, 'pairs': {'name': 'extremes', 'weigh': True}},
-        'iterative_ipo': {'scorer': {'name': 'length'}, 'loss': {'name': 'ipo'}},
         'selm': {
             'sampler': {'name': 'with_greedy', 'sampler': SAMPLER},
             'scorer': {'name': 'length'},
@@ -214,8 +212,6 @@ def _turn(files, method):
 METHODS = (
     'sft',
     'irpo',
-    'scpo',
-    'iterative_ipo',
     'selm',
     'self_rewarding',
     'meta_rewarding',

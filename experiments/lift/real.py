@@ -22,6 +22,10 @@ ROWS = flags.DEFINE_integer('rows', 600, 'How many pairs are trained on.')
 ASKED = flags.DEFINE_integer('asked', 96, 'How many prompts are asked, at most.')
 TOKENS = flags.DEFINE_integer('tokens', 320, 'The longest answer.')
 RATE = flags.DEFINE_float('rate', 1e-5, 'Learning rate.')
+STEPS = flags.DEFINE_integer(
+    'steps', None, 'Updates of each arm. Without it, one pass over its own.'
+)
+LORA = flags.DEFINE_integer('lora', 0, 'The rank of adapters; 0 trains all parameters.')
 SEEDS = flags.DEFINE_list('seeds', ['0'], 'One run each.')
 ARMS = flags.DEFINE_list('arms', ['lift', 'dpo'], 'Which to run.')
 DTYPE = flags.DEFINE_string('dtype', 'float32', 'Of the compute.')
@@ -41,6 +45,7 @@ def config_of(arm: str, seed: int) -> dict:
     sampler = {'name': 'sample', 'n': 1, 'temperature': 0.0, 'max_tokens': TOKENS.value}
     asking = {'prompts': heldout, 'sampler': sampler, 'scorer': {'name': 'length'}}
     model = base.model() | {'folder': MODEL.value, 'max_length': 2048, 'dtype': DTYPE.value}
+    model['lora'] = LORA.value
     return base.get(
         seed=seed,
         rounds=1,
@@ -52,7 +57,14 @@ def config_of(arm: str, seed: int) -> dict:
             'scorer': {'name': 'given'},
             'pairs': pairs,
             'loss': {'name': 'dpo', 'beta': 0.1},
-            'train': base.training(lr=RATE.value, batch=32, row_length=1024, warmup=0.1),
+            'train': base.training(
+                lr=RATE.value,
+                batch=32,
+                row_length=1024,
+                warmup=0.1,
+                epochs=STEPS.value or 1,  # a pass has an update at least
+                max_steps=STEPS.value,
+            ),
         },
         evals={
             'limits': {'name': 'length_limits', **asking, 'scales': SCALES, 'least': 20},

@@ -463,6 +463,20 @@ def test_limits_are_scaled_rounded_down_and_at_least_1():
     assert [metrics[f'violations/{s}'] for s in ('1', '0.5', '0.1')] == [0.0, 0.0, 1.0]
 
 
+def test_a_scale_that_binary_numbers_miss_takes_no_word_away():
+    """0.7 of 90 words is 63, where the computer's product is a little less."""
+    prompts = [user_prompt('a', 'Q', responses=[_said(90)])]
+    limits = []
+
+    def sampler(lm, params, prompts, key):
+        limits.extend(prompt.meta['limit'] for prompt in prompts)
+        return [Rollout(prompt, (Response(_said(99)),)) for prompt in prompts]
+
+    parts = {'prompts': _asks(prompts), 'sampler': sampler, 'scorer': None}
+    metrics, _ = evals.length_limits(None, None, jax.random.key(0), **parts, scales=(0.7,))
+    assert limits == [63] and metrics['violations/0.7'] == 1.0
+
+
 def test_prompts_with_short_references_can_be_left_out_and_no_verdict_is_no_loss():
     def silent(lm, params, rollouts, key):
         return [Judgement(rollout, (NAN, 1.0)) for rollout in rollouts]

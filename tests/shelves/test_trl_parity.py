@@ -190,7 +190,7 @@ def _torch_sums(policy):
 def _by_leaves(loss, leaves):
     flat = torch.autograd.grad(loss, [x for row in leaves for x in row], allow_unused=True)
     grads = iter([np.zeros(1) if grad is None else grad.numpy() for grad in flat])
-    return float(loss), [[next(grads) for _ in row] for row in leaves]
+    return float(loss.detach()), [[next(grads) for _ in row] for row in leaves]
 
 
 def test_conservative_dpo_is_trls_smoothed_loss_of_cpo_where_the_reference_is_flat():
@@ -264,4 +264,4 @@ def test_kto_of_labelled_responses_is_trls(seed):
     entry = {'name': 'kto', 'desirable': 1.5, 'undesirable': 0.5}
     ours = _ours(entry, policy, ref, labels=[[label, np.nan] for label in wanted])
     zeros = [np.zeros(len(row[1])) for row in policy]
-    _assert_same(ours, (float(loss), [[grad[b].numpy(), zeros[b]] for b in range(B)]))
+    _assert_same(ours, (float(loss.detach()), [[grad[b].numpy(), zeros[b]] for b in range(B)]))

@@ -58,10 +58,7 @@ def length_limits(
         raise ValueError(f'length_limits: no prompt comes with responses of {least} or more words')
     metrics, judgements, unread = {}, [], []
     for i, scale in enumerate(scales):
-        limited = [
-            words.limited(prompt, max(1, math.floor(scale * _target(prompt))), template)
-            for prompt in asked
-        ]
+        limited = [words.limited(prompt, _limit_of(prompt, scale), template) for prompt in asked]
         rollouts = sampler(lm, params, limited, k_scales[2 * i])
         answers = {rollout.prompt.id: rollout for rollout in rollouts}
         pairs = [
@@ -91,6 +88,12 @@ def _baseline(prompt) -> str:
 
 def _target(prompt) -> int:
     return words.count_words(_baseline(prompt))
+
+
+def _limit_of(prompt, scale: float) -> int:
+    """The target times a scale, rounded down, at least 1."""
+    # 0.7 * 90 is 62.99…9 in binary, and means 63.
+    return max(1, math.floor(round(scale * _target(prompt), 6)))
 
 
 def _outcomes(lm, params, pairs, scorer, key) -> tuple[list[float], list[int]]:
