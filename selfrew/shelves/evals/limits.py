@@ -2,12 +2,13 @@
 
 import dataclasses
 import math
+from typing import NamedTuple
 
 import jax
 
 from selfrew.shelves.evals.intervals import mean_of, wilson
 from selfrew.tasks import words
-from selfrew.types import Judgement, Response, Rollout
+from selfrew.types import Judgement, Prompt, Response, Rollout
 
 
 def check_scales(scales: tuple) -> None:
@@ -53,16 +54,18 @@ def length_limits(
     Raises ValueError where no prompt comes with a response of so many words.
     """
     k_prompts, *k_scales = jax.random.split(key, 1 + 2 * len(scales))
-    asked = [prompt for prompt in prompts(lm, params, k_prompts) if _target(prompt) >= least]
+    asked = [made for made in map(_asked, prompts(lm, params, k_prompts)) if made.target >= least]
     if not asked:
         raise ValueError(f'length_limits: no prompt comes with responses of {least} or more words')
     metrics, judgements, unread = {}, [], []
     for i, scale in enumerate(scales):
-        limited = [words.limited(prompt, _limit_of(prompt, scale), template) for prompt in asked]
+        limited = [
+            words.limited(each.prompt, _scaled(each.target, scale), template) for each in asked
+        ]
         rollouts = sampler(lm, params, limited, k_scales[2 * i])
         answers = {rollout.prompt.id: rollout for rollout in rollouts}
         pairs = [
-            (prompt, answers[name.id]) for prompt, name in zip(asked, limited) if name.id in answers
+            (each, answers[name.id]) for each, name in zip(asked, limited) if name.id in answers
         ]
         outcomes, counts = _outcomes(lm, params, pairs, scorer, k_scales[2 * i + 1])
         known = [win for win in outcomes if not math.isnan(win)]
@@ -81,30 +84,33 @@ def length_limits(
     return metrics | {'no_verdict': mean_of(unread)}, judgements
 
 
-def _baseline(prompt) -> str:
-    """The shortest response that comes with a prompt; '' without any."""
-    return min(prompt.meta.get('responses', ('',)), key=words.count_words)
+class _Asked(NamedTuple):
+    prompt: Prompt  # without a limit
+    baseline: str  # the shortest response that comes with it; '' without any
+    target: int  # the baseline's words
 
 
-def _target(prompt) -> int:
-    return words.count_words(_baseline(prompt))
+def _asked(prompt: Prompt) -> _Asked:
+    counts = {text: words.count_words(text) for text in prompt.meta.get('responses', ('',))}
+    baseline = min(counts, key=counts.__getitem__)
+    return _Asked(prompt, baseline, counts[baseline])
 
 
-def _limit_of(prompt, scale: float) -> int:
+def _scaled(target: int, scale: float) -> int:
     """The target times a scale, rounded down, at least 1."""
     # 0.7 * 90 is 62.99…9 in binary, and means 63.
-    return max(1, math.floor(round(scale * _target(prompt), 6)))
+    return max(1, math.floor(round(scale * target, 6)))
 
 
 def _outcomes(lm, params, pairs, scorer, key) -> tuple[list[float], list[int]]:
     """(a win, half a win or none of each response, nan without a verdict; its words).
 
-    pairs: (the prompt without the limit, the rollout with it).
+    pairs: (what was asked, the rollout with the limit).
     """
     counts = [words.count_words(rollout.responses[0].text) for _, rollout in pairs]
     met = [
-        Rollout(prompt, (rollout.responses[0], Response(_baseline(prompt))))
-        for count, (prompt, rollout) in zip(counts, pairs)
+        Rollout(each.prompt, (rollout.responses[0], Response(each.baseline)))
+        for count, (each, rollout) in zip(counts, pairs)
         if count <= rollout.prompt.meta['limit']
     ]
     judgements = iter([*scorer(lm, params, met, key)] if met else [])
