@@ -27,6 +27,7 @@ HELPERS = {
     f'{evals.__name__}.judges': {'missing_votes', 'judge_metrics'},
     f'{evals.__name__}.samples': {'judge_samples'},
     f'{losses.__name__}.reported': {'entropies', 'pair_metrics'},
+    f'{losses.__name__}.responses': {'is_positive', 'per_token', 'want_responses'},
     scorers.__name__: {'unread_reason'},
     f'{scorers.__name__}.rules': {'correctness', 'says_nothing', 'was_cut'},
     f'{scorers.__name__}.expected_scores': {'expected_scores'},

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from selfrew.engine.loss_contract import reference_free
 from selfrew.shelves.losses.reported import pair_metrics
+from selfrew.shelves.losses.responses import is_positive, per_token, want_responses
 
 NORMS = 'sum', 'mean'
 
@@ -26,9 +27,7 @@ def _terms(out, batch, alpha: float):
     mask, so that the mean over examples is the mean over these tokens.
     """
     logp_BN, contrast_BN, length_BN = out.logp[:, :2], out.contrast[:, :2], out.length[:, :2]
-    labels_BN = jnp.asarray(batch.labels)[:, :2]
-    by_place_N = jnp.array([1.0, 0.0])[: labels_BN.shape[1]]  # a first response is positive
-    is_positive_BN = jnp.where(jnp.isnan(labels_BN), by_place_N, labels_BN) > 0
+    is_positive_BN = is_positive(batch.labels[:, :2])
     ce_B = jnp.sum(jnp.where(is_positive_BN, -logp_BN, 0.0), axis=1)
     contrast_B = jnp.sum(jnp.where(is_positive_BN, 0.0, contrast_BN), axis=1)
     positives_B = jnp.sum(jnp.where(is_positive_BN, length_BN, 0.0), axis=1)
@@ -90,10 +89,8 @@ def pairwise_cringe(
     """
     del key
     check_margin_norm(margin_norm)
-    if (N := out.logp.shape[1]) < 2:
-        raise ValueError(f'pairwise_cringe wants 2 responses an example, got {N}')
-    per_BN = 1.0 / jnp.maximum(out.length, 1.0)
-    nat_BN = per_BN if margin_norm == 'mean' else jnp.ones_like(per_BN)
+    want_responses(out, 'pairwise_cringe')
+    nat_BN = per_token(out) if margin_norm == 'mean' else jnp.ones_like(out.length)
     reward_BN = nat_BN * out.logp
     margin_B = reward_BN[:, 0] - reward_BN[:, 1]
     gate_B = jax.nn.sigmoid((margin - margin_B) / gate_tau)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from selfrew.engine import logprobs
 from selfrew.engine.loss_contract import checked_by
 from selfrew.shelves.losses.reported import entropies, pair_metrics
+from selfrew.shelves.losses.responses import per_token, want_responses
 
 
 def check_tau(tau: float) -> None:
@@ -21,14 +22,8 @@ def check_tau(tau: float) -> None:
 def _ratios(out, batch, loss: str, least: int = 2):
     """The ratios [B N]. Raises ValueError where examples have fewer responses than `least`."""
     chex.assert_rank([out.logp, out.length, batch.ref_logp], 2)
-    if (N := out.logp.shape[1]) < least:
-        raise ValueError(f'{loss} wants {least} responses an example, got {N}')
+    want_responses(out, loss, least)
     return out.logp - batch.ref_logp
-
-
-def _per_token(out):
-    """1 / length [B N]."""
-    return 1.0 / jnp.maximum(out.length, 1.0)
 
 
 def _rewards(out, batch, loss: str, beta: float):
@@ -69,7 +64,7 @@ def dpo(
     """
     del key
     ratio_BN = _ratios(out, batch, f'dpo with explore={explore}', 3 if explore else 2)
-    nat_BN = beta * (_per_token(out) if average else jnp.ones_like(out.length))
+    nat_BN = beta * (per_token(out) if average else jnp.ones_like(out.length))
     reward_BN = nat_BN * ratio_BN
     margin_B = reward_BN[:, 0] - reward_BN[:, 1]
     margin_B += length * (out.length[:, 0] - out.length[:, 1])
@@ -126,7 +121,7 @@ def ipo(out, batch, key, *, tau: float = 0.1, average: bool = False, entropy: bo
     """
     del key
     check_tau(tau)
-    per_BN = _per_token(out) if average else jnp.ones_like(out.length)
+    per_BN = per_token(out) if average else jnp.ones_like(out.length)
     ratio_BN = _ratios(out, batch, 'ipo') * per_BN
     loss_B = (ratio_BN[:, 0] - ratio_BN[:, 1] - 1.0 / (2.0 * tau)) ** 2
     metrics = entropies(out, 'chosen', 'rejected') if entropy else {}

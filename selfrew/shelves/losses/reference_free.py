@@ -5,12 +5,12 @@ import jax.numpy as jnp
 
 from selfrew.engine.loss_contract import reference_free
 from selfrew.shelves.losses.reported import pair_metrics
+from selfrew.shelves.losses.responses import per_token, want_responses
 
 
 def _means(out, loss: str):
     """Mean log-prob a token [B N]. Raises ValueError where examples have no loser."""
-    if (N := out.logp.shape[1]) < 2:
-        raise ValueError(f'{loss} wants 2 responses an example, got {N}')
+    want_responses(out, loss)
     return out.logp / jnp.maximum(out.length, 1.0)
 
 
@@ -25,7 +25,7 @@ def simpo(out, batch, key, *, beta: float = 2.0, gamma: float = 1.0):
     del batch, key
     reward_BN = beta * _means(out, 'simpo')
     loss_B = -jax.nn.log_sigmoid(reward_BN[:, 0] - reward_BN[:, 1] - gamma)
-    return loss_B, pair_metrics(out, reward_BN, beta / jnp.maximum(out.length, 1.0))
+    return loss_B, pair_metrics(out, reward_BN, beta * per_token(out))
 
 
 @reference_free
@@ -50,5 +50,5 @@ def orpo(out, batch, key, *, odds: float = 0.1):
     log_odds_BN = mean_BN - rest_BN
     ratio_B = log_odds_BN[:, 0] - log_odds_BN[:, 1]
     loss_B = -mean_BN[:, 0] - odds * jax.nn.log_sigmoid(ratio_B)
-    metrics = pair_metrics(out, odds * mean_BN, odds / jnp.maximum(out.length, 1.0))
+    metrics = pair_metrics(out, odds * mean_BN, odds * per_token(out))
     return loss_B, metrics | {'log_odds': ratio_B}

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from selfrew.engine.loss_contract import with_mismatched
+from selfrew.shelves.losses.responses import is_positive
 
 
 @with_mismatched
@@ -34,9 +35,7 @@ def kto(
     ratio_BN = out.logp - batch.ref_logp
     kl = jnp.sum(ratio_BN[:, -1] * batch.real) / jnp.maximum(jnp.sum(batch.real), 1.0)
     kl = jax.lax.stop_gradient(jnp.maximum(kl, 0.0))
-    ratio_BN, labels_BN = ratio_BN[:, :-1], jnp.asarray(batch.labels)[:, :-1]
-    by_place_N = jnp.arange(ratio_BN.shape[1]) == 0
-    is_desirable_BN = jnp.where(jnp.isnan(labels_BN), by_place_N, labels_BN > 0)
+    ratio_BN, is_desirable_BN = ratio_BN[:, :-1], is_positive(batch.labels[:, :-1])
     loss_BN = jnp.where(
         is_desirable_BN,
         desirable * jax.nn.sigmoid(beta * (kl - ratio_BN)),
