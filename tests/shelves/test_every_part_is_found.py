@@ -37,6 +37,7 @@ HELPERS = {
         'is_on_side',
         'messages_of',
         'read_prompts',
+        'with_given',
     },
     samplers.__name__: {'ends_greedy'},
     f'{prompts.__name__}.novelty': {

@@ -1,10 +1,16 @@
 """Prompts from the user's files and from published data sets."""
 
 import dataclasses
-import math
 from typing import cast
 
-from selfrew.shelves.prompts.rows import draw, in_portions, is_on_side, messages_of, read_prompts
+from selfrew.shelves.prompts.rows import (
+    draw,
+    in_portions,
+    is_on_side,
+    messages_of,
+    read_prompts,
+    with_given,
+)
 from selfrew.tasks import published, templates
 from selfrew.tasks.hashing import hash_digit, short_id
 from selfrew.tasks.records import read_records
@@ -235,14 +241,8 @@ def judgements(
     def read_row(place: str, row: dict) -> Prompt:
         del place
         judgement = cast(Judgement, from_json(Judgement, row))
-        prompt, responses = judgement.rollout.prompt, judgement.rollout.responses
-        given = {
-            'responses': [response.text for response in responses],
-            'tokens': [list(response.tokens) for response in responses],
-            'finishes': [response.finish for response in responses],
-            'grades': [None if math.isnan(score) else score for score in judgement.scores],
-        }
-        return dataclasses.replace(prompt, meta=prompt.meta | given)
+        rollout = judgement.rollout
+        return with_given(rollout.prompt, rollout.responses, judgement.scores)
 
     made = read_prompts(lm, source, read_row, 0)
     return draw(made, n, source, key, portion=portion, portions=portions)

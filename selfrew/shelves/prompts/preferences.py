@@ -1,12 +1,18 @@
 """Pairs that others made: preferences of people, of judges, or of an earlier run."""
 
 import itertools
-import math
 import os
 import re
 from typing import cast
 
-from selfrew.shelves.prompts.rows import draw, in_portions, is_on_side, messages_of, read_prompts
+from selfrew.shelves.prompts.rows import (
+    draw,
+    in_portions,
+    is_on_side,
+    messages_of,
+    read_prompts,
+    with_given,
+)
 from selfrew.types import Example, Prompt, from_json
 
 # Who speaks in the dialogues of HH-RLHF, each turn after an empty line.
@@ -89,13 +95,7 @@ def _of_example(example: Example) -> Prompt:
     """The prompt of a training example, with all of its responses as they were sampled."""
     responses = example.responses
     grades = list(example.scores) or [1.0] + [0.0] * (len(responses) - 1)
-    meta = example.prompt.meta | {
-        'responses': [response.text for response in responses],
-        'tokens': [list(response.tokens) for response in responses],
-        'finishes': [response.finish for response in responses],
-        'grades': [None if math.isnan(grade) else grade for grade in grades],
-    }
-    return Prompt(example.prompt.id, example.prompt.messages, example.prompt.answer, meta)
+    return with_given(example.prompt, responses, grades)
 
 
 def _prompt(name: str, messages: list[dict], texts: list[str], grades: list[float]) -> Prompt:

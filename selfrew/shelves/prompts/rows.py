@@ -1,5 +1,7 @@
 """Rows of files as prompts: what the parts that read data share."""
 
+import dataclasses
+import math
 from collections.abc import Callable
 
 from selfrew import tasks
@@ -85,6 +87,19 @@ def draw(
         return prompts
     drawn = keys.numpy_rng(key).choice(len(prompts), n, replace=False)
     return [prompts[i] for i in sorted(drawn)]
+
+
+def with_given(prompt: Prompt, responses, grades) -> Prompt:
+    """The prompt with responses as they were sampled and their grades, for the sampler and the
+    scorer `given`. nan is no grade.
+    """
+    given = {
+        'responses': [response.text for response in responses],
+        'tokens': [list(response.tokens) for response in responses],
+        'finishes': [response.finish for response in responses],
+        'grades': [None if math.isnan(grade) else grade for grade in grades],
+    }
+    return dataclasses.replace(prompt, meta=prompt.meta | given)
 
 
 def messages_of(row: dict, field: str) -> list[dict]:
