@@ -16,7 +16,7 @@ from typing import NamedTuple
 import jax
 from tqdm import tqdm
 
-from selfrew.engine import finite, saved_models
+from selfrew.engine import finite, saved_models, train_state
 from selfrew.mesh import sharding
 from selfrew.models import hf, lora
 from selfrew.models.loading import load_all
@@ -39,7 +39,8 @@ def save(
 ) -> None:
     """Writes what transformers loads, with adapters merged; or the adapters alone.
 
-    That is the config, tensors, tokenizer, chat template, generation config and a model card. The
+    That is the config, tensors, tokenizer, chat template, generation config and a model card; and a
+    value head, if the model has one, in value_head.safetensors, which transformers ignores. The
     tokens that end a turn are those at which the model was taught, and sampled, to end. The folder
     gets its name when it is complete.
 
@@ -104,7 +105,10 @@ def _write_merged(folder: str, lm, params, fields: dict, dtype: str, shard_bytes
     known = {name: value for name, value in known.items() if value is not None}
     merged = lora.merging_loaders(lm.config, params)
     options = {'dtype': dtype, 'shard_bytes': shard_bytes}
-    hf.write(folder, fields | end_field, lm.config, merged, **options)
+    stored = {name: param for name, param in merged.items() if name != 'value'}
+    hf.write(folder, fields | end_field, lm.config, stored, **options)
+    if 'value' in merged:
+        hf.write_value_head(folder, merged['value'])
     generation = known | hf.read_optional(lm.folder, 'generation_config.json') | end_field
     hf.write_json(folder, 'generation_config.json', generation)
 
@@ -142,8 +146,7 @@ def open_turn(workdir: str, turn: str | None = None, mesh: dict | None = None) -
     state = checkpoint.state_path(Folder(workdir, turn or saved[-1]))
     loaders = trained = saved_models.state_loaders(lm, state)
     if lm.config.lora:
-        loaders = lm.base_param_loaders()
-        loaders['blocks'] |= trained['blocks']
+        loaders = train_state.with_trainable(lm.base_param_loaders(), trained)
     return TurnModel(lm, loaders, turn or saved[-1], config)
 
 

@@ -38,6 +38,7 @@ class ModelConfig:
     norm_eps: float = 1e-6
     tied: bool = True
     scalar_head: bool = False  # also gives a reward or value at each position
+    value_head: bool = False  # also gives, at each position, a value of each next token
     activation: str = 'silu'  # or 'gelu_tanh'
     qkv_bias: bool = False
     qk_norm: str | None = None  # 'head': over each head's features; 'width': over all heads'

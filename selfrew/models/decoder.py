@@ -78,6 +78,8 @@ class Decoder(nn.Module):
             self.param('head', normal(config.width, 'embed', 'vocab'), shape[::-1])
         if config.scalar_head:
             self.param('scalar', layers.zeros_init('embed', None), (config.width, 1))
+        if config.value_head:
+            self.param('value', layers.zeros_init('embed', 'vocab'), shape[::-1])
         return layers.rms_norm(x_RLD, scale_D, config.norm_eps, config.unit_offset), cache
 
     def _block_class(self):
@@ -130,6 +132,12 @@ def logits(module: Decoder, params, hidden_XD):
     )
     cap = module.config.final_softcap
     return logits_XV if cap is None else cap * jnp.tanh(logits_XV / cap)
+
+
+def values(head_DV, hidden_XD):
+    """The value [X V] of each next token by a value head, float32, of hidden states [X D]."""
+    head_DV = head_DV.astype(hidden_XD.dtype)
+    return jnp.matmul(hidden_XD, head_DV, preferred_element_type=jnp.float32)
 
 
 def scalar_value(params, hidden_XD):

@@ -39,6 +39,7 @@ class Lm:
     cache: str | None = None  # dtype of the KV cache; None: that of the compute
     cache_gib: float | None = None  # GiB of each device that the KV cache may take; None: see load
     adapter: str | None = None  # the PEFT folder that its adapters came from
+    only: str | None = None  # the part that updates change alone, see train_state.training_only
     has_fixed_remat: bool = True  # whether updates recompute what module.remat says; else: chosen
 
     @property
@@ -68,7 +69,12 @@ class Lm:
         """`base_params` without adapters, with a function that reads it in each one's place."""
         assert self.folder is not None, 'only a model loaded from a folder has base parameters'
         shapes, shardings = self.abstract_params(), self.param_shardings()
-        return hf.param_loaders(self.folder, self.config, shapes, shardings)
+        stored = {name: shape for name, shape in shapes.items() if name != 'value'}
+        loaders = hf.param_loaders(self.folder, self.config, stored, shardings)
+        if self.config.value_head:
+            place = shapes['value'], shardings['value']
+            loaders['value'] = hf.value_head_loader(self.folder, *place)
+        return loaders
 
     def base_of(self, params) -> dict:
         """M_0 from the parameters of any round. With adapters these, but for the adapters, so that
@@ -157,6 +163,7 @@ def describe(
     lora: int = 0,
     lora_alpha: float = 16.0,
     adapter: str | None = None,
+    value_head: bool = False,
     shape: dict[str, Any] | None = None,
 ) -> Lm:
     """The model of a Hugging Face folder, a GGUF file, a hub name or 'tiny', the base that ships,
@@ -182,6 +189,8 @@ def describe(
       lora: rank of the adapters; 0 trains all parameters. They are scaled by lora_alpha / lora.
       adapter: a PEFT folder or hub name, whose adapters training begins with; it sets their rank
         and scale, and `lora` is 0 or that rank. A matrix without an adapter there gets a fresh one.
+      value_head: whether the model also values each next token (losses.cd_q, losses.cd_fudge): with
+        the head that a run was exported with (value_head.safetensors), or else one of zeros.
     Raises FileNotFoundError or ValueError before anything is put on a device.
     """
     _check_choice('dtype', dtype, DTYPES)
@@ -200,7 +209,7 @@ def describe(
     if shape is not None:
         _check_shape(hf.config_of(shape, 'model.shape', max_length), config, folder)
     _check_cudnn(attention, dtype, config, folder)
-    config = dataclasses.replace(config, lora=lora, lora_alpha=lora_alpha)
+    config = dataclasses.replace(config, lora=lora, lora_alpha=lora_alpha, value_head=value_head)
     if adapter is not None:
         adapter = resolve_folder(adapter)
         config = with_adapter(adapter, config)
@@ -208,7 +217,17 @@ def describe(
     recomputed = remat or 'none'
     module = decoder.make_module(config, dtype, attention=attention, remat=recomputed, mesh=mesh)
     is_fixed = remat is not None
-    return Lm(module, tokenizer, mesh, params, folder, cache, cache_gib, adapter, is_fixed)
+    return Lm(
+        module,
+        tokenizer,
+        mesh,
+        params,
+        folder,
+        cache,
+        cache_gib,
+        adapter,
+        has_fixed_remat=is_fixed,
+    )
 
 
 def with_adapter(adapter: str, config: ModelConfig) -> ModelConfig:

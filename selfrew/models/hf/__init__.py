@@ -20,6 +20,7 @@ from selfrew.models.hf.gguf_file import is_gguf
 from selfrew.models.hf.gguf_tokenizer import gguf_tokenizer
 from selfrew.models.hf.reader import param_loaders, read_params
 from selfrew.models.hf.tokenizer_files import write_tokenizer
+from selfrew.models.hf.value_head import has_value_head, value_head_loader, write_value_head
 from selfrew.models.hf.writer import set_usual_mode, write, write_json
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     'config_of',
     'gguf_stop_tokens',
     'gguf_tokenizer',
+    'has_value_head',
     'is_gguf',
     'llama_fields',
     'param_loaders',
@@ -37,8 +39,10 @@ __all__ = [
     'read_optional',
     'read_params',
     'set_usual_mode',
+    'value_head_loader',
     'write',
     'write_adapters',
     'write_json',
     'write_tokenizer',
+    'write_value_head',
 ]

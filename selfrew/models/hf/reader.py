@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from selfrew.models.config import ModelConfig
 from selfrew.models.hf.gguf_file import is_gguf
 from selfrew.models.hf.gguf_tensors import GgufCheckpoint
-from selfrew.models.hf.tensors import FUSED, OUTER, block_tensors
+from selfrew.models.hf.tensors import FUSED, OUTER, VALUE_FILE, block_tensors
 from selfrew.models.loading import load_all
 from selfrew.models.lora import is_adapter
 
@@ -87,6 +87,7 @@ def _tensor_paths(folder: str) -> dict[str, str]:
         names = _indexed_files(index)
     else:
         names = {name for name in os.listdir(folder) if name.endswith('.safetensors')}
+        names -= {VALUE_FILE}
     paths = {}
     for name in sorted(names):
         path = os.path.join(folder, name)

@@ -13,6 +13,8 @@ OUTER = {
     'head': 'lm_head.weight',
     'scalar': 'score.weight',
 }
+# A value head (decoder.values) lies in a file of its own: no other program has a name for it.
+VALUE_FILE, VALUE_TENSOR = 'value_head.safetensors', 'value_head.weight'
 # Parameter of a block -> tensor, after the prefix of its layer.
 BLOCK = {
     'q': 'self_attn.q_proj.weight',
