@@ -100,7 +100,8 @@ def run(
         ):
             if folder.has('state'):
                 optimizer = train_state.cached_optimizer(turn.train.keywords['optimizer'])
-                state = checkpoint.restore(lm, folder, optimizer, state.params)
+                trained = train_state.training_only(lm, turn.train.keywords.get('only'))
+                state = checkpoint.restore(trained, folder, optimizer, state.params)
             else:
                 state = learn(lm, state, turn, folder, keys.fold_name(key, turn.name), log)
                 if is_due(turn, states_every, rounds):

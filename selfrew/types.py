@@ -47,6 +47,9 @@ class Response:
     tokens: tuple = ()  # empty if the response was not sampled; packing then tokenises the text
     finish: str = 'stop'  # 'stop': the model ended it; 'length': cut by the token limit
     logp: float | None = None  # nats, summed over tokens, at temperature 1 without truncation
+    # The same under the law that drew it: with temperature, truncation and control. None where that
+    # law has no closed form (see samplers.blockwise), or the response was not sampled.
+    sampled_logp: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +113,11 @@ def _rollout(fields: dict) -> Rollout:
 
 
 def _responses(rows: list) -> tuple:
-    return tuple(Response(r['text'], tuple(r['tokens']), r['finish'], r['logp']) for r in rows)
+    return tuple(
+        # Older files have no sampled_logp.
+        Response(r['text'], tuple(r['tokens']), r['finish'], r['logp'], r.get('sampled_logp'))
+        for r in rows
+    )
 
 
 def from_json(kind: type, fields: dict):
@@ -165,9 +172,13 @@ class Batch(NamedTuple):
     ref_logp: Any
     scores: Any = None  # [B N] float32, Example.scores; nan where there is none
     labels: Any = None  # [B N] float32, Example.labels; nan where there is none
+    ended: Any = None  # [B N] float32, 0 for a response that was cut by the token limit
     # [P S] float32, the reference's log-prob of each selected token, 0 where a place is unused.
     # None unless the loss asks for `token_logp`.
     ref_token_logp: Any = None
+    # [P S] float32, the same of the policy before the turn's first update. None unless the loss
+    # asks for it, see loss_contract.with_old_logp.
+    old_token_logp: Any = None
 
 
 class Forward(NamedTuple):
@@ -183,8 +194,8 @@ class Forward(NamedTuple):
     entropy: Any = None  # [B N] nats, summed
     contrast: Any = None  # [B N] nats, summed
     token_logp: Any = None  # [P S] nats, of each selected token; 0 where a place is unused
-    value: Any = None  # [P S] of each selected token
-    expect: Any = None  # [P S] of the distribution that each selected token was drawn from
+    value: Any = None  # [P S] of each selected token, by the value head
+    expect: Any = None  # [P S] the mean value under the distribution that predicts each of them
 
 
 class State(NamedTuple):

@@ -9,10 +9,22 @@ from selfrew.types import Forward
 RATIO = 1.5  # of the contrast of a token to its log-prob, in `packed`
 
 
-def packed(policy, ref, *, labels=None, real=None):
+def of_tokens(batch, numbers):
+    """[P S] Numbers of tokens, [b][n] -> one for each of a response's tokens."""
+    B, N = batch.ref_logp.shape
+    tokens = {i: np.concatenate([*row]).astype(np.float32) for i, row in enumerate(numbers)}
+    given = reference.Reference(np.zeros((B, N), np.float32), tokens)
+    return jnp.asarray(
+        reference.with_reference(batch._replace(real=np.ones(B)), given).ref_token_logp
+    )
+
+
+def packed(policy, ref, *, labels=None, real=None, scores=None, ended=None, values=None):
     """(out, batch) of B examples of N responses, all fields of both filled.
 
-    policy, ref: [b][n] -> the log-probs of a response's tokens. labels: [B N].
+    policy, ref: [b][n] -> the log-probs of a response's tokens; the policy's before the turn are
+    half way between. labels, scores: [B N]; None: falling scores. ended: [B N] bool; None: all.
+    values: [b][n] -> (value, expectation) of a response's tokens; None: some of size 1.
     """
     B, N = len(policy), len(policy[0])
     docs = [
@@ -21,7 +33,9 @@ def packed(policy, ref, *, labels=None, real=None):
             (1, 1 + index),
             tuple(tuple(range(3, 3 + len(tokens))) for tokens in responses),
             1.0,
+            scores=tuple(range(N, 0, -1)) if scores is None else tuple(scores[index]),
             labels=() if labels is None else tuple(labels[index]),
+            ended=() if ended is None else tuple(ended[index]),
         )
         for index, responses in enumerate(policy)
     ]
@@ -32,16 +46,22 @@ def packed(policy, ref, *, labels=None, real=None):
     batch = reference.with_reference(batch, reference.Reference(sums, tokens))
     if real is not None:
         batch = batch._replace(real=np.array(real, np.float32), count=np.float32(np.sum(real)))
-    own = reference.Reference(sums, {i: np.concatenate([*r]) for i, r in enumerate(policy)})
-    logp_PS = jnp.asarray(
-        reference.with_reference(batch._replace(real=np.ones(B)), own).ref_token_logp
+    logp_PS = of_tokens(batch, policy)
+    old_PS = 0.5 * (logp_PS + batch.ref_token_logp)
+    if values is None:
+        values = [[np.stack([np.sin(9.0 * t), np.cos(7.0 * t)]) for t in row] for row in policy]
+    value_PS, expect_PS = (
+        of_tokens(batch, [[v[i] for v in row] for row in values]) for i in (0, 1)
     )
+    batch = batch._replace(old_token_logp=np.asarray(old_PS))
     out = Forward(
         logp=logprobs.response_sums(batch, logp_PS),
         length=logprobs.response_sums(batch, batch.mask),
         entropy=logprobs.response_sums(batch, -logp_PS),
         contrast=logprobs.response_sums(batch, -RATIO * logp_PS),
         token_logp=logp_PS,
+        value=value_PS,
+        expect=expect_PS,
     )
     assert out.logp.shape == (B, N)
     return out, batch

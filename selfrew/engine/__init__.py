@@ -2,6 +2,6 @@
 sampling (`generate`).
 
 Import from it: packing, logprobs, reference, trainer, train_step, train_state, schedules,
-loss_contract, scalar_values, saved_models, generate.
+loss_contract, response_logps, scalar_values, saved_models, generate.
 It imports: types, mesh, models.
 """

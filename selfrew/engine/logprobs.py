@@ -4,9 +4,10 @@ Axis letters here:
   M tokens laid end to end   K the largest logits, as candidates   C chunks   W tokens of a chunk
 """
 
+import dataclasses
 import functools
 import math
-from typing import cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -86,23 +87,34 @@ def contrast(logits_MV, target_M, key_M, candidates: int):
     return jax.nn.softplus(take(logits_MV, target_M) - take(logits_MV, drawn_M))
 
 
-def _measure_tokens(module, wants, heads, hidden_MD, target_M, key_M) -> dict:
+class _Given(NamedTuple):
+    """What is given of each token, and has no gradient."""
+
+    key: Any = None  # [… ] for random draws
+    base_hidden: Any = None  # [… D] hidden states of the model without adapters
+
+
+def _measure_tokens(module, wants, heads, hidden_MD, target_M, given: _Given) -> dict:
     """The measures of M tokens, name -> [M], from their logits [M V], which are computed once."""
     logits_MV = decoder.logits(module, heads, hidden_MD)
     measures = {'logp': token_logp(logits_MV, target_M)}
     if 'entropy' in wants:
         measures['entropy'] = entropy(logits_MV)
     if 'contrast' in wants:
-        measures['contrast'] = contrast(logits_MV, target_M, key_M, wants['contrast'])
-    if 'expect' in wants:
-        value_head = heads['value'].astype(hidden_MD.dtype)
-        value_MV = jnp.matmul(hidden_MD, value_head, preferred_element_type=jnp.float32)
+        measures['contrast'] = contrast(logits_MV, target_M, given.key, wants['contrast'])
+    if 'value' in heads:
+        value_MV = decoder.values(heads['value'], hidden_MD)
         measures['value'] = take(value_MV, target_M)
-        measures['expect'] = jnp.sum(jax.nn.softmax(logits_MV, axis=-1) * value_MV, axis=-1)
+        if 'expect' in wants:
+            if given.base_hidden is not None:
+                logits_MV = decoder.logits(module, heads, given.base_hidden)
+            measures['expect'] = jnp.sum(jax.nn.softmax(logits_MV, axis=-1) * value_MV, axis=-1)
     return measures
 
 
-def measure(module, params, hidden_PSD, target_PS, *, key_PS=None, **wants) -> dict:
+def measure(
+    module, params, hidden_PSD, target_PS, *, key_PS=None, base_hidden_PSD=None, **wants
+) -> dict:
     """The measures of each selected token, name -> [P S] float32. The one place where training
     applies the head.
 
@@ -110,23 +122,26 @@ def measure(module, params, hidden_PSD, target_PS, *, key_PS=None, **wants) -> d
       entropy=True: 'entropy' of the distribution, in nats.
       contrast=k: 'contrast' with k candidates (see `contrast`); needs a key for each token.
       token_logp=True: nothing here; `forward` keeps 'logp' for each token.
-      expect=True: 'value' and 'expect'. The head params['value'] [D V] gives each next token a
-        value; 'value' is the target's, 'expect' the mean over the distribution (CD-Q, arXiv
-        2310.17022, Eq. 6).
+      value=True: 'value' of the target. The head params['value'] [D V] gives each next token one.
+      expect=True: also 'expect', the mean value of the next token under the distribution (CD-Q,
+        arXiv 2310.17022, Eq. 6). Of a model with adapters it is the distribution without them, from
+        base_hidden.
     Logits beyond CHUNK_BYTES are computed one chunk of tokens at a time, and again in the backward
     pass.
-    Raises ValueError for another measure, or for 'expect' without params['value'].
+    Raises ValueError for another measure, or for values without params['value'].
     """
     _check_wants(wants, params)
     P, S, _ = hidden_PSD.shape
     mesh, vocab = module.mesh, module.config.vocab
     shards = sharding.shards(mesh, 'vocab', vocab)
     chunks = math.ceil(S / max(CHUNK_BYTES * shards // (4 * vocab), 1))
-    head_names = ['head' if 'head' in params else 'embed'] + ['value'] * ('expect' in wants)
+    head_names = ['head' if 'head' in params else 'embed']
+    head_names += ['value'] * ('value' in wants or 'expect' in wants)
     heads = {name: params[name] for name in head_names}
+    given = _Given(key_PS, base_hidden_PSD)
     measure_parts = functools.partial(_flat, functools.partial(_measure_tokens, module, wants))
     if chunks == 1:
-        return measure_parts(heads, hidden_PSD, target_PS, key_PS)
+        return measure_parts(heads, hidden_PSD, target_PS, given)
     width = math.ceil(S / chunks)
 
     def cut(x_PS):  # to [C P W …]: C chunks of W tokens
@@ -135,7 +150,7 @@ def measure(module, params, hidden_PSD, target_PS, *, key_PS=None, **wants) -> d
         padded = jnp.concatenate([x_PS, padding], axis=1)  # [P C·W …]
         return padded.reshape(P, chunks, width, *rest).swapaxes(0, 1)
 
-    inputs = jax.tree.map(cut, (hidden_PSD, target_PS, key_PS))
+    inputs = jax.tree.map(cut, (hidden_PSD, target_PS, given))
     # The stubs of custom_vjp lose what it returns.
     by_chunk = cast(dict[str, jax.Array], _map_chunks(measure_parts, mesh, heads, *inputs))
     return {name: x_CPW.swapaxes(0, 1).reshape(P, -1)[:, :S] for name, x_CPW in by_chunk.items()}
@@ -146,23 +161,24 @@ def _check_wants(wants: dict, params) -> None:
     for name in wants:
         if name not in choices:
             raise ValueError(f'no measure {name!r}; there are: {", ".join(choices)}')
-    if 'expect' in wants and 'value' not in params:
-        raise ValueError("'expect' needs a value head, but there is no params['value']")
+    for name in wants:
+        if name in ('value', 'expect') and 'value' not in params:
+            raise ValueError(f'{name!r} needs a value head: set model.value_head')
 
 
-def _flat(function, heads, hidden_PWD, target_PW, key_PW) -> dict:
+def _flat(function, heads, hidden_PWD, target_PW, given) -> dict:
     """`function` of all parts' tokens laid end to end.
 
     One large matrix product is faster than many small ones.
     """
-    inputs = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (hidden_PWD, target_PW, key_PW))
+    inputs = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (hidden_PWD, target_PW, given))
     return {name: x_M.reshape(target_PW.shape) for name, x_M in function(heads, *inputs).items()}
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _map_chunks(function, mesh, heads, hidden_CPWD, target_CPW, key_CPW) -> dict:
+def _map_chunks(function, mesh, heads, hidden_CPWD, target_CPW, given) -> dict:
     """`function` of each chunk in turn, name -> [C P W]."""
-    return jax.lax.map(lambda chunk: function(heads, *chunk), (hidden_CPWD, target_CPW, key_CPW))
+    return jax.lax.map(lambda chunk: function(heads, *chunk), (hidden_CPWD, target_CPW, given))
 
 
 def _map_chunks_fwd(function, mesh, *operands):
@@ -182,8 +198,8 @@ def _map_chunks_bwd(function, mesh, operands, slopes):
     }
     P = inputs[0].shape[1]
 
-    def part_vjp(hidden_WD, target_W, key_W, slopes):
-        rest = jax.tree.map(lambda x: x[None], (target_W, key_W))
+    def part_vjp(hidden_WD, target_W, given, slopes):
+        rest = jax.tree.map(lambda x: x[None], (target_W, given))
 
         def measures(heads, hidden_WD):
             return {name: function(heads, hidden_WD[None], *rest)[name][0] for name in slopes}
@@ -238,13 +254,22 @@ def token_measures(module, params, batch: Batch, key=None, **wants) -> dict:
 
     key: for random draws. A token's draw is its own, whatever shares its batch or row.
     """
+    hidden_PSD, base_hidden_PSD = _hidden_states(module, params, batch), None
+    if 'expect' in wants and module.config.lora:
+        plain = module.clone(config=dataclasses.replace(module.config, lora=0))
+        base_hidden_PSD = jax.lax.stop_gradient(_hidden_states(plain, params, batch))
+    key_PS = _token_keys(key, batch) if 'contrast' in wants else None
+    target_PS, given = _gather(batch.tokens, batch.target), {'base_hidden_PSD': base_hidden_PSD}
+    measures = measure(module, params, hidden_PSD, target_PS, key_PS=key_PS, **given, **wants)
+    return {name: x_PS * batch.mask for name, x_PS in measures.items()}
+
+
+def _hidden_states(module, params, batch: Batch):
+    """[P S D] The hidden states from which the batch's response tokens are predicted."""
     hidden_RLD, _ = module.apply(
         {'params': params}, batch.tokens, batch.position, attention_mask(batch)
     )
-    key_PS = _token_keys(key, batch) if 'contrast' in wants else None
-    hidden_PSD, target_PS = _gather(hidden_RLD, batch.source), _gather(batch.tokens, batch.target)
-    measures = measure(module, params, hidden_PSD, target_PS, key_PS=key_PS, **wants)
-    return {name: x_PS * batch.mask for name, x_PS in measures.items()}
+    return _gather(hidden_RLD, batch.source)
 
 
 def selected_logp(module, params, batch: Batch):

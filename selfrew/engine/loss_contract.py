@@ -2,8 +2,8 @@
 
 import inspect
 
-# `value` comes with `expect`, Batch.ref_token_logp with `token_logp`.
-OPTIONAL_FIELDS = 'entropy', 'contrast', 'expect', 'token_logp'
+# Batch.ref_token_logp comes with `token_logp`.
+OPTIONAL_FIELDS = 'entropy', 'contrast', 'value', 'expect', 'token_logp'
 PER_TOKEN_FIELDS = 'value', 'expect', 'token_logp'  # not summed over a response
 
 
@@ -39,6 +39,12 @@ def _summed(loss) -> tuple:
     return getattr(loss, 'keywords', {}).get('losses', ())
 
 
+def _is_marked(loss, mark: str) -> bool:
+    """Whether a loss, bound or not, or any of a sum, has a mark."""
+    own = getattr(getattr(loss, 'func', loss), mark, False)
+    return own or any(_is_marked(part, mark) for part in _summed(loss))
+
+
 def checked_by(check):
     """Marks a loss whose options `check(**options)`, called when it is bound, refuses with a
     ValueError.
@@ -72,8 +78,34 @@ def with_mismatched(loss):
 
 def takes_mismatched(loss) -> bool:
     """Whether a loss, bound or not, or any of a sum, is marked as `with_mismatched`."""
-    is_marked = getattr(getattr(loss, 'func', loss), 'takes_mismatched', False)
-    return is_marked or any(map(takes_mismatched, _summed(loss)))
+    return _is_marked(loss, 'takes_mismatched')
+
+
+def with_old_logp(loss):
+    """Marks a loss that reads Batch.old_token_logp; it asks for `token_logp`, too."""
+    loss.reads_old_logp = True
+    return loss
+
+
+def reads_old_logp(loss) -> bool:
+    """Whether a loss, bound or not, or any of a sum, is marked as `with_old_logp`."""
+    return _is_marked(loss, 'reads_old_logp')
+
+
+def of_frozen_trunk(loss):
+    """Marks a loss of values whose expectation is under the model as it is: train.only='value'."""
+    loss.wants_frozen_trunk = True
+    return loss
+
+
+def wants_frozen_trunk(loss) -> bool:
+    """Whether a loss, bound or not, or any of a sum, is marked as `of_frozen_trunk`."""
+    return _is_marked(loss, 'wants_frozen_trunk')
+
+
+def reads_values(loss) -> bool:
+    """Whether a bound loss asks for a field that the value head gives."""
+    return not {'value', 'expect'}.isdisjoint(requested_fields(loss))
 
 
 def reads_reference_of_tokens(loss) -> bool:
@@ -85,7 +117,7 @@ def without_mismatched(out, batch):
     """(out, batch) without the last response of each example."""
     fields = {name: x for name, x in out._asdict().items() if x is not None}
     cut = {name: x[:, :-1] for name, x in fields.items() if name not in PER_TOKEN_FIELDS}
-    columns = 'ref_logp', 'scores', 'labels'
+    columns = 'ref_logp', 'scores', 'labels', 'ended'
     return out._replace(**cut), batch._replace(
         lengths=batch.lengths[:-1], **{name: getattr(batch, name)[:, :-1] for name in columns}
     )

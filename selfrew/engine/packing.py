@@ -9,7 +9,10 @@ from selfrew.mesh import buckets, processes, sharding
 from selfrew.types import Batch, Example
 
 # The fields of Batch that the mesh shards.
-ROW_FIELDS = 'tokens', 'position', 'doc', 'branch', 'target', 'source', 'mask', 'ref_token_logp'
+ROW_FIELDS = (
+    *('tokens', 'position', 'doc', 'branch', 'target', 'source', 'mask'),
+    *('ref_token_logp', 'old_token_logp'),
+)
 
 
 class Doc(NamedTuple):
@@ -21,6 +24,7 @@ class Doc(NamedTuple):
     weight: float
     scores: tuple = ()  # (N,) or ()
     labels: tuple = ()  # (N,) or ()
+    ended: tuple = ()  # (N,) of bool, whether each response came to its end; (): all did
 
     @property
     def response_length(self) -> int:
@@ -51,7 +55,8 @@ def tokenise(
             tuple(r.tokens or text.response_tokens(r.text, r.finish)) for r in example.responses
         )
         prompt = tuple(text.prompt_tokens(example.prompt))
-        doc = Doc(index, prompt, responses, example.weight, example.scores, example.labels)
+        ended = tuple(r.finish == 'stop' for r in example.responses)
+        doc = Doc(index, prompt, responses, example.weight, example.scores, example.labels, ended)
         longest = len(doc.prompt) + max(map(len, responses))
         if all(responses) and doc.length <= row_length and longest <= (positions or longest):
             docs.append(doc)
@@ -249,9 +254,11 @@ def pack_rows(
     shape_BN = batch, len(lengths_N)
     ref_logp_BN = np.full(shape_BN, np.nan, np.float32)
     scores_BN, labels_BN = np.full((2, *shape_BN), np.nan, np.float32)
+    ended_BN = np.ones(shape_BN, np.float32)
     for b, doc in enumerate(docs):
         scores_BN[b, : len(doc.scores)] = doc.scores
         labels_BN[b, : len(doc.labels)] = doc.labels
+        ended_BN[b, : len(doc.ended)] = doc.ended
     return Batch(
         tokens_RL,
         position_RL,
@@ -268,6 +275,7 @@ def pack_rows(
         ref_logp_BN,
         scores_BN,
         labels_BN,
+        ended_BN,
     )
 
 

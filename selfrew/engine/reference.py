@@ -1,7 +1,7 @@
 """The reference column: each response's log-prob under the reference.
 
 That is by default the parameters at the start of the round; or the sampler's own log-probs, or the
-base model.
+base model. Beside it, for losses that ask, the policy's before the first update.
 """
 
 import functools
@@ -44,10 +44,22 @@ def with_reference(batch: Batch, reference: Reference) -> Batch:
     ref_logp_BN = np.where(is_real, reference.column[batch.index], np.float32(0))
     if reference.tokens is None:
         return batch._replace(ref_logp=ref_logp_BN)
+    logp_PS = _of_tokens(batch, reference.tokens)
+    return batch._replace(ref_logp=ref_logp_BN, ref_token_logp=logp_PS)
+
+
+def with_old_logp(batch: Batch, old: Reference) -> Batch:
+    """The batch with the log-prob of each token under the policy before the first update."""
+    assert old.tokens is not None, 'made with tokens'
+    return batch._replace(old_token_logp=_of_tokens(batch, old.tokens))
+
+
+def _of_tokens(batch: Batch, tokens: dict) -> np.ndarray:
+    """[P S] What `tokens` says of each selected token, see Reference; 0 for unused places."""
     logp_PS = np.zeros_like(batch.mask)
     for index, selected in _selected_tokens(batch):
-        logp_PS[selected] = reference.tokens[index]
-    return batch._replace(ref_logp=ref_logp_BN, ref_token_logp=logp_PS)
+        logp_PS[selected] = tokens[index]
+    return logp_PS
 
 
 def _selected_tokens(batch: Batch) -> Iterator[tuple[int, np.ndarray]]:
@@ -85,12 +97,18 @@ def reference_logp(lm, params, batches: list[Batch], with_tokens: bool = False) 
     return Reference(column, tokens if with_tokens else None)
 
 
-def reference_column(
-    lm, params, docs, examples, loss, first_update, one_pass, *, kind: str, max_gap: float
-) -> tuple[Reference | None, list[float]]:
-    """(the reference, gaps: |trainer − sampler| of each sampled response in nats per token).
+class Columns(NamedTuple):
+    """What is known of a turn's responses before its first update."""
 
-    The reference is None if the loss is reference-free and no response was sampled.
+    reference: Reference | None  # None: the loss is reference-free, and no response was sampled
+    old: Reference | None  # of the policy; None unless the loss reads it
+    gaps: list[float]  # |trainer − sampler| of each sampled response, in nats per token
+
+
+def columns(
+    lm, params, docs, examples, loss, first_update, one_pass, *, kind: str, max_gap: float
+) -> Columns:
+    """The reference, the policy's own log-probs, and how far those of trainer and sampler differ.
 
     Args:
       params: the parameters at the start of the round.
@@ -106,6 +124,7 @@ def reference_column(
     """
     sampled, is_needed = _sampled_logp(docs, examples), not loss_contract.is_reference_free(loss)
     with_tokens = loss_contract.reads_reference_of_tokens(loss)
+    reads_old = loss_contract.reads_old_logp(loss)
     if kind == 'sampler' and is_needed:
         if with_tokens:
             raise ValueError(
@@ -115,16 +134,18 @@ def reference_column(
         _check_all_sampled(docs, sampled)
         gaps = _gaps(docs, sampled, reference_logp(lm, params, first_update).column)
         _check_gaps(gaps, max_gap)
-        return Reference(sampled), gaps
+        return Columns(Reference(sampled), None, gaps)
     if kind == 'base' and is_needed:
-        base = reference_logp(lm, lm.base_params(), one_pass, with_tokens)
+        base = reference_logp(lm, lm.base_of(params), one_pass, with_tokens)
         _check_finite(base.column, docs)
-        return base, _gaps(docs, sampled, reference_logp(lm, params, first_update).column)
-    if not is_needed and np.isnan(sampled).all():
-        return None, []
-    exact = reference_logp(lm, params, one_pass, with_tokens)
+        old = reference_logp(lm, params, one_pass if reads_old else first_update, reads_old)
+        gaps = _gaps(docs, sampled, old.column)
+        return Columns(base, old if reads_old else None, gaps)
+    if not is_needed and not reads_old and np.isnan(sampled).all():
+        return Columns(None, None, [])
+    exact = reference_logp(lm, params, one_pass, with_tokens or reads_old)
     _check_finite(exact.column, docs)
-    return exact, _gaps(docs, sampled, exact.column)
+    return Columns(exact, exact if reads_old else None, _gaps(docs, sampled, exact.column))
 
 
 def _sampled_logp(docs, examples) -> np.ndarray:

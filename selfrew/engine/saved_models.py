@@ -16,9 +16,11 @@ from selfrew.models import hf, language_model, text
 from selfrew.models.loading import load_all
 
 
-def check(name: str) -> None:
+def check(name: str, *, value_head: bool = False) -> None:
     """Raises FileNotFoundError or ValueError where `load` could not load that model, as far as can
     be seen without reading its tensors.
+
+    value_head: whether it has to have a value head.
     """
     fields = _model_fields(name)
     try:
@@ -31,6 +33,10 @@ def check(name: str) -> None:
         raise ValueError(f'{name} has a scalar head: it is a reward model and writes no text')
     text.load(folder, fields.get('chat_template'), fold_system=fields.get('fold_system', False))
     locate(name)
+    if value_head:
+        has_head = fields.get('value_head') if _is_run(name) else hf.has_value_head(folder)
+        if not has_head:
+            raise ValueError(f'{name} has no value head; see losses.cd_q')
 
 
 def locate(name: str) -> str:
@@ -58,11 +64,14 @@ def context_length(name: str) -> int:
     return language_model.context_length(**_model_fields(name))
 
 
-def load(name: str, like: language_model.Lm) -> tuple[language_model.Lm, dict]:
+def load(
+    name: str, like: language_model.Lm, *, value_head: bool = False
+) -> tuple[language_model.Lm, dict]:
     """(lm, params) of that model, on the mesh of `like`.
 
     A folder is loaded with the dtypes, cache and attention of `like`, and with its context where
-    that is shorter than the folder's own; a run as its config says.
+    that is shorter than the folder's own; a run as its config says. value_head: with the value head
+    of a folder.
 
     Raises FileNotFoundError or ValueError if there is no such model, or a parameter is not finite.
     """
@@ -75,6 +84,7 @@ def load(name: str, like: language_model.Lm) -> tuple[language_model.Lm, dict]:
             'max_length': min(like.config.max_length, context_length(name)),
             'cache': like.cache,
             'cache_gib': like.cache_gib,
+            'value_head': value_head,
         }
     lm, params = language_model.load(**fields, **like.mesh.shape)
     if _is_run(name):
@@ -106,7 +116,7 @@ def state_loaders(lm, path: str) -> dict:
     """The parameters of a saved state, each as a function that reads it, and nothing else.
 
     Each is placed as `lm` says, whatever devices it was saved from. The structure is that of
-    train_state.trainable_params. A function raises ValueError if its parameter is not finite.
+    train_state.saved_params. A function raises ValueError if its parameter is not finite.
 
     path: of the state, as `locate` gives it.
     """
@@ -117,7 +127,7 @@ def state_loaders(lm, path: str) -> dict:
     )
     return jax.tree_util.tree_map_with_path(
         lambda names, target: functools.partial(_restore_param, path, names, target),
-        train_state.trainable_params(lm, abstract),
+        train_state.saved_params(lm, abstract),
     )
 
 

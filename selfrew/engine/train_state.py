@@ -1,5 +1,6 @@
 """The state of training: trainable parameters, optimiser state, and their shardings."""
 
+import dataclasses
 import functools
 
 import jax
@@ -11,13 +12,44 @@ from selfrew.models import lora
 from selfrew.types import State
 
 OPTIMIZER_STATES = 'fresh', 'kept'
+ONLY = ('value',)
+
+
+def check_only(only: str | None) -> None:
+    """Raises ValueError if updates cannot be restricted so."""
+    if only is not None and only not in ONLY:
+        raise ValueError(f'no part {only!r} to train alone; there are: {", ".join(ONLY)}')
+
+
+@functools.cache
+def training_only(lm, only: str | None):
+    """The same model, of which updates change one part alone, 'value': the value head. None: all
+    that `saved_params` has. One object for each, so that programs are compiled once.
+    """
+    return lm if lm.only == only else dataclasses.replace(lm, only=only)
+
+
+def saved_params(lm, params) -> dict:
+    """The parameters that updates may change, and a saved state holds: the adapters, if the model
+    has any, and the value head; otherwise all.
+    """
+    if not lm.config.lora:
+        return params
+    value = {'value': params['value']} if 'value' in params else {}
+    adapters = {name: x for name, x in params['blocks'].items() if lora.is_adapter(name)}
+    return value | {'blocks': adapters}
 
 
 def trainable_params(lm, params) -> dict:
-    """The parameters that updates change: the adapters if the model has any, otherwise all."""
-    if not lm.config.lora:
-        return params
-    return {'blocks': {name: x for name, x in params['blocks'].items() if lora.is_adapter(name)}}
+    """The parameters that updates change: those of `saved_params`, or the value head alone."""
+    if lm.only == 'value':
+        return {'value': params['value'], 'blocks': {}}
+    return saved_params(lm, params)
+
+
+def has_frozen(lm) -> bool:
+    """Whether updates leave some parameters as they are."""
+    return bool(lm.config.lora or lm.only)
 
 
 def with_trainable(params, trainable) -> dict:
@@ -77,7 +109,9 @@ def _opt_shardings(lm, optimizer, opt):
         trainable_params(lm, params),
         transform_non_params=lambda _: replicated,
     )
-    return {'master': params, 'moments': moments} if has_master(lm) else moments
+    if not has_master(lm):
+        return moments
+    return {'master': trainable_params(lm, params), 'moments': moments}
 
 
 def check_optimizer_state(optimizer_state: str) -> None:

@@ -26,7 +26,7 @@ class TrainStep:
 
     def __call__(self, state: State, batch: Batch, lr, key):
         trainable = train_state.trainable_params(self.lm, state.params)
-        frozen = state.params if self.lm.config.lora else {'blocks': {}}
+        frozen = state.params if train_state.has_frozen(self.lm) else {'blocks': {}}
         changed, metrics = self.compiled(state._replace(params=trainable), frozen, batch, lr, key)
         params = train_state.with_trainable(state.params, changed.params)
         return changed._replace(params=params), metrics

@@ -37,6 +37,7 @@ def train(
     epochs: int = 1,
     max_steps: int | None = None,
     row_length: int = 512,
+    only: str | None = None,
     reference: str = 'exact',
     max_gap: float = 0.01,
     warmup: float = 0.0,
@@ -58,7 +59,9 @@ def train(
         epochs: passes over the examples.
         max_steps: stops after so many updates; None: no limit.
       row_length: tokens of a packed row; an example that does not fit is dropped and counted.
-      reference, max_gap: see `reference.reference_column`; max_gap is in nats per token.
+      only: 'value' changes the value head alone, so that what it values is the law of the model
+        as it is; None: all parameters, or all adapters and the value head.
+      reference, max_gap: see `reference.columns`; max_gap is in nats per token.
       lr, warmup, schedule, final: see `schedules.learning_rate`.
     Totals: steps, examples, dropped, tokens (of responses, trained on), gap (mean |trainer −
     sampler| log-prob per token, nan if nothing was sampled), gap_max (the largest mean of one
@@ -70,6 +73,7 @@ def train(
     """
     counts = {'batch': batch, 'accumulate': accumulate, 'epochs': epochs, 'row_length': row_length}
     _check_options(counts | {'max_steps': max_steps}, schedule, reference)
+    lm = train_state.training_only(lm, only)
     docs, dropped = _tokenise(lm, examples, row_length, loss_contract.takes_mismatched(loss))
 
     @functools.lru_cache(maxsize=1)  # one packing in memory at a time
@@ -83,12 +87,14 @@ def train(
     passes = packed(accumulate)
     first_update, one_pass = _split(passes[0][:1], accumulate), _split(passes[0], accumulate)
     source = {'kind': reference, 'max_gap': max_gap}
-    ref, gaps = references.reference_column(
+    ref, old, gaps = references.columns(
         lm, state.params, docs, examples, loss, first_update, one_pass, **source
     )
     batches = [update for updates in passes for update in updates][:max_steps]
     if ref is not None:
         batches = [references.with_reference(update, ref) for update in batches]
+    if old is not None:
+        batches = [references.with_old_logp(update, old) for update in batches]
     rate = {'lr': lr, 'warmup': warmup, 'schedule': schedule, 'final': final}
     rates = [schedules.learning_rate(i, len(batches), **rate) for i in range(len(batches))]
     state = _run_steps(lm, state, batches, rates, key, loss, report, optimizer, split)

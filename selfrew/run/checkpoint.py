@@ -16,7 +16,7 @@ def save(lm, folder, state: State) -> None:
     """
     finite.check_params(state.params, f'the new state of {folder.path}')
     with _checkpointer() as checkpointer:
-        checkpointer.save(state_path(folder), _trainable_fields(lm, state), force=True)
+        checkpointer.save(state_path(folder), _saved_fields(lm, state), force=True)
     folder.mark_done('state', {'step': int(state.step), 'round': int(state.round)})
 
 
@@ -28,7 +28,7 @@ def restore(lm, folder, optimizer, params) -> State:
       params: of the model as it was loaded; supplies the parameters that were not trained.
     Raises ValueError if a parameter is not finite.
     """
-    target = _trainable_fields(lm, train_state.abstract_state(lm, optimizer))
+    target = _saved_fields(lm, train_state.abstract_state(lm, optimizer))
     with _checkpointer() as checkpointer:
         state = State(**checkpointer.restore(state_path(folder), target))
     finite.check_params(state.params, f'{state_path(folder)}; delete the folder {folder.path}')
@@ -54,6 +54,6 @@ def state_path(folder) -> str:
     return os.path.abspath(os.path.join(folder.path, 'state'))
 
 
-def _trainable_fields(lm, state: State) -> dict:
-    """The state's fields by name, with only the trainable parameters."""
-    return state._replace(params=train_state.trainable_params(lm, state.params))._asdict()
+def _saved_fields(lm, state: State) -> dict:
+    """The state's fields by name, with only the parameters that updates may change."""
+    return state._replace(params=train_state.saved_params(lm, state.params))._asdict()

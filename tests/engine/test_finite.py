@@ -26,17 +26,17 @@ def _poisoned(params, name='mlp_norm', value=math.nan):
     return params | {'blocks': blocks | {name: leaf.at[index].set(value)}}, name
 
 
-def loss_of(out, batch, key, *, bad_index: int, value: float):
-    """A loss that is `value` for one example of the turn, and the log-likelihood for others."""
+def loss_of(out, batch, key, *, bad_index: int, bad: float):
+    """A loss that is `bad` for one example of the turn, and the log-likelihood for others."""
     del key
     nll_B = -out.logp[:, 0]
-    return jnp.where(batch.index == bad_index, value, nll_B), {'nll': nll_B}
+    return jnp.where(batch.index == bad_index, bad, nll_B), {'nll': nll_B}
 
 
 @pytest.mark.parametrize('value', [math.nan, math.inf], ids=['nan', 'inf'])
 def test_a_loss_that_is_not_finite_names_its_update_and_its_examples(value):
     lm, params = toy()
-    loss = functools.partial(loss_of, bad_index=5, value=value)
+    loss = functools.partial(loss_of, bad_index=5, bad=value)
     with pytest.raises(finite.NotFinite) as raised:
         train(lm, params, pairs(12), loss, batch=2)
     problem = raised.value
@@ -45,7 +45,7 @@ def test_a_loss_that_is_not_finite_names_its_update_and_its_examples(value):
 
 def test_the_update_before_is_reported_and_the_one_after_is_not():
     lm, params = toy()
-    loss = functools.partial(loss_of, bad_index=5, value=math.nan)
+    loss = functools.partial(loss_of, bad_index=5, bad=math.nan)
     state, rows = State(jax.tree.map(jnp.copy, params), None, 0, 0), []
     options = {'optimizer': optimizers.adamw, 'lr': 1e-2, 'batch': 1, 'row_length': 64}
 
@@ -60,7 +60,7 @@ def test_the_update_before_is_reported_and_the_one_after_is_not():
 
 def test_micro_batches_are_checked_too():
     lm, params = toy()
-    loss = functools.partial(loss_of, bad_index=3, value=math.nan)
+    loss = functools.partial(loss_of, bad_index=3, bad=math.nan)
     with pytest.raises(finite.NotFinite) as raised:
         train(lm, params, pairs(8), loss, batch=4, accumulate=2)
     assert 3 in raised.value.indices and len(raised.value.indices) == 4

@@ -49,7 +49,7 @@ WANTS = {
     'entropy': {'entropy': True},
     'contrast': {'contrast': 4},
     'expect': EXPECT,
-    'value': EXPECT,
+    'value': {'value': True},
 }
 
 
@@ -118,10 +118,11 @@ def test_what_is_wanted_is_that_of_all_logits_at_once(monkeypatch, name, chunk):
 def test_a_measure_that_cannot_be_taken_is_refused_by_name():
     lm, params = toy()
     hidden, target = jnp.zeros((1, 3, SMALL.width)), jnp.zeros((1, 3), int)
-    with pytest.raises(ValueError, match="no measure 'value'; there are: entropy, contrast, ex"):
-        logprobs.measure(lm.module, params, hidden, target, value=True)
-    with pytest.raises(ValueError, match=r"'expect' needs a value head, .* params\['value'\]"):
-        logprobs.measure(lm.module, params, hidden, target, expect=True)
+    with pytest.raises(ValueError, match="no measure 'worth'; there are: entropy, contrast, value"):
+        logprobs.measure(lm.module, params, hidden, target, worth=True)
+    for name in ('value', 'expect'):
+        with pytest.raises(ValueError, match=f'{name!r} needs a value head: set model.value_head'):
+            logprobs.measure(lm.module, params, hidden, target, **{name: True})
 
 
 def test_a_contrast_is_drawn_as_the_softmax_of_the_largest_says():

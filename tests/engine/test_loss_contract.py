@@ -138,4 +138,5 @@ def test_a_step_without_token_log_probs_carries_none():
     assert batch.ref_token_logp is None
     stacked = train_step.stack_micro_batches(batch, 1)
     assert packing.place(lm, stacked).ref_token_logp is None
-    assert len(jax.tree.leaves(batch)) == len(packing.Batch._fields) - 1
+    assert batch.old_token_logp is None
+    assert len(jax.tree.leaves(batch)) == len(packing.Batch._fields) - 2

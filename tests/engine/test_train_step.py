@@ -150,13 +150,6 @@ def _transcendentals(lm, params, batch, loss):
     return compiled.lower(*arguments).compile().cost_analysis()['transcendentals']
 
 
-def test_a_loss_may_have_an_option_named_as_a_field_that_comes_with_another():
-    def loss(out, batch, key, *, value=0.5, expect=True):
-        del out, batch, key, value, expect
-
-    assert loss_contract.requested_fields(loss) == {'expect': True}
-
-
 @pytest.mark.parametrize('name', ['sft', 'dpo', 'ipo'])
 def test_what_no_loss_asks_for_is_not_computed(name):
     """The entropy takes one exponential and one logarithm more per logit; a step without it has
