@@ -8,8 +8,9 @@ from typing import NamedTuple
 import numpy as np
 
 from selfrew.engine.generate import memory_plan, prefill, programs
+from selfrew.engine.generate.control import Control, scorers_of
 from selfrew.engine.generate.page_table import PageTable
-from selfrew.mesh import sharding
+from selfrew.mesh import buckets, sharding
 from selfrew.models import decoder
 
 SMALL_CACHE_BYTES = 16 * 2**20  # a cache up to this size is allocated in full at once
@@ -29,20 +30,33 @@ class DeviceSlots:
     The cache has half of all pages that the slots may have, or all of them.
     """
 
-    def __init__(self, lm, params, plan: memory_plan.MemoryPlan, requests, first_tokens_S):
-        """first_tokens_S: tokens that each slot will hold after its first burst."""
-        if memory_plan.is_single_cpu(lm):
-            params = decoder.unstack(lm.module, params)
-            lm = dataclasses.replace(lm, module=lm.module.clone(stacked=False))
-        self.lm, self.params, self._plan = lm, params, plan
+    def __init__(
+        self,
+        lm,
+        params,
+        plan: memory_plan.MemoryPlan,
+        requests,
+        first_tokens_S,
+        control: Control | None = None,
+        *,
+        has_all_pages: bool = False,
+    ):
+        """first_tokens_S: tokens that each slot will hold after its first burst. has_all_pages: the
+        cache does not grow.
+        """
+        own = [(lm, params), *(control.scorers if control else ())]
+        self.models = [_as_sampled(*model) for model in own]
+        (self.lm, self.params), self._plan = self.models[0], plan
+        self._scorers, lm = scorers_of(control, self.models), self.lm
         prefix = requests[0].prompt[: plan.prefix_tokens]
-        self.prefix_cache = prefill.make_prefix_cache(lm, params, prefix)
+        self.prefix_cache = prefill.make_prefix_cache(self.models, prefix)
         self.max_ends = max(1, *(len(request.options.ends) for request in requests))
         shards = sharding.row_shards(lm.mesh)
         self.pages = PageTable(plan.slots, plan.pages_per_slot, plan.page_size, 1, shards)
         small = SMALL_CACHE_BYTES // (plan.page_size * memory_plan.column_bytes(lm))
         needed = self.pages.pages_needed(self.pages.pages_of(first_tokens_S))
-        count = self._round_pages(max(needed, min(self._all_pages(), small)))
+        least = self._all_pages() if has_all_pages else min(self._all_pages(), small)
+        count = self._round_pages(max(needed, least))
         self.pages.repack(np.arange(plan.slots), count)
         self.state = programs.empty_slots(
             lm.module,
@@ -53,6 +67,7 @@ class DeviceSlots:
             max_tokens=plan.max_tokens,
             ends=self.max_ends,
             words=len(requests[0].key_words),
+            scorers=tuple((scorer.module, scorer.cache_dtype) for scorer, _ in self.models[1:]),
         )
 
     # --- pages ---
@@ -105,7 +120,7 @@ class DeviceSlots:
         """
         if pool_cache is None:
             sizes = self._plan.prefill_rows, self._plan.prefill_columns
-            pool_cache = prefill.empty_pool(self.lm.module, self.lm.cache_dtype, *sizes)
+            pool_cache = prefill.empty_pools(self.models, *sizes)
         for start in range(0, len(insertions), batch):
             self._insert_batch(insertions[start : start + batch], batch, pool_cache)
 
@@ -126,6 +141,32 @@ class DeviceSlots:
             self.lm.module, self.state, pool_cache, slot, row, pages, request
         )
 
+    def fork(self, source_S, is_forked_S, limit_S, first_page_S, tokens_S) -> None:
+        """Slots go on with the sample of another one, see programs.fork.
+
+        first_page: [S] the first page that may differ between the two; all before it hold the same
+        tokens. tokens: [S] in the pages of both.
+        """
+        pages = []
+        for slot in np.flatnonzero(is_forked_S & (source_S != np.arange(len(source_S)))).tolist():
+            source, first = int(source_S[slot]), int(first_page_S[slot])
+            count = int(self.pages.pages_of(tokens_S[slot]))
+            from_pages = self.pages.global_pages(source, count)[first:]
+            to_pages = self.pages.global_pages(slot, count)[first:]
+            pages += zip(from_pages.tolist(), to_pages.tolist())
+        size = buckets.next_power_of_two(max(len(pages), 1))
+        page_X, copy_X = np.array(pages + [(0, 0)] * (size - len(pages)), np.int32).T
+        self.state = programs.fork(
+            self.lm.module,
+            self.state,
+            source_S.astype(np.int32),
+            is_forked_S,
+            limit_S.astype(np.int32),
+            page_X,
+            copy_X,
+            np.int32(len(pages)),
+        )
+
     def decode(self, busy_S, active_floor: int, max_steps: int) -> tuple[np.ndarray, np.ndarray]:
         """Runs decode steps, see programs.decode. Returns each slot's number of tokens and whether
         it is still active, both [S].
@@ -139,8 +180,17 @@ class DeviceSlots:
             busy_S,
             np.int32(active_floor),
             np.int32(max_steps),
+            self._scorers,
         )
         return np.asarray(self.state.token_count), np.asarray(self.state.active)
+
+
+def _as_sampled(lm, params) -> tuple:
+    """(lm, params) as a model is sampled with: on a single CPU each layer has its own arrays."""
+    if not memory_plan.is_single_cpu(lm):
+        return lm, params
+    module = lm.module.clone(stacked=False)
+    return dataclasses.replace(lm, module=module), decoder.unstack(lm.module, params)
 
 
 def _release_freed_memory() -> None:

@@ -1,6 +1,7 @@
 """Plans the sizes of a call's arrays before it begins: slots, pages, the prefill pool."""
 
 import dataclasses
+import math
 
 import jax.numpy as jnp
 
@@ -62,7 +63,16 @@ def cache_budget(lm) -> float:
 
 
 def plan(
-    lm, lengths, limits, distinct: int, *, slots: int, prefix_tokens: int = 0, memory: float
+    lm,
+    lengths,
+    limits,
+    distinct: int,
+    *,
+    slots: int,
+    prefix_tokens: int = 0,
+    memory: float,
+    scorers=(),
+    group: int = 1,
 ) -> MemoryPlan:
     """The sizes for requests with these prompts and limits.
 
@@ -73,9 +83,12 @@ def plan(
       slots: at most this many.
       prefix_tokens: of the prefix that all prompts share.
       memory: bytes that the caches may take on a device.
+      scorers: other models that read the same tokens.
+      group: the number of slots is a multiple of it.
     Raises ValueError with the numbers if the memory does not hold one slot per row shard.
     """
-    shards, per_column = sharding.row_shards(lm.mesh), column_bytes(lm)
+    shards = sharding.row_shards(lm.mesh)
+    per_column = sum(map(column_bytes, (lm, *scorers)))
     longest = max(length - 1 - prefix_tokens + limit for length, limit in zip(lengths, limits))
     page_size = _page_size(lm, longest)
     pages_per_slot = buckets.bucket(-(-longest // page_size))
@@ -98,6 +111,14 @@ def plan(
             f'{max(lengths)}), set model.cache=bfloat16 or use a larger mesh'
         )
     slots = min(wanted, fitting)
+    if group > 1:
+        together = math.lcm(group, shards)
+        slots = max(slots // together, 1) * together
+        if slots > fitting:
+            raise ValueError(
+                f'{together} slots are sampled together, and the cache has room for {fitting}: '
+                f'raise model.cache_gib, lower max_tokens ({max(limits)}) or candidates ({group})'
+            )
     return MemoryPlan(
         slots=slots,
         page_size=page_size,

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from selfrew.engine.generate import token_sampling
+from selfrew.engine.generate import control, token_sampling
 from selfrew.mesh import sharding
 from selfrew.models import attention, decoder
 
@@ -35,11 +35,13 @@ class SlotRequest(NamedTuple):
     top_p: Any  # [S] float32
     min_p: Any  # [S] float32
     ends: Any  # [S E] int32, tokens that end the sample, padded with -1
+    strength: Any  # [S] float32, times the tokens' values it is added to their logits
 
 
 # The dtypes of its fields.
 REQUEST_DTYPES = SlotRequest(
-    *('uint32', 'int32', 'int32', 'int32', 'float32', 'int32', 'float32', 'float32', 'int32')
+    *('uint32', 'int32', 'int32', 'int32', 'float32', 'int32', 'float32', 'float32', 'int32'),
+    'float32',
 )
 
 
@@ -50,6 +52,8 @@ class Slots(NamedTuple):
     active: Any  # [S] bool
     tokens: Any  # [S T] int32, those sampled so far
     logp: Any  # [S T] float32, of each under the raw distribution, in nats
+    sampled_logp: Any  # [S T] float32, of each under the one that it was drawn from
+    value: Any  # [S] float32, of the prompt and all tokens so far, by scorers; 0 without any
 
 
 def empty_cache(module, dtype, rows: int, columns: int) -> tuple:
@@ -106,9 +110,11 @@ def as_prefix_cache(module, cache) -> tuple:
 @functools.partial(
     jax.jit,
     static_argnums=(0, 1),
-    static_argnames=('rows', 'pages', 'page_size', 'max_tokens', 'ends', 'words'),
+    static_argnames=('rows', 'pages', 'page_size', 'max_tokens', 'ends', 'words', 'scorers'),
 )
-def empty_slots(module, dtype, *, rows, pages, page_size, max_tokens, ends, words) -> Slots:
+def empty_slots(
+    module, dtype, *, rows, pages, page_size, max_tokens, ends, words, scorers=()
+) -> Slots:
     """Slots without samples.
 
     Args:
@@ -117,6 +123,7 @@ def empty_slots(module, dtype, *, rows, pages, page_size, max_tokens, ends, word
       max_tokens: of the longest sample.
       ends: the most end tokens of a request.
       words: uint32 words of a key's data.
+      scorers: (module, dtype of its cache) of each scorer's model, see control.Scorers.
     """
 
     def zeros(dtype, *shape):
@@ -133,10 +140,14 @@ def empty_slots(module, dtype, *, rows, pages, page_size, max_tokens, ends, word
         top_p=zeros(f32),
         min_p=zeros(f32),
         ends=zeros(i32, ends),
+        strength=zeros(f32),
     )
     cache, count = empty_cache(module, dtype, pages, page_size), zeros(i32)
-    tokens, logp = zeros(i32, max_tokens), zeros(f32, max_tokens)
-    return _constrain_slots(module, Slots(cache, request, count, count > 0, tokens, logp))
+    for scorer, scorer_dtype in scorers:
+        cache += empty_cache(scorer, scorer_dtype, pages, page_size)
+    tokens, logp, sampled_logp = zeros(i32, max_tokens), *(zeros(f32, max_tokens),) * 2
+    slots = Slots(cache, request, count, count > 0, tokens, logp, sampled_logp, zeros(f32))
+    return _constrain_slots(module, slots)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
@@ -154,7 +165,8 @@ def insert(module, slots: Slots, pool, slot_A, row_A, page_AB, request_A: SlotRe
     request = jax.tree.map(put, slots.request, request_A)
     count, active = put(slots.token_count, 0), put(slots.active, True)
     cache = tuple(map(copy, slots.cache, pool))
-    return _constrain_slots(module, Slots(cache, request, count, active, slots.tokens, slots.logp))
+    slots = slots._replace(cache=cache, request=request, token_count=count, active=active)
+    return _constrain_slots(module, slots)
 
 
 def _copy_rows(mesh, part, pool, *, row_A, page_AB):
@@ -205,34 +217,93 @@ def select_slots(slots: Slots, slot_S) -> Slots:
     return jax.tree.map(lambda x: x[slot_S], slots)
 
 
-def decode_step(module, params, prefix, slots: Slots, pages) -> Slots:
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+def fork(module, slots: Slots, source_S, is_forked_S, limit_S, page_X, copy_X, copies) -> Slots:
+    """The slots, of which some go on with the sample of another one.
+
+    Args:
+      source: [S] int32, the slot whose sample each slot has from now on; its own where it is not
+        forked. key, and all that is not of the sample, stay the slot's own.
+      is_forked: [S] bool, slots that become active, with the limit `limit` [S].
+      page, copy: [X] int32, pages numbered over the whole cache, and the page that gets the content
+        of each. copies: how many of them are meant, from the first on.
+    """
+    request = slots.request
+    request = request._replace(
+        token=request.token[source_S],
+        filled=request.filled[source_S],
+        limit=jnp.where(is_forked_S, limit_S, request.limit),
+    )
+
+    def copy_page(index, part):
+        def copied(array):
+            page = jax.lax.dynamic_slice_in_dim(array, page_X[index], 1, axis=1)
+            return jax.lax.dynamic_update_slice_in_dim(array, page, copy_X[index], axis=1)
+
+        return {name: copied(array) for name, array in part.items()}
+
+    cache = tuple(jax.lax.fori_loop(0, copies, copy_page, part) for part in slots.cache)
+    forked = Slots(
+        cache,
+        request,
+        slots.token_count[source_S],
+        slots.active | is_forked_S,
+        slots.tokens[source_S],
+        slots.logp[source_S],
+        slots.sampled_logp[source_S],
+        slots.value[source_S],
+    )
+    return _constrain_slots(module, forked)
+
+
+def decode_step(module, params, prefix, slots: Slots, pages, scorers=None) -> Slots:
     """Reads each slot's last token and samples the next one; inactive slots stay as they are.
 
     prefix: the prefix cache, or None.
     pages: paged_attention.Pages without `filled`, with room for the token.
+    scorers: control.Scorers, or None. Slots and prefix have their caches behind the model's own.
     """
     request, S = slots.request, len(slots.active)
     P = prefix[0]['k'].shape[3] if prefix else 0
     position_S1 = P + request.filled[:, None]
     columns = P + pages.table.shape[1] * slots.cache[0]['k'].shape[4]
     # The token goes into the column after those in use. An inactive slot never reads that column.
-    hidden_S1D, cache = module.apply(
-        {'params': params},
-        request.token[:, None],
-        position_S1,
-        _causal_mask(columns, position_S1),
-        slots.cache,
-        pages._replace(filled=request.filled),
-        prefix,
-    )
+    modules, all_params = (module,), (params,)
+    if scorers is not None:
+        modules, all_params = (module, *scorers.modules), (params, *scorers.params)
+    hiddens, cache = [], ()
+    for each, each_params, each_cache, each_prefix in zip(
+        modules,
+        all_params,
+        control.split_cache(modules, slots.cache),
+        control.split_cache(modules, prefix),
+    ):
+        hidden_S1D, new_cache = each.apply(
+            {'params': each_params},
+            request.token[:, None],
+            position_S1,
+            _causal_mask(columns, position_S1),
+            each_cache,
+            pages._replace(filled=request.filled),
+            each_prefix,
+        )
+        hiddens.append(hidden_S1D[:, 0])
+        cache += new_cache
     key_S = jax.random.wrap_key_data(request.key)
     uniform_S = jax.vmap(lambda key, count: jax.random.uniform(jax.random.fold_in(key, count)))(
         key_S, slots.token_count
     )
-    logits_SV = decoder.logits(module, params, hidden_S1D[:, 0])
-    token_S, logp_S = token_sampling.sample_tokens(
-        logits_SV, uniform_S, request.temperature, request.top_k, request.top_p, request.min_p
-    )
+    logits_SV = decoder.logits(module, params, hiddens[0])
+    law = request.temperature, request.top_k, request.top_p, request.min_p
+    if scorers is None:
+        token_S, *logps = token_sampling.sample_tokens(logits_SV, uniform_S, *law)
+        value_S = slots.value
+    else:
+        value_SV = control.token_values(scorers, hiddens[0], hiddens[1:])
+        tilt_SV = request.strength[:, None] * value_SV
+        token_S, *logps = token_sampling.sample_tokens(logits_SV, uniform_S, *law, tilt_SV)
+        value_S = jnp.take_along_axis(value_SV, token_S[:, None], axis=1)[:, 0]
+        value_S = jnp.where(slots.active, value_S, slots.value)
     active_S = slots.active
     place_S = jnp.where(active_S, slots.token_count, slots.tokens.shape[1])
 
@@ -243,16 +314,26 @@ def decode_step(module, params, prefix, slots: Slots, pages) -> Slots:
     ended_S = jnp.any(token_S[:, None] == request.ends, axis=1) | (count_S >= request.limit)
     last_S = jnp.where(active_S, token_S, request.token)
     request = request._replace(token=last_S, filled=request.filled + active_S)
-    tokens, logp = put(slots.tokens, token_S), put(slots.logp, logp_S)
-    slots = Slots(cache, request, count_S, active_S & ~ended_S, tokens, logp)
+    slots = Slots(
+        cache,
+        request,
+        count_S,
+        active_S & ~ended_S,
+        put(slots.tokens, token_S),
+        put(slots.logp, logps[0]),
+        put(slots.sampled_logp, logps[1]),
+        value_S,
+    )
     return _constrain_slots(module, slots)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=3)
-def decode(module, params, prefix, slots: Slots, pages, busy_S, active_floor, max_steps) -> Slots:
+def decode(
+    module, params, prefix, slots: Slots, pages, busy_S, active_floor, max_steps, scorers=None
+) -> Slots:
     """The slots after `max_steps` decode steps, or fewer.
 
-    pages: see `decode_step`, with room for `max_steps` tokens.
+    pages, scorers: see `decode_step`; the pages have room for `max_steps` tokens.
     busy: [S] bool; other slots become inactive.
     active_floor: it stops once no more slots than this are active.
     """
@@ -263,7 +344,7 @@ def decode(module, params, prefix, slots: Slots, pages, busy_S, active_floor, ma
 
     def advance(carry):
         step, slots = carry
-        return step + 1, decode_step(module, params, prefix, slots, pages)
+        return step + 1, decode_step(module, params, prefix, slots, pages, scorers)
 
     slots = slots._replace(active=slots.active & busy_S)
     return _constrain_slots(module, jax.lax.while_loop(goes_on, advance, (jnp.int32(0), slots))[1])

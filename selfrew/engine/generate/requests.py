@@ -8,9 +8,14 @@ import numpy as np
 
 from selfrew.engine import progress
 from selfrew.engine.generate import early_stop, journal, memory_plan
+from selfrew.engine.generate.blocks import BlockScheduler
+from selfrew.engine.generate.control import Control
 from selfrew.engine.generate.options import Request, options_per_request
 from selfrew.engine.generate.scheduler import Scheduler
 from selfrew.types import Response
+
+# Fields of a Response, as a journal has them.
+RECORDED = 'text', 'tokens', 'finish', 'logp', 'sampled_logp'
 
 
 @jax.jit
@@ -45,6 +50,10 @@ def generate(
     min_p=0.0,
     stop=(),
     ends=None,
+    control: Control | None = None,
+    strength=0.0,
+    candidates: int = 1,
+    block: int = 0,
     slots: int | None = None,
     title: str = 'sample',
     checks=(),
@@ -59,12 +68,17 @@ def generate(
       temperature: 0 is greedy. top_k, top_p, min_p: see token_sampling.sample_tokens.
       stop: strings. The first to appear ends a response: its text before it, its tokens with it.
       ends: tokens that end a response; None: the tokenizer's.
+      control: values tokens, for the next three.
+      strength: λ of token-wise control: λ times the value of each token is added to its logit.
+      candidates, block: K and M of block-wise control, see blocks.BlockScheduler; of a single
+        candidate there is nothing to choose. 0: no blocks. Not lists.
       slots: samples made at the same time, at most; None: see memory_plan.default_slots. Another
         number changes speed and memory, and results up to rounding only, see the package.
       title: of the progress bar.
       checks: of the first responses, see early_stop.
-    All but the last three may be lists, with a value for each request (for stop and ends: a tuple).
-    Inside `journal.recording`, responses are recorded as they come and not made again.
+    All from max_tokens to ends, and strength, may be lists, with a value for each request (for stop
+    and ends: a tuple). Inside `journal.recording`, responses are recorded as they come and not made
+    again.
     Raises ValueError where a prompt and max_tokens exceed the model's context, an option is out of
     range, or the cache does not fit; StopEarly if a check finds a problem.
     """
@@ -80,13 +94,17 @@ def generate(
         min_p=min_p,
         stop=stop,
         ends=tuple(lm.text.stop_tokens) if ends is None else ends,
+        strength=strength,
+        candidates=candidates,
+        block=block,
+        control='' if control is None else control.name,
     )
     if not prompts:
         return []
     key_words = np.asarray(jax.random.key_data(keys))
     requests = [Request(*fields) for fields in zip(prompts, key_words, options)]
     _check_context(lm, requests)
-    return _make_responses(lm, params, requests, slots, title, checks)
+    return _make_responses(lm, params, requests, slots, title, checks, control)
 
 
 def _check_context(lm, requests) -> None:
@@ -99,9 +117,11 @@ def _check_context(lm, requests) -> None:
             )
 
 
-def _make_responses(lm, params, requests, slots: int | None, title: str, checks) -> list[Response]:
+def _make_responses(
+    lm, params, requests, slots: int | None, title: str, checks, control: Control | None
+) -> list[Response]:
     """A response for each request: from the current journal where it has it, else sampled."""
-    plan, record = _memory_plan(lm, requests, slots), journal.current()
+    plan, record = _memory_plan(lm, requests, slots, control), journal.current()
     names = [request.name() for request in requests] if record else []
     responses: list[Response | None] = [None] * len(requests)
     if record:
@@ -110,7 +130,8 @@ def _make_responses(lm, params, requests, slots: int | None, title: str, checks)
     if not missing:
         return cast(list[Response], responses)
     first = [check.count for check in checks]
-    scheduler = Scheduler(lm, params, plan, requests, responses.copy(), first)
+    kind = BlockScheduler if requests[0].options.block else Scheduler
+    scheduler = kind(lm, params, plan, requests, responses.copy(), first, control)
     title = f'{title}, {plan.slots} slots'
     with progress.SamplingBar(len(requests), len(requests) - missing, title) as bar:
         scheduler.on_read = bar.reading
@@ -118,8 +139,7 @@ def _make_responses(lm, params, requests, slots: int | None, title: str, checks)
             for i, response in finished:
                 responses[i] = response
                 if record:
-                    fields = [response.text, response.tokens, response.finish, response.logp]
-                    record.put(names[i], fields)
+                    record.put(names[i], [getattr(response, name) for name in RECORDED])
             if record:
                 record.flush()
             pending = _run_checks(pending, responses)
@@ -139,16 +159,22 @@ def _run_checks(checks, responses) -> list:
     return pending
 
 
-def _memory_plan(lm, requests, slots: int | None) -> memory_plan.MemoryPlan:
-    prompts = [request.prompt for request in requests]
+def _memory_plan(
+    lm, requests, slots: int | None, control: Control | None
+) -> memory_plan.MemoryPlan:
+    prompts, options = [request.prompt for request in requests], requests[0].options
+    candidates = options.candidates if options.block else 1
+    samples = len(requests) * candidates
     return memory_plan.plan(
         lm,
-        [len(prompt) for prompt in prompts],
-        [request.options.limit for request in requests],
+        [len(prompt) for prompt in prompts] * candidates,
+        [request.options.limit for request in requests] * candidates,
         len(set(prompts)),
-        slots=slots or memory_plan.default_slots(lm, len(requests)),
+        slots=slots or max(memory_plan.default_slots(lm, samples), candidates),
         prefix_tokens=memory_plan.shared_prefix_length(prompts),
         memory=memory_plan.cache_budget(lm),
+        scorers=[scorer for scorer, _ in control.scorers] if control else (),
+        group=candidates,
     )
 
 
@@ -158,7 +184,7 @@ def _recorded_responses(record: journal.Journal, names) -> list[Response | None]
     for name in names:
         response = None
         if name in record.entries:
-            text, tokens, finish, logp = record.entries[name]
-            response = Response(text, tuple(tokens), finish, logp)
+            text, tokens, *fields = record.entries[name]  # older journals end with logp
+            response = Response(text, tuple(tokens), *fields)
         responses.append(response)
     return responses

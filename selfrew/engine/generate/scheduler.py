@@ -12,6 +12,7 @@ import numpy as np
 
 from selfrew.engine.finite import check_sampled
 from selfrew.engine.generate import memory_plan, prefill, programs
+from selfrew.engine.generate.control import Control
 from selfrew.engine.generate.device_slots import DeviceSlots, Insertion
 from selfrew.engine.generate.slot_table import SlotTable
 from selfrew.engine.generate.stop_strings import find_stop
@@ -43,9 +44,20 @@ class Scheduler:
     and not computed.
     """
 
-    def __init__(self, lm, params, plan: memory_plan.MemoryPlan, requests, recorded, first=()):
+    def __init__(
+        self,
+        lm,
+        params,
+        plan: memory_plan.MemoryPlan,
+        requests,
+        recorded,
+        first=(),
+        control: Control | None = None,
+        *,
+        is_fixed: bool = False,
+    ):
         """recorded: each request's response where a journal has it, else None. first: see
-        prefill.group_by_prompt.
+        prefill.group_by_prompt. is_fixed: no size changes while samples are made.
         """
         self._plan, self._requests, self._recorded = plan, requests, recorded
         # [M] tokens of each prompt that are in its slot's pages
@@ -59,6 +71,7 @@ class Scheduler:
         self._step_flops = 2 * weights  # of one slot
         self._can_shrink = (
             memory_plan.is_single_cpu(lm)
+            and not is_fixed
             and plan.slots > SLOT_COUNTS[0]
             and plan.slots * self._step_flops * self._limits.max() >= MIN_FLOPS_SAVED
         )
@@ -68,7 +81,9 @@ class Scheduler:
         tokens_S[: len(in_slots)] = self._lengths[in_slots]
         tokens_S[: len(in_slots)] += np.minimum(BURST, self._limits[in_slots])
         self._slots = SlotTable(plan.slots)
-        self._device = DeviceSlots(lm, params, plan, requests, tokens_S)
+        self._device = DeviceSlots(
+            lm, params, plan, requests, tokens_S, control, has_all_pages=is_fixed
+        )
         if not self._can_shrink and self._device.has_all_pages:
             groups = self._without_recorded(groups)  # no size will change: nothing to replay
         self._waiting = collections.deque(groups)
@@ -90,26 +105,37 @@ class Scheduler:
         """Yields (list of (index of a request, its response) of the samples that ended, tokens that
         were sampled), again and again.
         """
-        patience = max(self._plan.slots // 16, 1)  # idle slots for which a burst ends early
         while True:
             self._fill()
             busy_S = self._slots.is_busy
             if not busy_S.any():
                 return
             has_stop = any(self._requests[i].options.stop for i in self._slots.request[busy_S])
-            max_steps = SHORT_BURST if has_stop or self._pool else BURST
-            active_floor = 0  # active slots with which a burst ends early
-            if self._ready or self._waiting or self._pool:
-                active_floor = 0 if has_stop else max(busy_S.sum() - patience, 0)
-            elif self._can_shrink:
+            if self._can_shrink and not self._has_more():
                 self._shrink(busy_S)
                 busy_S = self._slots.is_busy
-                fewer = max((count for count in SLOT_COUNTS if count < len(busy_S)), default=0)
-                active_floor = 0 if has_stop or not self._pays(fewer) else fewer
+            active_floor, max_steps = self._burst(busy_S, has_stop)
             before_S, is_sampled_S = self._slots.token_count.copy(), self._is_sampled()
             active_S = self._advance(busy_S, active_floor, max_steps)
             sampled_tokens = (self._slots.token_count - before_S)[is_sampled_S].sum()
             yield self._collect(busy_S, active_S, has_stop), int(sampled_tokens)
+
+    def _has_more(self) -> bool:
+        """Whether there are requests that are not in a slot yet."""
+        return bool(self._ready or self._waiting or self._pool)
+
+    def _burst(self, busy_S, has_stop: bool) -> tuple[int, int]:
+        """(Active slots with which the next burst ends early, its most decode steps)."""
+        active_floor = 0
+        if has_stop:
+            pass
+        elif self._has_more():
+            patience = max(self._plan.slots // 16, 1)  # idle slots for which it ends early
+            active_floor = max(int(busy_S.sum()) - patience, 0)
+        elif self._can_shrink:
+            fewer = max((count for count in SLOT_COUNTS if count < len(busy_S)), default=0)
+            active_floor = fewer if self._pays(fewer) else 0
+        return active_floor, SHORT_BURST if has_stop or self._pool else BURST
 
     def most_left(self) -> int:
         """Tokens that the samples which have not ended may have yet."""
@@ -144,7 +170,7 @@ class Scheduler:
                 return
 
     def _prefill_chunk(self, pool: prefill.PrefillPool) -> None:
-        tokens = pool.prefill_chunk(self._device.params, self._device.prefix_cache)
+        tokens = pool.prefill_chunk(self._device.prefix_cache)
         if not self._slots.is_busy.any():
             jax.block_until_ready(pool.cache)  # nothing else runs: the time is that of reading
         self._read_prompts += len(pool.groups) if pool.is_done else 0
@@ -154,7 +180,7 @@ class Scheduler:
         count = min(self._plan.prefill_rows, len(self._waiting))
         groups = [self._waiting.popleft() for _ in range(count)]
         is_replay = all(self._recorded[i] is not None for _, members in groups for i in members)
-        return prefill.PrefillPool(self._device.lm, self._plan, groups, is_replay)
+        return prefill.PrefillPool(self._device.models, self._plan, groups, is_replay)
 
     def _admit(self) -> None:
         """Puts ready requests with prompts in one pool into idle slots: as many as one call of the
@@ -198,6 +224,7 @@ class Scheduler:
             top_p=options.top_p,
             min_p=options.min_p,
             ends=ends + (-1,) * (self._device.max_ends - len(ends)),
+            strength=options.strength,
         )
 
     # --- decode ---
@@ -274,19 +301,22 @@ class Scheduler:
         if not sampled:
             return []
         state = self._device.state
-        tokens_ST, logp_ST = np.asarray(state.tokens), np.asarray(state.logp)
+        tokens_ST = np.asarray(state.tokens)
+        logps_ST = np.asarray(state.logp), np.asarray(state.sampled_logp)
         finished = []
         for slot in sampled:
-            response = self._response(slot, tokens_ST[slot], logp_ST[slot], ended_S[slot])
+            logps_T = [logp_ST[slot] for logp_ST in logps_ST]
+            response = self._response(slot, tokens_ST[slot], logps_T, ended_S[slot])
             if response is not None:
                 finished.append((int(self._slots.request[slot]), response))
                 self._open_limits -= int(self._limits[self._slots.request[slot]])
                 self._release(slot)
         return finished
 
-    def _response(self, slot: int, tokens_T, logp_T, is_ended: bool) -> Response | None:
+    def _response(self, slot: int, tokens_T, logps_T, is_ended: bool) -> Response | None:
         """The slot's response if its sample has ended or has a stop string, else None.
 
+        logps: of each token, under the raw distribution and under the one that it was drawn from.
         Raises ValueError if its log-probability is not finite.
         """
         text, options = self._device.lm.text, self._requests[self._slots.request[slot]].options
@@ -303,9 +333,9 @@ class Scheduler:
         else:
             self._slots.stop_checked[slot] = count
             return None
-        logp = float(logp_T[:count].sum(dtype=np.float64))
+        logp, sampled_logp = (float(x_T[:count].sum(dtype=np.float64)) for x_T in logps_T)
         check_sampled(logp, self._device.lm.module.dtype)
-        return Response(decoded, tokens, finish, logp)
+        return Response(decoded, tokens, finish, logp, sampled_logp)
 
     def _release(self, slot: int) -> None:
         self._device.pages.free(slot)

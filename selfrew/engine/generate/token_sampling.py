@@ -10,8 +10,9 @@ BLOCK = 128  # weights are summed in blocks: a token is found in two small steps
 ONE_BITS = int(np.float32(1.0).view(np.int32))  # the bits of 1.0
 
 
-def sample_tokens(logits_RV, uniform_R, temperature_R, top_k_R, top_p_R, min_p_R):
-    """A token for each row by inverse CDF, and its log-prob under the raw distribution, in nats.
+def sample_tokens(logits_RV, uniform_R, temperature_R, top_k_R, top_p_R, min_p_R, tilt_RV=None):
+    """A token for each row by inverse CDF, and two log-probs of it in nats: under the raw
+    distribution, and under the one that it was drawn from.
 
     Args:
       logits: [R V] float32.
@@ -21,12 +22,20 @@ def sample_tokens(logits_RV, uniform_R, temperature_R, top_k_R, top_p_R, min_p_R
       top_p: [R], of those, the smallest set of the likeliest with this share of their probability;
         1 for all.
       min_p: [R], excludes tokens less likely than this fraction of the likeliest; 0 for all.
+      tilt: [R V], added to the logits before all that; None for nothing.
     Ties with the least likely token that may be sampled may be sampled too.
-    Returns ([R] int32, [R] float32).
+    Returns ([R] int32, [R] float32, [R] float32).
     """
-    best_R = jnp.max(logits_RV, axis=-1)
-    raw_RV = jnp.exp(logits_RV - best_R[:, None])
+    raw_best_R = jnp.max(logits_RV, axis=-1)
+    raw_RV = jnp.exp(logits_RV - raw_best_R[:, None])
     logp_of_best_R = -jnp.log(jnp.sum(raw_RV, axis=-1))
+    is_raw_R = (temperature_R == 1.0) & (top_k_R == 0) & (top_p_R == 1.0) & (min_p_R == 0.0)
+    raw_logits_RV, best_R = logits_RV, raw_best_R
+    if tilt_RV is not None:
+        is_raw_R &= ~jnp.any(tilt_RV != 0.0, axis=-1)
+        logits_RV = logits_RV + tilt_RV
+        best_R = jnp.max(logits_RV, axis=-1)
+        raw_RV = jnp.exp(logits_RV - best_R[:, None])
 
     # What no row asks for is not computed. Rows that do not ask for it get the same bits anyway.
     def tempered():
@@ -45,8 +54,17 @@ def sample_tokens(logits_RV, uniform_R, temperature_R, top_k_R, top_p_R, min_p_R
 
     argmax_R = jax.lax.cond(jnp.any(greedy_R), argmax, lambda: token_R)
     token_R = jnp.where(greedy_R, argmax_R, token_R)
-    logit_R = jnp.take_along_axis(logits_RV, token_R[:, None], axis=-1)[:, 0]
-    return token_R, logit_R - best_R + logp_of_best_R
+
+    def at_token(x_RV):
+        return jnp.take_along_axis(x_RV, token_R[:, None], axis=-1)[:, 0]
+
+    logp_R = at_token(raw_logits_RV) - raw_best_R + logp_of_best_R
+
+    def sampled_logp():
+        drawn_R = jnp.log(at_token(weight_RV)) - jnp.log(jnp.sum(weight_RV, axis=-1))
+        return jnp.where(is_raw_R, logp_R, jnp.where(greedy_R, 0.0, drawn_R))
+
+    return token_R, logp_R, jax.lax.cond(jnp.all(is_raw_R), lambda: logp_R, sampled_logp)
 
 
 def _inverse_cdf(weight_RV, uniform_R):

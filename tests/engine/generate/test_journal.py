@@ -94,8 +94,8 @@ def logp_counts_slots(monkeypatch):
     sample_tokens = token_sampling.sample_tokens
 
     def marked(logits, *args):
-        token, logp = sample_tokens(logits, *args)
-        return token, logp + len(logits)
+        token, logp, sampled_logp = sample_tokens(logits, *args)
+        return token, logp + len(logits), sampled_logp
 
     monkeypatch.setattr(token_sampling, 'sample_tokens', marked)
     decode = programs.decode

@@ -19,7 +19,10 @@ def test_any_other_content_has_another_name():
     names = {REQUEST.name()}
     names.add(dataclasses.replace(REQUEST, prompt=(1, 5)).name())
     names.add(dataclasses.replace(REQUEST, key_words=np.array([3, 5], np.uint32)).name())
+    # What steers counts where there is something to steer by.
+    steered = dataclasses.replace(OPTIONS, control='a scorer')
+    names.add(dataclasses.replace(REQUEST, options=steered).name())
     for field in dataclasses.fields(Options):
-        changed = dataclasses.replace(OPTIONS, **{field.name: 'other'})
+        changed = dataclasses.replace(steered, **{field.name: 'other'})
         names.add(dataclasses.replace(REQUEST, options=changed).name())
-    assert len(names) == 3 + len(dataclasses.fields(Options))
+    assert len(names) == 4 + len(dataclasses.fields(Options))

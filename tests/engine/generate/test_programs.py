@@ -90,7 +90,7 @@ def test_greedy_is_the_argmax_of_full_passes(tiny):
 
 
 def _request_of_ones(count):
-    shapes = programs.SlotRequest((2,), *[()] * 7, (1,))
+    shapes = programs.SlotRequest((2,), *[()] * 7, (1,), ())
     fields = zip(programs.REQUEST_DTYPES, shapes)
     return programs.SlotRequest(*(np.ones((count, *shape), dtype) for dtype, shape in fields))
 

@@ -56,15 +56,19 @@ def _expected_probabilities(logits, temperature=1.0, top_k=0, top_p=1.0, min_p=0
 def test_tokens_come_as_often_as_their_probability(options, vocab):
     """For draws (i + ½)/4000 a token's count is 4000·p, but for ±1 at each end of its interval.
 
-    Its log-prob is that at temperature 1 and of the whole vocabulary.
+    Its first log-prob is that at temperature 1 and of the whole vocabulary, its second that of the
+    law which drew it.
     """
     draws, (logits,) = 4000, _random_logits(1, vocab)
     uniform = (np.arange(draws, dtype=np.float32) + 0.5) / draws
-    tokens, logp = _sample(np.tile(logits, (draws, 1)), uniform, **options)
+    tokens, logp, sampled_logp = _sample(np.tile(logits, (draws, 1)), uniform, **options)
     share = np.bincount(tokens, minlength=vocab) / draws
     assert np.abs(share - _expected_probabilities(logits, **options)).max() <= 1.5 / draws
     raw = logits - np.log(np.exp(logits.astype(np.float64)).sum())
     assert_close(logp, raw[tokens], rel=1e-6)
+    law = _expected_probabilities(logits, **options)
+    assert_close(sampled_logp, np.log(law[np.asarray(tokens)]), rel=1e-5)
+    assert (np.asarray(sampled_logp) == np.asarray(logp)).all() == (not options)
 
 
 @pytest.mark.parametrize('top_p', [0.1, 0.5, 0.9])
@@ -74,7 +78,7 @@ def test_no_token_comes_from_outside_the_nucleus(top_p):
     is_likelier = probability[:, None, :] > probability[:, :, None]
     likelier_RV = (probability[:, None, :] * is_likelier).sum(-1)  # the mass of likelier tokens
     for uniform in (*np.random.default_rng(2).uniform(size=8), 0.0, BELOW_ONE):
-        tokens, _ = _sample(logits, np.full(256, uniform, np.float32), top_p=top_p)
+        tokens, *_ = _sample(logits, np.full(256, uniform, np.float32), top_p=top_p)
         # Up to the rounding of float32 sums: a whole token too many has far more mass.
         assert (likelier_RV[np.arange(256), tokens] < top_p * (1 + 1e-5)).all()
 
@@ -91,7 +95,7 @@ def test_no_rounding_lets_an_excluded_token_through():
     cdf = np.asarray(jnp.cumsum(jnp.asarray(nucleus), axis=-1))
     for column in range(0, 500, 5):
         uniform = np.clip(cdf[:, column] / cdf[:, -1], 0, BELOW_ONE).astype(np.float32)
-        tokens, _ = _sample(logits, uniform, top_p=0.7)
+        tokens, *_ = _sample(logits, uniform, top_p=0.7)
         assert (nucleus[np.arange(64), tokens] > 0).all()
 
 
@@ -107,19 +111,19 @@ def test_rows_do_not_share_their_options():
         (1.0, 0, 1.0, 0.3),
     ]
     temperature, top_k, top_p, min_p = np.array(options, np.float32).T
-    tokens, logp = _sample_tokens(
+    tokens, logp, _ = _sample_tokens(
         logits, uniform, temperature, top_k.astype(np.int32), top_p, min_p
     )
     alone = [
         _sample(logits[row : row + 1], uniform[row : row + 1], *options[row]) for row in range(6)
     ]
-    assert [int(token_1[0]) for token_1, _ in alone] == tokens.tolist()
+    assert [int(token_1[0]) for token_1, *_ in alone] == tokens.tolist()
     # Another shape may sum in another order.
-    assert_close(np.array([float(logp_1[0]) for _, logp_1 in alone]), logp, rel=1e-6)
+    assert_close(np.array([float(logp_1[0]) for _, logp_1, _ in alone]), logp, rel=1e-6)
 
 
 def test_temperature_zero_is_argmax_whatever_the_draw():
     logits = _random_logits(64, 32)
     for uniform in (0.0, 0.4, BELOW_ONE):
-        tokens, _ = _sample(logits, np.full(64, uniform, np.float32), temperature=0.0)
+        tokens, *_ = _sample(logits, np.full(64, uniform, np.float32), temperature=0.0)
         np.testing.assert_array_equal(tokens, logits.argmax(-1))
