@@ -45,6 +45,32 @@ def singles(
         yield Example(judgement.rollout.prompt, (response,), (score,), labels=labels)
 
 
+def group(judgement, rng, *, all_ties: bool = False, log_ranks: bool = False):
+    """All responses to a prompt as one example, best first, for losses of groups (rloo, grpo) and
+    of values. Responses without a verdict come last, and the losses leave them out.
+
+    Yields nothing where no response, or only one, has a verdict.
+
+    Args:
+      all_ties: also yields groups whose scores are all equal; of these rloo and grpo learn no more
+        than to stay near the reference. Losses of values want them.
+      log_ranks: a score becomes log F, F the share of the responses with a verdict that are no
+        better. Of it best-of-N is the optimum where a nat of KL costs 1/(N − 1) (BOND, arXiv
+        2407.14622).
+    """
+    del rng
+    scored = list(zip(judgement.scores, judgement.rollout.responses))
+    known = [score for score, _ in scored if not math.isnan(score)]
+    if len(known) < 2 or (not all_ties and len(set(known)) == 1):
+        return
+    scored.sort(key=lambda pair: math.inf if math.isnan(pair[0]) else -pair[0])
+    responses, scores = [response for _, response in scored], [score for score, _ in scored]
+    if log_ranks:
+        shares = [sum(other <= score for other in known) / len(known) for score in scores]
+        scores = [math.nan if math.isnan(s) else math.log(f) for s, f in zip(scores, shares)]
+    yield Example(judgement.rollout.prompt, tuple(responses), tuple(scores))
+
+
 def extremes(
     judgement,
     rng,

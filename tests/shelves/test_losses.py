@@ -234,7 +234,10 @@ def test_the_readme_has_a_row_for_every_loss_and_no_other():
 
 def test_the_losses_marked_reference_free_never_look_at_the_reference():
     marked = {name for name, loss in LOSSES.items() if loss_contract.is_reference_free(loss)}
-    assert marked == {'sft', 'simpo', 'orpo', 'cringe', 'pairwise_cringe'}
+    assert marked == {
+        *('sft', 'simpo', 'orpo', 'cringe', 'pairwise_cringe'),
+        *('cd_fudge', 'cd_q'),
+    }
     policy, ref = random_tokens(4, 3)
     out, batch = packed(policy, ref)
     unknown = batch._replace(ref_logp=np.full_like(batch.ref_logp, np.nan), ref_token_logp=None)
@@ -287,13 +290,14 @@ def test_every_loss_keeps_the_contract(name):
 
 @pytest.mark.parametrize('name', LOSSES)
 def test_the_gradient_of_every_loss_is_finite_and_not_zero(name):
-    """By each response's log-prob, and by each token's where the loss reads those."""
+    """By each response's log-prob; by each token's, and its value, where the loss reads those."""
     out, batch = packed(*random_tokens(4, 3, seed=2))
 
-    def mean_loss(logp, token_logp):
-        return jnp.mean(LOSSES[name](out._replace(logp=logp, token_logp=token_logp), batch, KEY)[0])
+    def mean_loss(logp, token_logp, value):
+        fields = {'logp': logp, 'token_logp': token_logp, 'value': value}
+        return jnp.mean(LOSSES[name](out._replace(**fields), batch, KEY)[0])
 
-    grads = jax.grad(mean_loss, argnums=(0, 1))(out.logp, out.token_logp)
+    grads = jax.grad(mean_loss, argnums=(0, 1, 2))(out.logp, out.token_logp, out.value)
     assert all(np.all(np.isfinite(grad)) for grad in grads)
     assert max(float(jnp.max(jnp.abs(grad))) for grad in grads) > 1e-5
     if loss_contract.takes_mismatched(LOSSES[name]):

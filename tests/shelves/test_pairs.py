@@ -197,8 +197,9 @@ def test_gold_responses_join_the_winners_only():
 # --- the shelf ------------------------------------------------------------------------------------
 
 
-# `agreeing` needs verdicts, which these judgements lack; it is tested with the seed's verdicts.
-NAMES = sorted({*binding.part_names('pairs', pairs)} - {'agreeing'})
+# `agreeing` needs verdicts, which these judgements lack; it is tested with the seed's verdicts. A
+# group keeps responses without a verdict, and ties.
+NAMES = sorted({*binding.part_names('pairs', pairs)} - {'agreeing', 'group'})
 
 
 # The rule inside keeps the contract, and a limit of words changes the prompt.

@@ -6,11 +6,12 @@ weighted by `batch.weight`. `metrics` are [B] arrays, averaged without the weigh
 function of its arguments; `key` is for losses that draw.
 
 A loss requests an optional field of `out` by a keyword argument with the field's name: `entropy`,
-`contrast`, `token_logp`, which batch.ref_token_logp comes with, or `expect`, which `value` comes
-with. A value that is not 0, False or None says how the field is computed (logprobs.measure);
+`contrast`, `token_logp`, which batch.ref_token_logp comes with, `value`, or `expect`, which `value`
+comes with. A value that is not 0, False or None says how the field is computed (logprobs.measure);
 otherwise the field is None and costs nothing. `batch.scores` and `batch.labels` [B N] are the
-examples' own, nan where there are none. The marks of engine.loss_contract say what else a loss
-needs: no reference, mismatched responses.
+examples' own, nan where there are none; `batch.ended` is 0 for a response that was cut. The marks
+of engine.loss_contract say what else a loss needs: no reference, mismatched responses, the policy's
+log-probabilities before the first update.
 Import from it: the parts below; `losses` is imported whole.
 It imports: engine.
 """
@@ -33,12 +34,16 @@ from selfrew.shelves.losses.pairwise import (
     robust_dpo,
     sppo,
 )
+from selfrew.shelves.losses.policy_gradient import grpo, rloo
 from selfrew.shelves.losses.reference_free import orpo, simpo
 from selfrew.shelves.losses.unpaired import kto
+from selfrew.shelves.losses.values import cd_fudge, cd_q
 
 __all__ = [
     'apo_down',
     'apo_zero',
+    'cd_fudge',
+    'cd_q',
     'check_margin_norm',
     'check_mean',
     'check_tau',
@@ -47,6 +52,7 @@ __all__ = [
     'dpo',
     'dpop',
     'exo',
+    'grpo',
     'hinge',
     'ipo',
     'kto',
@@ -54,6 +60,7 @@ __all__ = [
     'nca',
     'orpo',
     'pairwise_cringe',
+    'rloo',
     'robust_dpo',
     'sft',
     'simpo',

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from selfrew.engine import logprobs
 from selfrew.engine.loss_contract import checked_by
 from selfrew.shelves.losses.reported import entropies, pair_metrics
-from selfrew.shelves.losses.responses import per_token, want_responses
+from selfrew.shelves.losses.responses import must_read, per_token, want_responses
 
 
 def check_tau(tau: float) -> None:
@@ -80,12 +80,7 @@ def dpo(
     return loss_B, metrics | pair_metrics(out, reward_BN, nat_BN)
 
 
-def _check_ld(*, token_logp: bool = True, **_) -> None:
-    if not token_logp:
-        raise ValueError('token_logp=False: the loss reads it; want True')
-
-
-@checked_by(_check_ld)
+@checked_by(must_read('token_logp'))
 def ld_dpo(out, batch, key, *, beta: float = 0.1, tail: float = 0.5, token_logp: bool = True):
     """Length-desensitised DPO (arXiv 2409.06411): of the longer response, the tokens beyond
     the length of the shorter one count `tail`-fold.

@@ -9,6 +9,16 @@ def want_responses(out, loss: str, least: int = 2) -> None:
         raise ValueError(f'{loss} wants {least} responses an example, got {N}')
 
 
+def must_read(name: str):
+    """The check that a loss's request for an optional field of `out` is left as it is."""
+
+    def check(**options) -> None:
+        if not options.get(name, True):
+            raise ValueError(f'{name}=False: the loss reads it; want True')
+
+    return check
+
+
 def per_token(out):
     """1 / length [B N], which makes means a token of sums over a response."""
     return 1.0 / jnp.maximum(out.length, 1.0)
