@@ -180,6 +180,17 @@ def test_exploration_wants_several_responses():
         _evaluated(evals.exploration, [[1.0, 0.0], [1.0]])
 
 
+def _two_answers(lm, params, prompts, key):
+    return [Rollout(prompt, (Response('a'),) * 2) for prompt in prompts]
+
+
+OPTIONS = {
+    'length_limits': {'scales': (1.0,)},
+    'best_of_n': {'sizes': (1, 2), 'strengths': (1.0,)},
+    'reward_kl': {'base_sampler': _two_answers},
+}
+
+
 @pytest.mark.parametrize('name', binding.part_names('evals', evals))
 def test_every_evaluation_keeps_the_contract(name):
     """(metrics, judgements): floats with a value between the bounds of its interval, and a
@@ -188,8 +199,7 @@ def test_every_evaluation_keeps_the_contract(name):
     scores, grades = [[5.0, 0.0], [1.0, 2.0], [3.0, 0.0]], [[5.0, 0.0]] * 3
     if name == 'exploration':  # wants scores from 0 to 1
         scores = [[score / 5.0 for score in row] for row in scores]
-    options = {'scales': (1.0,)} if name == 'length_limits' else {}
-    metrics, judgements = _evaluated(getattr(evals, name), scores, grades, **options)
+    metrics, judgements = _evaluated(getattr(evals, name), scores, grades, **OPTIONS.get(name, {}))
     assert all(isinstance(value, (int, float)) for value in metrics.values())
     assert metrics['low'] <= metrics['value'] <= metrics['high']
     # win_rate has a rollout for each two responses that meet.

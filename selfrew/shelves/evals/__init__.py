@@ -18,12 +18,16 @@ from selfrew.shelves.evals.preferences import (
     mean_score,
     win_rate,
 )
+from selfrew.shelves.evals.reward_kl import best_of_n, check_sizes, check_strengths, reward_kl
 
 __all__ = [
     'accuracy',
+    'best_of_n',
     'check_judged_by',
     'check_opponent',
     'check_scales',
+    'check_sizes',
+    'check_strengths',
     'exploration',
     'judge',
     'judge_metrics',
@@ -31,6 +35,7 @@ __all__ = [
     'majority',
     'mean_score',
     'missing_votes',
+    'reward_kl',
     'student',
     'wilson',
     'win_rate',
