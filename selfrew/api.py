@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from selfrew import export
-from selfrew.engine import logprobs, packing
-from selfrew.mesh import buckets, keys, sharding
+from selfrew.engine import response_logps
+from selfrew.mesh import keys, sharding
 from selfrew.models import decoder, language_model
+from selfrew.run import binding
 from selfrew.shelves import samplers
-from selfrew.types import Example, Prompt, Response, Rollout, user_prompt
+from selfrew.types import Prompt, Response, Rollout, user_prompt
 
 
 class LogProbs(NamedTuple):
@@ -41,11 +42,6 @@ def _logits(module, params, tokens_BT, mask_BT):
     attends_BTT = causal_BTT | jnp.eye(T, dtype=bool)[None]  # padding attends to itself
     hidden_BTD, _ = module.apply({'params': params}, tokens_BT, position_BT, attends_BTT)
     return decoder.logits(module, params, hidden_BTD.reshape(B * T, -1)).reshape(B, T, -1)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _selected_logp(module, params, batch):
-    return logprobs.selected_logp(module, params, batch)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -89,24 +85,15 @@ class Lm(language_model.Lm):
         """
         prompts = [prompt_of(p, str(i)) for i, p in enumerate(prompts)]
         responses = [r if isinstance(r, Response) else Response(r) for r in responses]
-        examples = [Example(p, (r,)) for p, r in zip(prompts, responses, strict=True)]
-        context = self.config.max_length
-        docs, dropped = packing.tokenise(self.text, examples, row_length=context, positions=context)
-        if dropped:
-            bad = sorted(set(range(len(examples))) - {doc.index for doc in docs})
+        found = response_logps.token_logps(
+            self, params, list(zip(prompts, responses, strict=True)), batch=batch
+        )
+        if bad := sorted(set(range(len(responses))) - set(found)):
             raise ValueError(
-                f'responses {bad} are empty, or longer with their prompt than {context} tokens'
+                f'responses {bad} are empty, or longer with their prompt than '
+                f'{self.config.max_length} tokens'
             )
-        if not docs:
-            return LogProbs(np.zeros(0, np.float32), [])
-        row_length = min(context, buckets.round_up(max(doc.length for doc in docs), 128))
-        parts = sharding.row_shards(self.mesh)
-        tokens = [np.zeros(0, np.float32)] * len(docs)
-        for rows in packing.batches(docs, batch=batch, row_length=row_length, parts=parts):
-            logp_PS = np.asarray(_selected_logp(self.module, params, packing.place(self, rows)))
-            doc_PS = np.take_along_axis(rows.doc.reshape(parts, -1), rows.target, axis=1)
-            for i in range(int(rows.real.sum())):
-                tokens[rows.index[i]] = logp_PS[(doc_PS == i + 1) & (rows.mask > 0)]
+        tokens = [found[i] for i in range(len(responses))]
         totals = np.array([t.sum(dtype=np.float64) for t in tokens], np.float32)
         return LogProbs(totals, tokens)
 
@@ -124,30 +111,36 @@ class Lm(language_model.Lm):
         max_tokens: int = 256,
         seed: int = 0,
         slots: int | None = None,
+        control: dict | None = None,
     ) -> list[Rollout]:
         """`n` samples for each prompt (a string, a list of chat messages, or a Prompt), in order.
 
         The same seed gives the same samples; for other `slots`, the number decoded at once, up to
         rounding. See samplers.sample for the other options.
+
+        control: steers the samples: the name and the further fields of samplers.tokenwise or
+          samplers.blockwise, e.g. {'name': 'tokenwise', 'strength': 2.0, 'values': ('runs/cd_q',)};
+          or {'name': 'best_of_n', 'of': 16, 'scorer': {'name': 'length'}}, the best of so many by
+          an entry of the shelf scorers.
         Raises ValueError for an option out of range, or if a prompt and max_tokens exceed the
         context.
         """
         keys.check_seed(seed)
         prompts = [prompt_of(p, str(i)) for i, p in enumerate(prompts)]
-        rollouts = samplers.sample(
-            self,
-            params,
-            prompts,
-            jax.random.key(seed),
-            n=n,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            stop=(stop,) if isinstance(stop, str) else tuple(stop),
-            max_tokens=max_tokens,
-            slots=slots,
-        )
+        options = {
+            'n': n,
+            'temperature': temperature,
+            'top_k': top_k,
+            'top_p': top_p,
+            'min_p': min_p,
+            'stop': (stop,) if isinstance(stop, str) else tuple(stop),
+            'max_tokens': max_tokens,
+            'slots': slots,
+        }
+        sampler = functools.partial(samplers.sample, **options)
+        if control is not None:
+            sampler = binding.bind('sampler', _controlled(control, options), 'control')
+        rollouts = sampler(self, params, prompts, jax.random.key(seed))
         if len(rollouts) < len(prompts):
             dropped = sorted({p.id for p in prompts} - {r.prompt.id for r in rollouts})
             raise ValueError(
@@ -155,6 +148,17 @@ class Lm(language_model.Lm):
                 f'{self.config.max_length}'
             )
         return rollouts
+
+
+def _controlled(control: dict, options: dict) -> dict:
+    """The entry of the shelf samplers that `control` means with these options of sampling."""
+    fields = dict(control)
+    if fields.get('name') == 'best_of_n':
+        n = options['n']
+        sampler = {'name': 'sample'} | options | {'n': n * fields.pop('of', 1)}
+        return fields | {'n': n, 'sampler': sampler}
+    options = {k: v for k, v in options.items() if k != 'stop' or v}
+    return options | fields
 
 
 def load(folder: str, *, mesh: dict | None = None, **options):

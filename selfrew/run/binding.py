@@ -26,6 +26,7 @@ from selfrew.tasks import published, records, templates, words
 SHELVES = {
     'prompts': prompts,
     'sampler': samplers,
+    'base_sampler': samplers,
     'scorer': scorers,
     'scorers': scorers,
     'pairs': pairs,
@@ -49,6 +50,8 @@ FIELD_CHECKS = {
     'moments': optimizers.check_moments,
     'reference': reference.check_reference,
     'optimizer_state': train_state.check_optimizer_state,
+    'only': train_state.check_only,
+    'values': samplers.check_values,
     'mean': losses.check_mean,
     'tau': losses.check_tau,
     'margin_norm': losses.check_margin_norm,
@@ -65,6 +68,8 @@ FIELD_CHECKS = {
     'stop': options.check_stop,
     'gap': words.check_gap,
     'scales': evals.check_scales,
+    'sizes': evals.check_sizes,
+    'strengths': evals.check_strengths,
 }
 
 
@@ -104,6 +109,7 @@ FIELD_RANGES = {
     'max_gap': Range(0, math.inf, takes_least=False),
     'weight_decay': NOT_NEGATIVE,
     'temperature': NOT_NEGATIVE,
+    'strength': Range(-math.inf, math.inf, takes_least=False, takes_most=False),
     'nll': NOT_NEGATIVE,
     'alpha': NOT_NEGATIVE,
     'gamma': NOT_NEGATIVE,
@@ -132,9 +138,9 @@ FIELD_RANGES = {
     'heldout': Range(0, 1, takes_least=False, takes_most=False),
     **dict.fromkeys(
         (
-            'n contrast batch accumulate epochs max_steps row_length votes max_tokens rows slots '
-            'count least portion portions keep_states evals_every states_every shown longest seeds '
-            'own tries max_examples'
+            'n candidates block contrast batch accumulate epochs max_steps row_length votes '
+            'max_tokens rows slots count least portion portions keep_states evals_every '
+            'states_every shown longest seeds own tries max_examples'
         ).split(),
         AT_LEAST_ONE,
     ),

@@ -3,11 +3,11 @@
 import functools
 from typing import NamedTuple
 
-from selfrew.engine import saved_models
+from selfrew.engine import loss_contract, saved_models
 from selfrew.models import language_model
 from selfrew.run import binding
 from selfrew.run.turns import Turn, bind_turns
-from selfrew.shelves import evals
+from selfrew.shelves import evals, samplers
 
 # Fields of a config that are numbers of rounds or states, and what they may be.
 COUNTS = {'keep_states': int | None, 'evals_every': int, 'states_every': int}
@@ -43,7 +43,34 @@ def bind_config(config: dict) -> BoundConfig:
         binding.check_lengths(part, context)
     for name, evaluation in evaluations.items():
         _check_opponents_room(name, evaluation)
+    _check_values(turns, evaluations, describe_model.keywords)
     return BoundConfig(turns, evaluations, describe_model)
+
+
+def _check_values(turns: list[Turn], evaluations: dict, model: dict) -> None:
+    """Raises ValueError where a value head is read or trained that is not there, or read as it
+    changes.
+    """
+    has_head, has_adapters = bool(model.get('value_head')), bool(model.get('lora'))
+    for turn in turns:
+        only, reads = turn.train.keywords.get('only'), loss_contract.reads_values(turn.loss)
+        name = turn.loss.func.__name__
+        if (reads or only == 'value') and not has_head:
+            raise ValueError(
+                f'turn {turn.name}: {name} with train.only={only!r} wants model.value_head=True'
+            )
+        if only == 'value' and not reads:
+            raise ValueError(f"turn {turn.name}: train.only='value', and {name} reads no value")
+        if loss_contract.wants_frozen_trunk(turn.loss) and only != 'value' and not has_adapters:
+            raise ValueError(
+                f'turn {turn.name}: {name} takes the expectation under the model as it is: want '
+                f"train.only='value', or adapters (model.lora)"
+            )
+    samplers_of = [(f'turn {p.name}', p.sampler) for turn in turns for p in turn.pipelines]
+    samplers_of += [(f'evals.{name}', e.keywords['sampler']) for name, e in evaluations.items()]
+    for where, sampler in samplers_of:
+        if samplers.OWN in samplers.values_of(sampler) and not has_head:
+            raise ValueError(f"{where}: values='own' wants model.value_head=True")
 
 
 def _check_opponents_room(name: str, evaluation) -> None:

@@ -157,6 +157,11 @@ def _with_kept_optimizers(turns: list[Turn]) -> list[Turn]:
                     f"turn {turn.name}: optimizer_state='kept' with another train.optimizer than "
                     f'turn {before.name}'
                 )
+            if before.train.keywords.get('only') != turn.train.keywords.get('only'):
+                raise ValueError(
+                    f"turn {turn.name}: optimizer_state='kept' with another train.only than turn "
+                    f'{before.name}'
+                )
         marked.append(dataclasses.replace(turn, keeps_optimizer=keeps))
     return marked
 

@@ -27,7 +27,7 @@ HELPERS = {
     f'{evals.__name__}.judges': {'missing_votes', 'judge_metrics'},
     f'{evals.__name__}.samples': {'judge_samples'},
     f'{losses.__name__}.reported': {'entropies', 'pair_metrics'},
-    f'{losses.__name__}.responses': {'is_positive', 'per_token', 'want_responses'},
+    f'{losses.__name__}.responses': {'is_positive', 'must_read', 'per_token', 'want_responses'},
     scorers.__name__: {'unread_reason'},
     f'{scorers.__name__}.rules': {'correctness', 'says_nothing', 'was_cut'},
     f'{scorers.__name__}.expected_scores': {'expected_scores'},
@@ -39,7 +39,8 @@ HELPERS = {
         'read_prompts',
         'with_given',
     },
-    samplers.__name__: {'ends_greedy'},
+    f'{samplers.__name__}.plain': {'ends_greedy', 'sample_with'},
+    f'{samplers.__name__}.controlled': {'control_of', 'values_of'},
     f'{prompts.__name__}.novelty': {
         'words',
         'lcs_length',

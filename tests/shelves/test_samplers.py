@@ -1,12 +1,13 @@
 """Every sampler keeps the shelf's contract: a rollout for each prompt that fits, in order."""
 
+import dataclasses
 import functools
 import inspect
 
 import jax
 import pytest
 from sampling_toys import KEY
-from toys import prompt as numbers, toy
+from toys import SMALL, prompt as numbers, toy
 
 from selfrew.run import binding
 from selfrew.shelves import samplers, scorers
@@ -90,10 +91,12 @@ def test_every_sampler_keeps_the_shelfs_contract(name):
     assert all(p.kind is p.KEYWORD_ONLY for p in list(parameters.values())[4:]) and function.__doc__
     options = {'n': 2, 'max_tokens': 6}
     options['sampler'] = functools.partial(samplers.sample, **options)
+    options |= {'scorer': scorers.length, 'strength': 1.0, 'candidates': 3, 'block': 2}
     sampler = functools.partial(
         function, **{key: value for key, value in options.items() if key in parameters}
     )
-    lm, params = toy()
+    lm, params = toy(dataclasses.replace(SMALL, value_head=True))
+    params = params | {'value': jax.random.normal(jax.random.key(1), params['value'].shape)}
     # What `disputed` asks for: one prompt for each response that is judged.
     meta = {'responses': ['7', '8 9'], 'points': [0, 5]}
     prompts = [user_prompt(f'p{i}', f'5 {6 + i}', judged=i, **meta) for i in range(3)]

@@ -1,7 +1,4 @@
-"""How responses are made. The shelf's contract: (lm, params, prompts, key, *, …) -> [Rollout].
-
-Prompts that do not fit into the context have no rollout; the loop counts them.
-"""
+"""Responses of the model as it is, and those in the data."""
 
 import math
 
@@ -39,6 +36,23 @@ def sample(
         number changes speed and memory, and the samples up to rounding only.
     Raises ValueError for an option out of range.
     """
+    options = {
+        'temperature': temperature,
+        'top_k': top_k,
+        'top_p': top_p,
+        'min_p': min_p,
+        'stop': stop,
+        'max_tokens': max_tokens,
+        'slots': slots,
+    }
+    return sample_with(lm, params, prompts, key, n=n, **options)
+
+
+def sample_with(lm, params, prompts, key, *, n: int, max_tokens: int, **options) -> list[Rollout]:
+    """What `sample` does, with all options of generate.generate.
+
+    Raises ValueError for an option out of range.
+    """
     if n < 1:
         raise ValueError(f'sampler.n={n}: want at least 1')
     fitting = []
@@ -54,13 +68,8 @@ def sample(
         [tokens for _, tokens in fitting for _ in range(n)],
         generate.request_keys(key, ids, sample_indices),
         max_tokens=max_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        stop=stop,
-        slots=slots,
         checks=_unread_check(fitting, n),
+        **options,
     )
     return [
         Rollout(prompt, tuple(responses[i * n : (i + 1) * n]))
