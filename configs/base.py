@@ -47,6 +47,7 @@ def model() -> dict:
         'lora': 0,
         'lora_alpha': 16.0,
         'adapter': placeholder(str),
+        'value_head': False,
     }
 
 
@@ -103,6 +104,41 @@ def sampling(samples: int) -> dict:
         'stop': (),
         'max_tokens': ANSWER,
         'slots': placeholder(int),
+    }
+
+
+def online(small: bool, *, loss: dict, samples: int = 8) -> dict:
+    """Fields of a config that trains on groups of samples as they come, a batch of prompts a round,
+    and stays near the base.
+    """
+    rounds = 2 if small else 60
+    return {
+        'rounds': rounds,
+        'round': {
+            'prompts': fresh(8 if small else 32, answers=True),
+            'sampler': sampling(samples),
+            'scorer': {'name': 'exact_answer'},
+            'pairs': {'name': 'group', 'all_ties': True, 'log_ranks': False},
+            'loss': loss,
+            'train': training(
+                lr=3e-5, batch=32, epochs=2, row_length=512, reference='base', warmup=0.0
+            ),
+            'optimizer_state': 'kept',
+            'max_unread': 1.0,
+        },
+        'evals': {
+            'accuracy': accuracy(40 if small else 1000),
+            'plane': {
+                'name': 'reward_kl',
+                'prompts': accuracy(24 if small else 300)['prompts'],
+                'sampler': sampling(2),
+                'scorer': {'name': 'exact_answer'},
+                'base_sampler': sampling(2),
+            },
+        },
+        'evals_every': 20,
+        'states_every': 20,
+        'keep_states': 1,
     }
 
 
