@@ -32,6 +32,8 @@ class Job:
     slots: int | None  # None: the engine's default
     prompt_tokens: int  # of one prompt
     max_tokens: int  # of a response
+    group: int = 1  # slots that are sampled together, see samplers.blockwise
+    is_steered: bool = False  # by the model's own value head
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +90,8 @@ def _without_files(entry) -> Any:
     if entry.get('name') == scorers.reward_model.__name__:
         return {'name': scorers.length.__name__}
     fields = {k: v for k, v in entry.items() if k not in ('shots', 'generator', 'opponent')}
+    if 'values' in fields:  # scorers with models of their own are left out, as a reward model is
+        fields['values'] = [samplers.OWN for _ in fields['values']]
     return {k: 'tfds:not/read' if k == 'source' else _without_files(v) for k, v in fields.items()}
 
 
@@ -114,16 +118,19 @@ def _source_count(source) -> int:
 
 def _sampler(turn: Turn) -> tuple[Any, int, int]:
     """(What a turn samples with, without what wraps it; how many responses of a prompt it samples;
-    how many there are in all). What it samples with is `given` where it samples nothing.
+    how many there are in all, with those in the data, or of the best of several without the
+    others). What it samples with is `given` where it samples nothing.
     """
-    sampler, greedy = turn.sampler, None
+    sampler, greedy, best = turn.sampler, None, None
     while 'sampler' in sampler.keywords:
         greedy = sampler if sampler.func is samplers.with_greedy else greedy
+        best = sampler if sampler.func is samplers.best_of_n else best
         sampler = sampler.keywords['sampler']
     extra = int(greedy is not None)
     if sampler.func is not samplers.given:
         sampled = argument(sampler, 'n') + extra
-        return sampler, sampled, sampled
+        kept = argument(best, 'n') + extra if best is not None else sampled
+        return sampler, sampled, kept
     in_data = max(map(_given_count, _sources(turn)))
     if greedy is None:
         return sampler, 0, in_data
@@ -192,23 +199,29 @@ def pipeline_jobs(
     """
     sampler, sampled, samples = _sampler(turn)
     is_given = sampled == 0
-    scored = turn.scorer.keywords.get('scorers', (turn.scorer,))
-    judges = [scorer for scorer in scored if scorer.func in RESPONSE_FIELDS]
+    judges = _judges_of(turn.scorer)
     if is_given and not judges:
         return []
     count, beginning, jobs = prompt_count(turn), '', []
     if turn.prompts.func is prompts.judged:
         jobs, prompt_tokens, beginning = _answers_shown(turn, prompt_tokens, context)
-    if sampled < samples:
+    if sampled < samples:  # some come with the prompts
         response_tokens = max(argument(turn.train, 'row_length') - prompt_tokens, 1)
     else:
         response_tokens = argument(sampler, 'max_tokens')
     if not is_given:
-        requests = count * sampled
+        requests = count * sampled * _candidates(sampler)
         for title in ('sample', 'opponent')[: 1 + has_opponent]:
             jobs.append(_job(title, sampler, requests, count, prompt_tokens, beginning, context))
     if turn.sampler.func is samplers.disputed:  # leaves one judge prompt of each original
         count = _source_count(turn.prompts.keywords['prompts'])
+    best = _best_of_n(turn.sampler)
+    for judge in _judges_of(best.keywords['scorer']) if best is not None else ():
+        opponents = sampled - 1 if judge.func is scorers.compare else 1
+        shown = count * sampled * opponents
+        jobs.append(
+            _judge_job('best of n: judge', judge, shown, prompt_tokens, response_tokens, context)
+        )
     rollouts, responses = (count * samples, 2) if has_opponent else (count, samples)
     for number, judge in enumerate(judges, 1):
         title = 'judge' if len(judges) == 1 else f'judge {number}'
@@ -217,6 +230,24 @@ def pipeline_jobs(
         if shown:
             jobs.append(_judge_job(title, judge, shown, prompt_tokens, response_tokens, context))
     return jobs
+
+
+def _judges_of(scorer) -> list:
+    """The judges of a bound scorer, alone or in a composite."""
+    scored = scorer.keywords.get('scorers', (scorer,))
+    return [part for part in scored if part.func in RESPONSE_FIELDS]
+
+
+def _best_of_n(sampler):
+    """The best_of_n in a bound sampler, or None."""
+    while sampler is not None and sampler.func is not samplers.best_of_n:
+        sampler = sampler.keywords.get('sampler')
+    return sampler
+
+
+def _candidates(sampler) -> int:
+    """How many samples a bound sampler makes for each that it keeps, a block at a time."""
+    return argument(sampler, 'candidates') if sampler.func is samplers.blockwise else 1
 
 
 def _answers_shown(turn: Turn, prompt_tokens: int, context: int) -> tuple[list[Job], int, str]:
@@ -273,6 +304,8 @@ def _job(
         slots=argument(part, 'slots'),
         prompt_tokens=min(round_up(length, 32), context - max_tokens),
         max_tokens=max_tokens,
+        group=_candidates(part),
+        is_steered=bool(samplers.values_of(part)),
     )
 
 
@@ -289,9 +322,10 @@ def plan_memory(lm, job: Job, device_gib: float) -> memory_plan.MemoryPlan:
         [job.prompt_tokens] * job.requests,
         [job.max_tokens] * job.requests,
         job.distinct_prompts,
-        slots=job.slots or memory_plan.SLOTS,
+        slots=job.slots or max(memory_plan.SLOTS, job.group),
         prefix_tokens=job.prefix_tokens,
         memory=cache_gib * GiB,
+        group=job.group,
     )
 
 
@@ -317,16 +351,23 @@ def trains_on_samples(turn: Turn) -> bool:
     verdicts, which it takes as texts.
     """
     _, sampled, samples = _sampler(turn)
-    return sampled == samples and turn.pairs.func is not pairs.agreeing
+    return sampled >= samples and turn.pairs.func is not pairs.agreeing
 
 
-def makes_reference_pass(turn: Turn) -> bool:
-    """Whether a turn passes over its examples before its updates: because its loss reads the
-    reference, or to compare the log-probs of responses with those that they were sampled with.
+def reference_passes(turn: Turn) -> int:
+    """How often a turn passes over its examples before its updates: because its loss reads the
+    reference, or to compare the log-probs of responses with those that they were sampled with; once
+    more where the loss reads the policy's own, and the reference is another.
     """
-    return not loss_contract.is_reference_free(turn.loss) or any(
-        _sampler(pipeline)[1] and pipeline.pairs.func is not pairs.agreeing
-        for pipeline in turn.pipelines
+    reads_reference = not loss_contract.is_reference_free(turn.loss)
+    if reads_reference and loss_contract.reads_old_logp(turn.loss):
+        return 2 if argument(turn.train, 'reference') == 'base' else 1
+    return int(
+        reads_reference
+        or any(
+            _sampler(pipeline)[1] and pipeline.pairs.func is not pairs.agreeing
+            for pipeline in turn.pipelines
+        )
     )
 
 
@@ -356,10 +397,12 @@ def _pipeline_lengths(turn: Turn, jobs: list[Job], prompt_tokens: int) -> tuple[
     return prompt_tokens, argument(turn.train, 'row_length')
 
 
-def _responses_an_example(part) -> int:
-    """How many responses the examples of a bound pair rule have."""
+def _responses_an_example(part, responses: int) -> int:
+    """How many responses the examples of a bound pair rule have, of so many to a prompt."""
     if part.func is pairs.length_limited:
-        return _responses_an_example(part.keywords['pairs'])
+        return _responses_an_example(part.keywords['pairs'], responses)
+    if part.func is pairs.group:
+        return responses
     if part.func in (pairs.singles, pairs.agreeing):
         return 1
     return 3 if argument(part, 'keep_last') else 2
@@ -374,7 +417,8 @@ def batch_shape(
     micros: micro-batches; None: as the turn says, or else 1.
     """
     # A mismatched response is one more.
-    N = _responses_an_example(turn.pairs) + loss_contract.takes_mismatched(turn.loss)
+    N = _responses_an_example(turn.pairs, _sampler(turn)[2])
+    N += loss_contract.takes_mismatched(turn.loss)
     length, examples = argument(turn.train, 'row_length'), argument(turn.train, 'batch')
     count: int = micros or argument(turn.train, 'accumulate') or 1
     examples_a_row = max(length // (prompt + N * response), 1)

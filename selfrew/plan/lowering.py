@@ -13,10 +13,11 @@ import jax.numpy as jnp
 
 from selfrew.engine import loss_contract, reference, train_state, train_step
 from selfrew.engine.generate import memory_plan, programs, scheduler
+from selfrew.engine.generate.control import Scorers
 from selfrew.mesh import sharding
 from selfrew.models import decoder, language_model, paged_attention
 from selfrew.models.config import ModelConfig
-from selfrew.plan.jobs import BatchShape, Job, PlannedJob, makes_reference_pass
+from selfrew.plan.jobs import BatchShape, Job, PlannedJob, argument, reference_passes
 from selfrew.run.turns import Turn
 from selfrew.types import Batch, State
 
@@ -48,13 +49,14 @@ def round_programs(
 ) -> Iterator[Program]:
     """The programs of a round: prefill and decode of each job, reference, update."""
     optimizer = train_state.cached_optimizer(turn.train.keywords['optimizer'])
+    lm = train_state.training_only(lm, argument(turn.train, 'only'))
     state = train_state.abstract_state(lm, optimizer)
     for job, sizes in planned_jobs:
         prefix = _prefix_cache(lm, sizes.prefix_tokens)
         yield _prefill_program(lm, state.params, job, sizes, prefix)
         yield _decode_program(lm, state.params, job, sizes, prefix)
     batch = _batch(lm, shape)
-    if makes_reference_pass(turn):
+    if reference_passes(turn):
         yield _reference_program(lm, turn.loss, state.params, batch, shape)
     yield _update_program(lm, turn.loss, optimizer, state, batch, shape)
 
@@ -120,6 +122,7 @@ def _batch(lm, shape: BatchShape) -> Batch:
         index=_replicated(lm, (B,), i32),
         count=_replicated(lm, (), f32),
         lengths=_replicated(lm, (N,), f32),
+        ended=_replicated(lm, (B, N), f32),
         ref_logp=_replicated(lm, (B, N), f32),
         scores=_replicated(lm, (B, N), f32),
         labels=_replicated(lm, (B, N), f32),
@@ -184,7 +187,8 @@ def _decode_program(lm, params, job: Job, sizes: memory_plan.MemoryPlan, prefix)
 
     def lower():
         burst = jax.jit(functools.partial(_burst, lm.module), donate_argnums=2)
-        return burst.lower(params, prefix, slots, pages)
+        scorers = Scorers(params['value'], (), ()) if job.is_steered else None
+        return burst.lower(params, prefix, slots, pages, scorers)
 
     return Program(
         f'{job.title}: decode',
@@ -195,18 +199,19 @@ def _decode_program(lm, params, job: Job, sizes: memory_plan.MemoryPlan, prefix)
     )
 
 
-def _burst(module, params, prefix, slots, pages):
+def _burst(module, params, prefix, slots, pages, scorers):
     """What programs.decode does in a burst, with a number of steps that the compiler knows."""
     return jax.lax.fori_loop(
         0,
         scheduler.BURST,
-        lambda _, slots: programs.decode_step(module, params, prefix, slots, pages),
+        lambda _, slots: programs.decode_step(module, params, prefix, slots, pages, scorers),
         slots,
     )
 
 
 def _reference_program(lm, loss, params, batch: Batch, shape: BatchShape) -> Program:
     with_tokens = loss_contract.reads_reference_of_tokens(loss)
+    with_tokens |= loss_contract.reads_old_logp(loss)
 
     def lower():
         return reference.response_logp.lower(lm.module, params, batch, with_tokens=with_tokens)
@@ -228,10 +233,17 @@ def _forward_flops(lm, shape: BatchShape) -> float:
     return model_flops(lm.config, weights, R * L, selected, R * L * L / 2)
 
 
+def _passes(lm) -> int:
+    """Forward passes that an update costs. A backward pass is 2; with LoRA 1, without the weights'
+    gradients; 0 where the value head alone is trained, behind the last hidden state.
+    """
+    return 1 if lm.only else 2 if lm.config.lora else 3
+
+
 def _update_program(lm, loss, optimizer, state: State, batch: Batch, shape: BatchShape) -> Program:
-    """One update. A backward pass is 2 forward passes; with LoRA 1, without weights' gradients."""
+    """One update."""
     A = shape.micros
-    has_lora = bool(lm.config.lora)
+    has_frozen = train_state.has_frozen(lm)
 
     def stacked(array):
         is_split = array.sharding == sharding.of(lm.mesh, 'rows')
@@ -242,9 +254,11 @@ def _update_program(lm, loss, optimizer, state: State, batch: Batch, shape: Batc
         asked = batch
         if loss_contract.reads_reference_of_tokens(loss):
             logp_PS = _rows(lm, batch.mask.shape, jnp.float32)
-            asked = batch._replace(ref_token_logp=logp_PS)
+            asked = asked._replace(ref_token_logp=logp_PS)
+        if loss_contract.reads_old_logp(loss):
+            asked = asked._replace(old_token_logp=_rows(lm, batch.mask.shape, jnp.float32))
         batches: Any = asked if A == 1 else jax.tree.map(stacked, asked)
-        frozen = state.params if has_lora else {'blocks': {}}
+        frozen = state.params if has_frozen else {'blocks': {}}
         updated = state._replace(params=train_state.trainable_params(lm, state.params))
         key = _replicated(lm, (), jax.eval_shape(lambda: jax.random.key(0)).dtype)
         step = train_step.compiled_step(lm, loss, optimizer).compiled
@@ -253,7 +267,7 @@ def _update_program(lm, loss, optimizer, state: State, batch: Batch, shape: Batc
     return Program(
         'update',
         A * shape.rows * shape.length,
-        A * _forward_flops(lm, shape) * (2 if has_lora else 3),
+        A * _forward_flops(lm, shape) * _passes(lm),
         lower,
         {'params': _device_bytes(state.params), 'optimiser': _device_bytes(state.opt)},
     )

@@ -128,9 +128,8 @@ def build_lm(config: dict, devices) -> language_model.Lm:
         raise ValueError(
             f'no model folder {folder!r} here, and a plan downloads nothing; give model.shape'
         )
-    model_config = dataclasses.replace(
-        model_config, lora=fields['lora'], lora_alpha=fields['lora_alpha']
-    )
+    switches = {name: fields[name] for name in ('lora', 'lora_alpha', 'value_head')}
+    model_config = dataclasses.replace(model_config, **switches)
     if fields['adapter']:
         adapter = language_model.resolve_folder(fields['adapter'])
         model_config = language_model.with_adapter(adapter, model_config)

@@ -9,7 +9,14 @@ import time
 
 from selfrew.engine.generate import scheduler
 from selfrew.plan import chips, hlo
-from selfrew.plan.jobs import BatchShape, GiB, PlannedJob, argument, example_count
+from selfrew.plan.jobs import (
+    BatchShape,
+    GiB,
+    PlannedJob,
+    argument,
+    example_count,
+    reference_passes,
+)
 from selfrew.plan.lowering import Program
 from selfrew.run.turns import Turn
 
@@ -104,7 +111,7 @@ def round_seconds(
     examples = example_count(turn)
     batches = math.ceil(examples / shape.examples)
     if 'reference' in results:
-        stages['reference'] = batches * seconds_of('reference')
+        stages['reference'] = reference_passes(turn) * batches * seconds_of('reference')
     epochs, max_steps = argument(turn.train, 'epochs'), argument(turn.train, 'max_steps')
     stages['update'] = min(batches * epochs, max_steps or math.inf) * seconds_of('update')
     stages['round'] = sum(stages.values())

@@ -6,7 +6,15 @@ import functools
 import pytest
 import toys
 
-from configs import iterative_dpo, meta_rewarding, seed_data, self_rewarding, selm
+from configs import (
+    controlled_decoding,
+    iterative_dpo,
+    meta_rewarding,
+    rloo,
+    seed_data,
+    self_rewarding,
+    selm,
+)
 from selfrew.plan import chips, jobs, prediction
 from selfrew.shelves import losses, pairs, samplers, scorers
 
@@ -232,13 +240,13 @@ def test_a_reference_pass_is_made_for_the_loss_or_to_compare_samples(
     given = functools.partial(samplers.given)
     of_given = dataclasses.replace(turn, sampler=given)
     greedy = functools.partial(GREEDY, sampler=given)
-    assert jobs.makes_reference_pass(turn)
-    assert jobs.makes_reference_pass(of_given) == is_made_of_given
-    assert jobs.makes_reference_pass(dataclasses.replace(turn, sampler=greedy))
-    assert jobs.makes_reference_pass(dataclasses.replace(of_given, joined=(turn,)))
+    assert jobs.reference_passes(turn)
+    assert bool(jobs.reference_passes(of_given)) == is_made_of_given
+    assert jobs.reference_passes(dataclasses.replace(turn, sampler=greedy))
+    assert jobs.reference_passes(dataclasses.replace(of_given, joined=(turn,)))
     # a judge's verdicts are texts
     verdicts = dataclasses.replace(turn, pairs=functools.partial(pairs.agreeing))
-    assert jobs.makes_reference_pass(verdicts) == is_made_of_given
+    assert bool(jobs.reference_passes(verdicts)) == is_made_of_given
 
 
 def test_a_rounds_time_is_that_of_its_programs_times_how_often_they_run(turn, planned):
@@ -272,3 +280,40 @@ def test_a_rounds_time_is_unknown_where_a_programs_is(turn, planned):
     seconds = prediction.round_seconds(turn, planned[:1], shape, results)
     assert seconds['update'] is None and seconds['round'] is None
     assert seconds['sample'] == 1750 * 2 * 1.0 + 110 * 64 * 0.5
+
+
+def _controlled(**sampler):
+    config = controlled_decoding.get_config().to_dict()
+    config['round']['sampler'] = {'name': 'blockwise', 'n': 2, 'max_tokens': 64} | sampler
+    return jobs.sampling_turn(config)
+
+
+def test_block_wise_candidates_are_requests_and_share_their_slots():
+    """2,000 prompts, 2 answers of 6 candidates each; 256 slots hold 42 groups of 6."""
+    turn = _controlled(candidates=6, block=32, values=('own', 'runs/not/there'), weights=(1.0, 1.0))
+    (job,) = jobs.sampling_jobs(turn, 100, CONTEXT)
+    assert job.requests == 2000 * 2 * 6 and job.distinct_prompts == 2000
+    assert job.is_steered and job.group == 6
+    assert jobs.plan_memory(toys.toy()[0], job, 64.0).slots == 252
+    shape = jobs.batch_shape(turn, 100, 64, 1)
+    assert shape.n == 2  # a group of all responses
+
+
+def test_the_best_of_n_are_sampled_and_judged_and_one_in_n_is_kept(turn):
+    best = functools.partial(samplers.best_of_n, n=2, sampler=turn.sampler, scorer=turn.scorer)
+    sampling = jobs.sampling_jobs(dataclasses.replace(turn, sampler=best), 500, CONTEXT)
+    assert [(job.title, job.requests) for job in sampling] == [
+        ('sample', 7000 * 4),
+        ('best of n: judge', 7000 * 4 * 3),
+        ('judge', 7000 * 2 * 3),
+    ]
+    assert jobs.trains_on_samples(dataclasses.replace(turn, sampler=best))
+
+
+def test_the_policys_own_log_probs_take_a_pass_unless_it_is_the_reference():
+    turn = jobs.sampling_turn(rloo.get_config().to_dict())
+    assert jobs.reference_passes(turn) == 2
+    fields = turn.train.keywords | {'reference': 'exact'}
+    exact = functools.partial(turn.train.func, **fields)
+    assert jobs.reference_passes(dataclasses.replace(turn, train=exact)) == 1
+    assert jobs.batch_shape(turn, 40, 24, 1).n == 8
