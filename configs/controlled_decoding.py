@@ -55,6 +55,8 @@ def get_config(arg: str = ''):
         },
     )
     config.model.value_head = True
+    if small:
+        del config.evals['plain']
     return config
 
 

@@ -49,7 +49,10 @@ def packed(policy, ref, *, labels=None, real=None, scores=None, ended=None, valu
     logp_PS = of_tokens(batch, policy)
     old_PS = 0.5 * (logp_PS + batch.ref_token_logp)
     if values is None:
-        values = [[np.stack([np.sin(9.0 * t), np.cos(7.0 * t)]) for t in row] for row in policy]
+        values = [
+            [np.stack([np.sin(np.multiply(9.0, t)), np.cos(np.multiply(7.0, t))]) for t in row]
+            for row in policy
+        ]
     value_PS, expect_PS = (
         of_tokens(batch, [[v[i] for v in row] for row in values]) for i in (0, 1)
     )

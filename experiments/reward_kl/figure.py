@@ -60,7 +60,7 @@ def table(results: list[dict]) -> str:
 def plot(results: list[dict], path: str) -> None:
     """A panel for each task: means over seeds, bars of one standard deviation."""
     tasks = list(dict.fromkeys(r['task'] for r in results))
-    plane = Figure(figsize=(8 * len(tasks), 6.5), layout='constrained')
+    plane = Figure(figsize=(9 * len(tasks), 6), layout='constrained')
     for axes, task in zip(np.atleast_1d(plane.subplots(1, len(tasks))), tasks):
         methods = [m for m in _methods(results, task) if 'M=' not in m and m != 'base']
         for i, method in enumerate(methods):
@@ -85,6 +85,6 @@ def plot(results: list[dict], path: str) -> None:
         axes.set_xlabel('KL from the base, nats a response')
         axes.set_ylabel('expected reward')
         axes.set_title(task)
-        axes.legend(fontsize=6)
+        axes.legend(fontsize=6, loc='upper left', bbox_to_anchor=(1.0, 1.0))
         axes.grid(alpha=0.3)
     plane.savefig(path, dpi=110)

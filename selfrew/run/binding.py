@@ -88,6 +88,8 @@ class Range(NamedTuple):
         return is_above and is_below
 
     def __str__(self) -> str:
+        if math.isinf(self.least) and math.isinf(self.most):
+            return 'a finite number'
         low = f'{"at least" if self.takes_least else "more than"} {self.least:g}'
         if math.isinf(self.most):
             return low + ('' if self.takes_most else ', finite')

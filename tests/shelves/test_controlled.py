@@ -94,7 +94,7 @@ def test_what_cannot_steer_is_refused_before_work_starts(scorer):
         ({'values': ()}, 'no prefix scorer'),
         ({'values': ('own',), 'weights': (1.0, 2.0)}, '1 values and 2 weights'),
         ({'weights': ('a',)}, 'want finite numbers'),
-        ({'strength': math.inf}, 'strength=inf'),
+        ({'strength': math.inf}, 'strength=inf: want a finite number'),
         ({'candidates': 3}, 'nothing reads candidates=3'),
     ):
         with pytest.raises(ValueError, match=message):
