@@ -1,7 +1,7 @@
 """From scores to examples. The shelf's contract: (judgement, rng, *, …) -> iterator of Example.
 
-The responses of an example are best first. Responses without a verdict (nan) are left out. The loop
-counts judgements that yield no example.
+The responses of an example are best first. Responses without a verdict (nan) are left out, except
+by `group`. The loop counts judgements that yield no example.
 """
 
 import dataclasses
