@@ -111,9 +111,18 @@ def online(small: bool, *, loss: dict, samples: int = 8) -> dict:
     """Fields of a config that trains on groups of samples as they come, a batch of prompts a round,
     and stays near the base.
     """
-    rounds = 2 if small else 60
+    evals = {
+        'accuracy': accuracy(),
+        'plane': {
+            'name': 'reward_kl',
+            'prompts': accuracy(300)['prompts'],
+            'sampler': sampling(2),
+            'scorer': {'name': 'exact_answer'},
+            'base_sampler': sampling(2),
+        },
+    }
     return {
-        'rounds': rounds,
+        'rounds': 2 if small else 60,
         'round': {
             'prompts': fresh(8 if small else 32, answers=True),
             'sampler': sampling(samples),
@@ -126,16 +135,7 @@ def online(small: bool, *, loss: dict, samples: int = 8) -> dict:
             'optimizer_state': 'kept',
             'max_unread': 1.0,
         },
-        'evals': {
-            'accuracy': accuracy(40 if small else 1000),
-            'plane': {
-                'name': 'reward_kl',
-                'prompts': accuracy(24 if small else 300)['prompts'],
-                'sampler': sampling(2),
-                'scorer': {'name': 'exact_answer'},
-                'base_sampler': sampling(2),
-            },
-        },
+        'evals': {'accuracy': accuracy(40)} if small else evals,
         'evals_every': 20,
         'states_every': 20,
         'keep_states': 1,
