@@ -26,56 +26,51 @@ def sample_tokens(logits_RV, uniform_R, temperature_R, top_k_R, top_p_R, min_p_R
     Ties with the least likely token that may be sampled may be sampled too.
     Returns ([R] int32, [R] float32, [R] float32).
     """
-    raw_best_R = jnp.max(logits_RV, axis=-1)
-    raw_RV = jnp.exp(logits_RV - raw_best_R[:, None])
-    logp_of_best_R = -jnp.log(jnp.sum(raw_RV, axis=-1))
+    best_R = jnp.max(logits_RV, axis=-1)
+    weight_RV = jnp.exp(logits_RV - best_R[:, None])
+    logp_of_best_R = -jnp.log(jnp.sum(weight_RV, axis=-1))
     is_raw_R = (temperature_R == 1.0) & (top_k_R == 0) & (top_p_R == 1.0) & (min_p_R == 0.0)
-    raw_logits_RV, best_R = logits_RV, raw_best_R
+    tilted_RV, tilted_best_R = logits_RV, best_R
     if tilt_RV is not None:
         is_raw_R &= ~jnp.any(tilt_RV != 0.0, axis=-1)
-        logits_RV = logits_RV + tilt_RV
-        best_R = jnp.max(logits_RV, axis=-1)
-        raw_RV = jnp.exp(logits_RV - best_R[:, None])
+        tilted_RV = logits_RV + tilt_RV
+        tilted_best_R = jnp.max(tilted_RV, axis=-1)
+        weight_RV = jnp.exp(tilted_RV - tilted_best_R[:, None])
 
     # What no row asks for is not computed. Rows that do not ask for it get the same bits anyway.
     def tempered():
-        return jnp.exp((logits_RV - best_R[:, None]) / jnp.maximum(temperature_R, 1e-6)[:, None])
+        colder_RV = (tilted_RV - tilted_best_R[:, None]) / jnp.maximum(temperature_R, 1e-6)[:, None]
+        return jnp.exp(colder_RV)
 
-    weight_RV = jax.lax.cond(jnp.all(temperature_R == 1.0), lambda: raw_RV, tempered)
+    weight_RV = jax.lax.cond(jnp.all(temperature_R == 1.0), lambda: weight_RV, tempered)
     truncates = jnp.any(top_k_R > 0) | jnp.any(top_p_R < 1.0) | jnp.any(min_p_R > 0.0)
     weight_RV = jax.lax.cond(
         truncates, _truncate, lambda w, *_: w, weight_RV, top_k_R, top_p_R, min_p_R
     )
-    token_R = _inverse_cdf(weight_RV, uniform_R)
+    token_R, drawn_logp_R = _inverse_cdf(weight_RV, uniform_R)
     greedy_R = temperature_R == 0.0
 
     def argmax():
-        return jnp.argmax(logits_RV, axis=-1).astype(jnp.int32)
+        return jnp.argmax(tilted_RV, axis=-1).astype(jnp.int32)
 
     argmax_R = jax.lax.cond(jnp.any(greedy_R), argmax, lambda: token_R)
     token_R = jnp.where(greedy_R, argmax_R, token_R)
-
-    def at_token(x_RV):
-        return jnp.take_along_axis(x_RV, token_R[:, None], axis=-1)[:, 0]
-
-    logp_R = at_token(raw_logits_RV) - raw_best_R + logp_of_best_R
-
-    def sampled_logp():
-        drawn_R = jnp.log(at_token(weight_RV)) - jnp.log(jnp.sum(weight_RV, axis=-1))
-        return jnp.where(is_raw_R, logp_R, jnp.where(greedy_R, 0.0, drawn_R))
-
-    return token_R, logp_R, jax.lax.cond(jnp.all(is_raw_R), lambda: logp_R, sampled_logp)
+    logit_R = jnp.take_along_axis(logits_RV, token_R[:, None], axis=-1)[:, 0]
+    logp_R = logit_R - best_R + logp_of_best_R
+    sampled_logp_R = jnp.where(greedy_R, 0.0, drawn_logp_R)
+    return token_R, logp_R, jnp.where(is_raw_R, logp_R, sampled_logp_R)
 
 
 def _inverse_cdf(weight_RV, uniform_R):
-    """The first token where the cumulative weight exceeds uniform times the total; never one of
-    weight 0.
+    """The first token where the cumulative weight exceeds uniform times the total, never one of
+    weight 0; and the log of its share of the total.
     """
     R, V = weight_RV.shape
     blocks_RXB = jnp.pad(weight_RV, ((0, 0), (0, -V % BLOCK))).reshape(R, -1, BLOCK)
     sum_RX = jnp.sum(blocks_RXB, axis=-1)
     cumulative_RX = jnp.cumsum(sum_RX, axis=-1)
-    goal_R = uniform_R * cumulative_RX[:, -1]
+    total_R = cumulative_RX[:, -1]
+    goal_R = uniform_R * total_R
     block_R = _first_above(cumulative_RX, sum_RX, goal_R)
 
     def at_block(x_RX):
@@ -83,7 +78,9 @@ def _inverse_cdf(weight_RV, uniform_R):
 
     weight_RB = jnp.take_along_axis(blocks_RXB, block_R[:, None, None], axis=1)[:, 0]
     goal_R = goal_R - (at_block(cumulative_RX) - at_block(sum_RX))
-    return block_R * BLOCK + _first_above(jnp.cumsum(weight_RB, axis=-1), weight_RB, goal_R)
+    place_R = _first_above(jnp.cumsum(weight_RB, axis=-1), weight_RB, goal_R)
+    drawn_R = jnp.take_along_axis(weight_RB, place_R[:, None], axis=1)[:, 0]
+    return block_R * BLOCK + place_R, jnp.log(drawn_R) - jnp.log(total_R)
 
 
 def _first_above(cumulative_RX, weight_RX, goal_R):
