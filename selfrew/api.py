@@ -157,7 +157,8 @@ def _controlled(control: dict, options: dict) -> dict:
         n = options['n']
         sampler = {'name': 'sample'} | options | {'n': n * fields.pop('of', 1)}
         return fields | {'n': n, 'sampler': sampler}
-    options = {k: v for k, v in options.items() if k != 'stop' or v}
+    if not options['stop']:  # which blockwise does not have
+        options = {name: value for name, value in options.items() if name != 'stop'}
     return options | fields
 
 

@@ -117,7 +117,8 @@ class BlockScheduler(Scheduler):
             return []
         state = self._device.state
         value_S, token_S = np.asarray(state.value), np.asarray(state.request.token)
-        finished, source_S = [], np.arange(len(busy_S))
+        source_S, is_forked_S = np.arange(len(busy_S)), np.zeros(len(busy_S), bool)
+        finished = {}  # slot of the best candidate -> (index of the request, slots of all)
         for index, slots in whole:
             best = int(slots[np.argmax(value_S[slots])])
             if not np.isfinite(value_S[slots]).all():
@@ -125,33 +126,17 @@ class BlockScheduler(Scheduler):
             options = self._requests[self._slots.request[best]].options
             count = int(self._slots.token_count[best])
             if int(token_S[best]) in options.ends or count >= options.limit:
-                finished.append((index, best, slots))
+                finished[best] = index, slots
             else:
-                source_S[slots] = best
-        responses = self._finish(finished)
-        forked = np.isin(np.arange(len(busy_S)), [s for _, slots in whole for s in slots])
-        self._fork(source_S, forked & self._slots.is_busy)
-        return responses
-
-    def _finish(self, finished) -> list[tuple[int, Response]]:
-        """Releases the slots of samples that have ended, with their responses.
-
-        finished: of (index of the request, slot of the best candidate, slots of all).
-        """
-        if not finished:
-            return []
-        state, responses = self._device.state, []
-        tokens_ST = np.asarray(state.tokens)
-        logps_ST = np.asarray(state.logp), np.asarray(state.sampled_logp)
-        for index, best, slots in finished:
-            logps_T = [logp_ST[best] for logp_ST in logps_ST]
-            response = self._response(best, tokens_ST[best], logps_T, True)
-            assert response is not None, 'it has ended'
+                source_S[slots], is_forked_S[slots] = best, True
+        responses = []
+        for best, response in self._responses(list(finished), ~active_S):
+            index, slots = finished[best]
             # The law of the best of several candidates is not that of each.
             responses.append((index, dataclasses.replace(response, sampled_logp=None)))
-            self._open_limits -= int(self._limits[self._slots.request[slots]].sum())
             for slot in slots.tolist():
-                self._release(slot)
+                self._release_sampled(slot)
+        self._fork(source_S, is_forked_S)
         return responses
 
     def _fork(self, source_S, is_forked_S) -> None:

@@ -145,8 +145,8 @@ def empty_slots(
     cache, count = empty_cache(module, dtype, pages, page_size), zeros(i32)
     for scorer, scorer_dtype in scorers:
         cache += empty_cache(scorer, scorer_dtype, pages, page_size)
-    tokens, logp, sampled_logp = zeros(i32, max_tokens), *(zeros(f32, max_tokens),) * 2
-    slots = Slots(cache, request, count, count > 0, tokens, logp, sampled_logp, zeros(f32))
+    tokens, logp = zeros(i32, max_tokens), zeros(f32, max_tokens)
+    slots = Slots(cache, request, count, count > 0, tokens, logp, logp, zeros(f32))
     return _constrain_slots(module, slots)
 
 
@@ -268,27 +268,24 @@ def decode_step(module, params, prefix, slots: Slots, pages, scorers=None) -> Sl
     position_S1 = P + request.filled[:, None]
     columns = P + pages.table.shape[1] * slots.cache[0]['k'].shape[4]
     # The token goes into the column after those in use. An inactive slot never reads that column.
+    mask_S1C, pages = _causal_mask(columns, position_S1), pages._replace(filled=request.filled)
     modules, all_params = (module,), (params,)
     if scorers is not None:
         modules, all_params = (module, *scorers.modules), (params, *scorers.params)
+    caches, prefixes = (control.split_cache(modules, x) for x in (slots.cache, prefix))
     hiddens, cache = [], ()
-    for each, each_params, each_cache, each_prefix in zip(
-        modules,
-        all_params,
-        control.split_cache(modules, slots.cache),
-        control.split_cache(modules, prefix),
-    ):
-        hidden_S1D, new_cache = each.apply(
-            {'params': each_params},
+    for reader, its_params, its_cache, its_prefix in zip(modules, all_params, caches, prefixes):
+        hidden_S1D, its_cache = reader.apply(
+            {'params': its_params},
             request.token[:, None],
             position_S1,
-            _causal_mask(columns, position_S1),
-            each_cache,
-            pages._replace(filled=request.filled),
-            each_prefix,
+            mask_S1C,
+            its_cache,
+            pages,
+            its_prefix,
         )
         hiddens.append(hidden_S1D[:, 0])
-        cache += new_cache
+        cache += its_cache
     key_S = jax.random.wrap_key_data(request.key)
     uniform_S = jax.vmap(lambda key, count: jax.random.uniform(jax.random.fold_in(key, count)))(
         key_S, slots.token_count

@@ -126,16 +126,14 @@ class Scheduler:
 
     def _burst(self, busy_S, has_stop: bool) -> tuple[int, int]:
         """(Active slots with which the next burst ends early, its most decode steps)."""
-        active_floor = 0
         if has_stop:
-            pass
-        elif self._has_more():
+            return 0, SHORT_BURST
+        if self._has_more():
             patience = max(self._plan.slots // 16, 1)  # idle slots for which it ends early
-            active_floor = max(int(busy_S.sum()) - patience, 0)
-        elif self._can_shrink:
-            fewer = max((count for count in SLOT_COUNTS if count < len(busy_S)), default=0)
-            active_floor = fewer if self._pays(fewer) else 0
-        return active_floor, SHORT_BURST if has_stop or self._pool else BURST
+            steps = SHORT_BURST if self._pool else BURST
+            return max(int(busy_S.sum()) - patience, 0), steps
+        fewer = max((count for count in SLOT_COUNTS if count < len(busy_S)), default=0)
+        return fewer if self._can_shrink and self._pays(fewer) else 0, BURST
 
     def most_left(self) -> int:
         """Tokens that the samples which have not ended may have yet."""
@@ -298,20 +296,26 @@ class Scheduler:
                 sampled.append(slot)
             elif ended_S[slot] or self._slots.token_count[slot] >= len(recorded.tokens):
                 self._release(slot)
-        if not sampled:
+        finished = []
+        for slot, response in self._responses(sampled, ended_S):
+            finished.append((int(self._slots.request[slot]), response))
+            self._release_sampled(slot)
+        return finished
+
+    def _responses(self, slots: list[int], ended_S) -> list[tuple[int, Response]]:
+        """(slot, response) of those of the slots whose samples have ended or have a stop string."""
+        if not slots:
             return []
         state = self._device.state
         tokens_ST = np.asarray(state.tokens)
         logps_ST = np.asarray(state.logp), np.asarray(state.sampled_logp)
-        finished = []
-        for slot in sampled:
+        responses = []
+        for slot in slots:
             logps_T = [logp_ST[slot] for logp_ST in logps_ST]
             response = self._response(slot, tokens_ST[slot], logps_T, ended_S[slot])
             if response is not None:
-                finished.append((int(self._slots.request[slot]), response))
-                self._open_limits -= int(self._limits[self._slots.request[slot]])
-                self._release(slot)
-        return finished
+                responses.append((slot, response))
+        return responses
 
     def _response(self, slot: int, tokens_T, logps_T, is_ended: bool) -> Response | None:
         """The slot's response if its sample has ended or has a stop string, else None.
@@ -336,6 +340,11 @@ class Scheduler:
         logp, sampled_logp = (float(x_T[:count].sum(dtype=np.float64)) for x_T in logps_T)
         check_sampled(logp, self._device.lm.module.dtype)
         return Response(decoded, tokens, finish, logp, sampled_logp)
+
+    def _release_sampled(self, slot: int) -> None:
+        """Releases a slot whose sample, not a replayed one, has ended."""
+        self._open_limits -= int(self._limits[self._slots.request[slot]])
+        self._release(slot)
 
     def _release(self, slot: int) -> None:
         self._device.pages.free(slot)

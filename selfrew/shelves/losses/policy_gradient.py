@@ -33,10 +33,10 @@ def _clipped_gain(out, batch, advantage_BN, clip: float):
     return jnp.minimum(gain_PS, clipped_PS), (clipped_PS < gain_PS).astype(jnp.float32)
 
 
-def _metrics(out, batch, advantage_BN, is_scored_BN, clipped_PS) -> dict:
+def _metrics(out, batch, advantage_BN, clipped_PS) -> dict:
     tokens_B = jnp.maximum(jnp.sum(out.length, axis=1), 1.0)
-    count_B = jnp.maximum(jnp.sum(is_scored_BN, axis=1), 1.0)
-    scores_BN = jnp.where(is_scored_BN > 0, batch.scores, 0.0)
+    scores_BN, is_scored_BN, count_B1 = _scored(batch)
+    count_B = jnp.maximum(count_B1[:, 0], 1.0)
     return {
         'rewards/mean': jnp.sum(scores_BN, axis=1) / count_B,
         'rewards/scored': jnp.mean(is_scored_BN, axis=1),
@@ -76,7 +76,7 @@ def rloo(out, batch, key, *, beta: float = 0.05, clip: float = 0.2, token_logp: 
     gain_PS, clipped_PS = _clipped_gain(out, batch, advantage_BN, clip)
     loss_B = -jnp.sum(logprobs.response_sums(batch, gain_PS), axis=1)
     loss_B /= jnp.maximum(count_B1[:, 0], 1.0)
-    return loss_B, _metrics(out, batch, advantage_BN, is_scored_BN, clipped_PS)
+    return loss_B, _metrics(out, batch, advantage_BN, clipped_PS)
 
 
 @checked_by(must_read('token_logp'))
@@ -129,5 +129,5 @@ def grpo(
     else:
         loss_B = jnp.mean(sum_BN, axis=1)
     k3_B = jnp.sum(logprobs.response_sums(batch, k3_PS), axis=1)
-    metrics = _metrics(out, batch, advantage_BN, is_scored_BN, clipped_PS)
+    metrics = _metrics(out, batch, advantage_BN, clipped_PS)
     return loss_B, metrics | {'k3': k3_B / jnp.maximum(jnp.sum(out.length, axis=1), 1.0)}

@@ -22,7 +22,13 @@ def _rewards(batch):
     return jnp.where(has_reward_BN, batch.scores, 0.0), has_reward_BN
 
 
-def _halved_squares(out, batch, target_PS, is_used_PS, is_used_BN, reward_BN, has_reward_BN):
+def _is_last(out, place):
+    """[P S] Whether a selected token is the last one of its response; place: of response_places."""
+    example_PS, response_PS, place_PS = place
+    return place_PS == out.length[example_PS, response_PS] - 1
+
+
+def _halved_squares(out, batch, target_PS, is_used_PS, is_used_BN):
     """(loss [B], metrics): half the squared errors, summed over each response's tokens, and the
     mean over the responses that are used.
     """
@@ -31,18 +37,16 @@ def _halved_squares(out, batch, target_PS, is_used_PS, is_used_BN, reward_BN, ha
     )
     sum_BN = logprobs.response_sums(batch, 0.5 * error_PS**2)
     count_B = jnp.maximum(jnp.sum(is_used_BN, axis=1), 1.0)
-    example_PS, response_PS, place_PS = logprobs.response_places(batch)
-    is_last_PS = place_PS == out.length[example_PS, response_PS] - 1
+    is_last_PS = _is_last(out, logprobs.response_places(batch))
     last_BN = logprobs.response_sums(batch, jnp.where(is_last_PS, out.value, 0.0))
     mean_BN = logprobs.response_sums(batch, out.value * batch.mask) / jnp.maximum(out.length, 1.0)
+    reward_BN, has_reward_BN = _rewards(batch)
+    final_error_BN = jnp.where(has_reward_BN, (last_BN - reward_BN) ** 2, 0.0)
     rewards_B = jnp.maximum(jnp.sum(has_reward_BN, axis=1), 1.0)
     metrics = {
         'values/mean': jnp.mean(mean_BN, axis=1),
         # How far the value of a whole response is from its reward, squared.
-        'values/final_error': jnp.sum(
-            jnp.where(has_reward_BN, (last_BN - reward_BN) ** 2, 0.0), axis=1
-        )
-        / rewards_B,
+        'values/final_error': jnp.sum(final_error_BN, axis=1) / rewards_B,
         'values/rewarded': jnp.mean(has_reward_BN.astype(jnp.float32), axis=1),
     }
     return jnp.sum(jnp.where(is_used_BN, sum_BN, 0.0), axis=1) / count_B, metrics
@@ -63,16 +67,8 @@ def cd_fudge(out, batch, key, *, value: bool = True):
     del key, value
     reward_BN, has_reward_BN = _rewards(batch)
     example_PS, response_PS, _ = logprobs.response_places(batch)
-    place = example_PS, response_PS
-    return _halved_squares(
-        out,
-        batch,
-        reward_BN[place],
-        has_reward_BN[place],
-        has_reward_BN,
-        reward_BN,
-        has_reward_BN,
-    )
+    response = example_PS, response_PS
+    return _halved_squares(out, batch, reward_BN[response], has_reward_BN[response], has_reward_BN)
 
 
 @checked_by(must_read('expect'))
@@ -94,12 +90,10 @@ def cd_q(out, batch, key, *, expect: bool = True):
     """
     del key, expect
     reward_BN, has_reward_BN = _rewards(batch)
-    example_PS, response_PS, place_PS = logprobs.response_places(batch)
-    place = example_PS, response_PS
-    is_last_PS = place_PS == out.length[place] - 1
+    place = logprobs.response_places(batch)
+    is_last_PS, response = _is_last(out, place), place[:2]
     # The tokens of a response lie one after another.
     next_PS = jnp.roll(out.expect, -1, axis=1)
-    target_PS = jnp.where(is_last_PS, reward_BN[place], next_PS)
-    is_used_PS = ~is_last_PS | has_reward_BN[place]
-    exists_BN = out.length > 0
-    return _halved_squares(out, batch, target_PS, is_used_PS, exists_BN, reward_BN, has_reward_BN)
+    target_PS = jnp.where(is_last_PS, reward_BN[response], next_PS)
+    is_used_PS = ~is_last_PS | has_reward_BN[response]
+    return _halved_squares(out, batch, target_PS, is_used_PS, out.length > 0)

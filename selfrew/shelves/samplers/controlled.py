@@ -31,7 +31,6 @@ def check_values(values: tuple) -> None:
             raise ValueError(f'{name!r}: want names of prefix scorers')
         if name != OWN:
             saved_models.check(name, value_head=True)
-            saved_models.locate(name)
 
 
 def values_of(sampler) -> tuple:

@@ -36,16 +36,20 @@ def sample(
         number changes speed and memory, and the samples up to rounding only.
     Raises ValueError for an option out of range.
     """
-    options = {
-        'temperature': temperature,
-        'top_k': top_k,
-        'top_p': top_p,
-        'min_p': min_p,
-        'stop': stop,
-        'max_tokens': max_tokens,
-        'slots': slots,
-    }
-    return sample_with(lm, params, prompts, key, n=n, **options)
+    return sample_with(
+        lm,
+        params,
+        prompts,
+        key,
+        n=n,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        stop=stop,
+        max_tokens=max_tokens,
+        slots=slots,
+    )
 
 
 def sample_with(lm, params, prompts, key, *, n: int, max_tokens: int, **options) -> list[Rollout]:
