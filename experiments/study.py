@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from selfrew import loop
-from selfrew.run import binding
-from selfrew.run.stage import json_bytes, write_atomic
+from selfrew.engine.run_files import write_atomic
+from selfrew.running import binding
+from selfrew.running.stage import json_bytes
 
 TUNING_SEED = 100
 REWARDS = (

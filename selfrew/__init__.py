@@ -3,9 +3,10 @@
     lm, params = selfrew.load('path/or/hub-name')
     rollouts = lm.generate(params, ['Why is the sky blue?'], n=4)
     selfrew.save('out', lm, params)
+    rounds = selfrew.run('quickstart', 'runs/quickstart')
 
-README.md maps the package. Importing this module loads nothing heavy: `load` and `save` come from
-`selfrew.api` at first use.
+README.md maps the package. Importing this module loads nothing heavy: `load`, `run` and `save` come
+from `selfrew.api` at first use.
 """
 
 from typing import TYPE_CHECKING
@@ -13,12 +14,12 @@ from typing import TYPE_CHECKING
 from selfrew.mesh import platforms
 
 if TYPE_CHECKING:
-    from selfrew.api import load, save
+    from selfrew.api import load, run, save
 
 platforms.skip_absent_tpu()  # before jax, which `load` and the commands import, looks for one
 
 __version__ = '0.1.0'
-__all__ = ['load', 'save']
+__all__ = ['load', 'run', 'save']
 
 
 def __getattr__(name: str):

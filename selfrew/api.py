@@ -7,12 +7,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
-from selfrew import export
+from selfrew import export, loop
 from selfrew.engine import response_logps
 from selfrew.mesh import keys, sharding
 from selfrew.models import decoder, language_model
-from selfrew.run import binding
+from selfrew.running import binding, config_files, report
 from selfrew.shelves import samplers
 from selfrew.types import Prompt, Response, Rollout, user_prompt
 
@@ -28,10 +29,21 @@ def prompt_of(source, id: str) -> Prompt:
     """A Prompt with this id from a string (one user message) or a list of chat messages.
 
     A message is {'role', 'content'}. A Prompt is returned as it is.
+    Raises ValueError for anything else.
     """
     if isinstance(source, Prompt):
         return source
-    return user_prompt(id, source) if isinstance(source, str) else Prompt(id, tuple(source))
+    if isinstance(source, str):
+        return user_prompt(id, source)
+    is_chat = isinstance(source, (list, tuple)) and all(
+        isinstance(message, dict) and {'role', 'content'} <= set(message) for message in source
+    )
+    if not is_chat or not source:
+        raise ValueError(
+            f'prompt {id}: want a string, a list of chat messages with role and content, or a '
+            f'Prompt; got {repr(source)[:80]}'
+        )
+    return Prompt(id, tuple(source))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -55,7 +67,8 @@ class Lm(language_model.Lm):
           tokens_BT: ints.
           mask_BT: true for tokens that are not padding; None for all. Logits at padding are
             meaningless.
-        Raises ValueError for other shapes, or for more tokens than the model has positions.
+        Raises ValueError for other shapes, for more tokens than the model has positions, or for a
+        token that is not in its vocabulary.
         """
         tokens_BT = np.asarray(tokens_BT, np.int32)
         if mask_BT is None:
@@ -67,11 +80,20 @@ class Lm(language_model.Lm):
                 f'want tokens and mask of one shape [B T], T at most {self.config.max_length}; '
                 f'got {tokens_BT.shape} and {mask_BT.shape}'
             )
+        tokens_BT = np.where(mask_BT, tokens_BT, 0)
+        self._check_tokens(tokens_BT, 'tokens_BT')
         B = len(tokens_BT)
         padding = (0, -B % sharding.row_shards(self.mesh)), (0, 0)
         tokens_RT = self.place_rows(np.pad(tokens_BT, padding))
         mask_RT = self.place_rows(np.pad(mask_BT, padding))
         return _logits(self.module, params, tokens_RT, mask_RT)[:B]
+
+    def _check_tokens(self, tokens, name: str) -> None:
+        """Raises ValueError for a token that is not in the vocabulary."""
+        ids, size = np.asarray(tokens, np.int64).ravel(), self.config.vocab
+        bad = ids[(ids < 0) | (ids >= size)]
+        if len(bad):
+            raise ValueError(f'{name}: no token {bad[0]}; the vocabulary has 0 to {size - 1}')
 
     def logp(self, params, prompts, responses, *, batch: int = 16) -> LogProbs:
         """The log-probability of each response given its prompt, computed as in training.
@@ -81,10 +103,14 @@ class Lm(language_model.Lm):
           responses: one for each prompt. A string is taken as a finished response; a Response that
             was sampled is scored on exactly its tokens.
           batch: how many responses are computed together.
-        Raises ValueError if a response is empty, or too long for the context.
+        Raises ValueError if a response is empty, too long for the context, or has a token that is
+        not in the vocabulary, or if a single string is given for a list.
         """
-        prompts = [prompt_of(p, str(i)) for i, p in enumerate(prompts)]
+        prompts = _prompts_of(prompts)
+        _check_list(responses, 'responses')
         responses = [r if isinstance(r, Response) else Response(r) for r in responses]
+        for i, response in enumerate(responses):
+            self._check_tokens(response.tokens, f'responses[{i}]')
         found = response_logps.token_logps(
             self, params, list(zip(prompts, responses, strict=True)), batch=batch
         )
@@ -122,11 +148,11 @@ class Lm(language_model.Lm):
           samplers.blockwise, e.g. {'name': 'tokenwise', 'strength': 2.0, 'values': ('runs/cd_q',)};
           or {'name': 'best_of_n', 'of': 16, 'scorer': {'name': 'length'}}, the best of so many by
           an entry of the shelf scorers.
-        Raises ValueError for an option out of range, or if a prompt and max_tokens exceed the
-        context.
+        Raises ValueError for an option out of range, if a prompt and max_tokens exceed the context,
+        or if a single string is given for a list.
         """
         keys.check_seed(seed)
-        prompts = [prompt_of(p, str(i)) for i, p in enumerate(prompts)]
+        prompts = _prompts_of(prompts)
         options = {
             'n': n,
             'temperature': temperature,
@@ -148,6 +174,19 @@ class Lm(language_model.Lm):
                 f'{self.config.max_length}'
             )
         return rollouts
+
+
+def _prompts_of(sources) -> list[Prompt]:
+    """The prompts of a list, see `prompt_of`. Raises ValueError for a single string or message."""
+    _check_list(sources, 'prompts')
+    return [prompt_of(source, str(i)) for i, source in enumerate(sources)]
+
+
+def _check_list(values, name: str) -> None:
+    """Raises ValueError for a string or a mapping in the place of a list."""
+    if isinstance(values, (str, bytes, dict, Prompt, Response)):
+        shown = repr(values)[:80]
+        raise ValueError(f'{name}={shown}: want a list of them; for one, write [{shown}]')
 
 
 def _controlled(control: dict, options: dict) -> dict:
@@ -173,6 +212,33 @@ def load(folder: str, *, mesh: dict | None = None, **options):
     axes = {'fsdp': -1} if mesh is None else mesh
     lm, params = language_model.load(folder=folder, **axes, **options)
     return Lm(**{field.name: getattr(lm, field.name) for field in dataclasses.fields(lm)}), params
+
+
+def run(
+    config,
+    workdir: str,
+    *,
+    source: str | None = None,
+    allow_changed_inputs: bool = False,
+    tensorboard: bool = True,
+    wandb: str | None = None,
+) -> list[dict]:
+    """Runs a config in a folder, or resumes what is there, as `selfrew run` does; returns what
+    summary.json has of each evaluated round.
+
+    Args:
+      config: the name of a config ('quickstart:smoke', 'my_config.py'), or one as its get_config
+        returns it.
+      source, allow_changed_inputs, tensorboard, wandb: see loop.run.
+    Raises as loop.run does. An interrupt leaves the folder as a killed run does: the same call goes
+    on.
+    """
+    if isinstance(config, str):
+        config = config_files.load(config)
+    fields = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
+    bound = binding.bind_arguments(loop.run, fields, 'config')
+    print(bound(workdir, source, allow_changed_inputs, tensorboard, wandb))
+    return report.read_rounds(workdir)
 
 
 save = export.save

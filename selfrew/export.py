@@ -20,9 +20,9 @@ from selfrew.engine import finite, saved_models, train_state
 from selfrew.mesh import sharding
 from selfrew.models import hf, lora
 from selfrew.models.loading import load_all
-from selfrew.run import checkpoint, model_card, refusal
-from selfrew.run.config import model_describer, turns_of
-from selfrew.run.stage import Folder
+from selfrew.running import checkpoint, model_card, refusal
+from selfrew.running.config import model_describer, turns_of
+from selfrew.running.stage import Folder
 
 DTYPES = 'float32', 'bfloat16'
 

@@ -4,6 +4,7 @@ Every method in configs/ runs through this loop. One that needs another control 
 file.
 """
 
+import contextlib
 import dataclasses
 import os
 import time
@@ -13,30 +14,40 @@ import jax
 from selfrew.engine import progress, train_state
 from selfrew.engine.finite import NotFinite
 from selfrew.engine.generate import early_stop
-from selfrew.mesh import keys, memory, processes
-from selfrew.run import (
+from selfrew.mesh import keys, memory, processes, stopping
+from selfrew.running import (
     checkpoint,
     console,
+    inputs,
+    lock,
     metrics_log,
     report,
     reuse,
     selection,
+    starts,
+    status,
     turn_files,
     turn_stats,
 )
-from selfrew.run.config import bind_config
-from selfrew.run.stage import Folder, claim_workdir, start_time
+from selfrew.running.config import bind_config, check_judges_fit
+from selfrew.running.stage import Folder, check_local, claim_workdir, has_config, start_time
 from selfrew.shelves import samplers, scorers
 from selfrew.types import Example, Judgement, Prompt, Rollout, State
 
-# Fields of a config that may differ when a run is resumed. The latter three change how much memory
-# a run takes, and its numbers by rounding.
-MAY_CHANGE = 'rounds', 'max_unread', 'accumulate', 'remat', 'cache_gib'
+# Fields of a config that may differ when a run is resumed. Those of the last line change what a run
+# takes of its devices, and its numbers by rounding.
+MAY_CHANGE = (
+    *('rounds', 'max_unread', 'keep_states', 'save_every', 'save_minutes', 'keep_saves'),
+    *('mesh', 'accumulate', 'remat', 'cache_gib'),
+)
 
 
 def run(
     workdir: str,
     source: str | None = None,
+    allow_changed_inputs: bool = False,
+    tensorboard: bool = True,
+    wandb: str | None = None,
     *,
     seed: int,
     model: dict,
@@ -55,6 +66,8 @@ def run(
     Args:
       source: a run whose finished prompts, rollouts and judgements are taken where this config
         would make them alike, see reuse.take.
+      allow_changed_inputs: goes on with files of prompts or templates that are not those that the
+        run began with. tensorboard, wandb: see MetricsLog.
       seed: of all random draws. model: see language_model.describe. mesh: data, fsdp, tensor.
       rounds, round, start, by_round: see turns.bind_turns.
       evals: name -> entry of the shelf evals; each runs before the first round, and after every
@@ -62,9 +75,12 @@ def run(
       keep_states: how many of the saved states stay on disk, the last ones, or None for all.
         states_every: the states of every so many rounds are saved, and of the last. A run that is
         resumed makes the updates since then again, of the samples that it has.
-    Raises ValueError if the config or the data are wrong, before any work starts where possible.
+    Raises ValueError if the config or the data are wrong, before any work starts where possible, or
+    if another process runs there; OSError, with the path, where a file cannot be written;
+    stopping.Stopped if it was asked to stop.
     """
     keys.check_seed(seed)
+    check_local(workdir)
     config = {
         'seed': seed,
         'model': model,
@@ -78,43 +94,70 @@ def run(
         'evals_every': evals_every,
         'states_every': states_every,
     }
-    turns, evaluations, describe_model = bind_config(config)
+    bound = bind_config(config)
     if source:
         reuse.check(source, config)
-    lm = describe_model()
-    claim_workdir(workdir, config, free=MAY_CHANGE)
-    for line in reuse.take(workdir, source, config) if source else ():
-        console.say(line)
+    turns, evaluations, lm = bound.turns, bound.evaluations, bound.describe_model()
+    check_judges_fit(bound, lm)
+    if is_finished(workdir, config, turns):
+        return processes.on_main(lambda: report.write_if_possible(workdir))
+    with lock.held(workdir, console.say):
+        changes = claim_workdir(workdir, config, free=MAY_CHANGE)
+        changes += inputs.check(workdir, config, allow_changed_inputs)
+        with (
+            status.reporting(workdir) as run_status,
+            contextlib.closing(metrics_log.MetricsLog(workdir, tensorboard, wandb)) as log,
+        ):
+            console.print_changes(changes, starts.record(workdir, seed, changes))
+            for line in reuse.take(workdir, source, config) if source else ():
+                console.say(line)
+            run_turns(workdir, config, lm, turns, evaluations, log, run_status)
+    return processes.on_main(lambda: report.table(report.read_rounds(workdir)))
+
+
+def run_turns(workdir: str, config: dict, lm, turns, evaluations: dict, log, run_status) -> None:
+    """Evaluates the base, then makes all turns that are not yet made, in order."""
+    run_status.begin('00', 'load')
     params = lm.base_params()
     lm = at_start(lm, start_time(workdir))
-    key, log = jax.random.key(seed), metrics_log.MetricsLog(workdir)
-    state = State(params, None, 0, 0)
+    key, state = jax.random.key(config['seed']), State(params, None, 0, 0)
     console.print_run(config, lm, params)
     del params  # the first round's updates overwrite them
-    try:
-        evaluate(lm, state, evaluations, Folder(workdir, '00'), key, log)
-        folders = [Folder(workdir, turn.name) for turn in turns]
-        first = max((i for i, folder in enumerate(folders) if folder.has('state')), default=0)
-        for turn, following, folder in zip(
-            turns[first:], [*turns[first + 1 :], None], folders[first:]
-        ):
-            if folder.has('state'):
-                optimizer = train_state.cached_optimizer(turn.train.keywords['optimizer'])
-                trained = train_state.training_only(lm, turn.train.keywords.get('only'))
-                state = checkpoint.restore(trained, folder, optimizer, state.params)
-            else:
-                state = learn(lm, state, turn, folder, keys.fold_name(key, turn.name), log)
-                if is_due(turn, states_every, rounds):
-                    checkpoint.save(lm, folder, state)
-            if following is None or not following.keeps_optimizer:
-                state = state._replace(opt=None)  # sampling needs the memory
-            if turn.ends_round and is_due(turn, evals_every, rounds):
-                evaluate(lm, state, evaluations, folder, key, log)
-            if turn.ends_round:
-                checkpoint.delete_old(folders, keep=keep_states)
-        return processes.on_main(lambda: report.write_report(workdir))
-    finally:
-        log.close()
+    rounds = config['rounds']
+    evaluate(lm, state, evaluations, Folder(workdir, '00'), key, log, run_status)
+    folders = [Folder(workdir, turn.name) for turn in turns]
+    first = checkpoint.last_sound(folders, console.say) or 0
+    for turn, following, folder in zip(turns[first:], [*turns[first + 1 :], None], folders[first:]):
+        if folder.has('state'):
+            optimizer = train_state.cached_optimizer(turn.train.keywords['optimizer'])
+            trained = train_state.training_only(lm, turn.train.keywords.get('only'))
+            state = checkpoint.restore(trained, folder, optimizer, state.params)
+        else:
+            k_turn = keys.fold_name(key, turn.name)
+            saves = checkpoint.TrainingSaves(folder, console.say)
+            state = learn(lm, state, turn, folder, k_turn, log, saves, run_status)
+            if is_due(turn, config['states_every'], rounds):
+                run_status.begin(turn.name, 'save')
+                checkpoint.save(lm, folder, state)
+            saves.delete()
+            stopping.check()
+        if following is None or not following.keeps_optimizer:
+            state = state._replace(opt=None)  # sampling needs the memory
+        if turn.ends_round and is_due(turn, config['evals_every'], rounds):
+            evaluate(lm, state, evaluations, folder, key, log, run_status)
+            if following is not None:
+                status.write_report(workdir, 'running')
+        if turn.ends_round:
+            checkpoint.delete_old(folders, keep=config['keep_states'])
+
+
+def is_finished(workdir: str, config: dict, turns) -> bool:
+    """Whether the workdir holds this run, finished, so that there is nothing to do or to write."""
+    if not has_config(workdir, config):
+        return False
+    folders = [Folder(workdir, turn.name) for turn in turns]
+    is_evaluated = all(f.has_json('evals') for f in (Folder(workdir, '00'), *folders[-1:]))
+    return is_evaluated and all(checkpoint.is_sound(folder) for folder in folders[-1:])
 
 
 def is_due(turn, every: int, rounds: int) -> bool:
@@ -131,17 +174,18 @@ def at_start(lm, started):
     return dataclasses.replace(lm, text=text)
 
 
-def learn(lm, state: State, turn, folder, key, log) -> State:
+def learn(lm, state: State, turn, folder, key, log, saves, run_status) -> State:
     """One turn: from the parameters M_t, through their scored samples, to M_t+1.
 
-    The turn's own examples come first, then those of each pipeline that is joined to it.
+    The turn's own examples come first, then those of each pipeline that is joined to it. `saves`
+    has the states amid a training that was stopped.
 
     Raises ValueError if there are no prompts, no examples to train on, or if a number of the
     training is not finite.
     """
     begun, compiled, before = time.time(), log.compiled, progress.totals()
-    log.start_turn(turn.name)
-    examples, stats, unread = [], {}, []
+    log.start_turn(turn.name, int(state.step) + saves.updates)
+    examples, stats, unread, missing = [], {}, [], []
     for pipeline in turn.pipelines:
         console.say(f'\n=== turn {pipeline.name}')
         title = pipeline.title
@@ -149,7 +193,7 @@ def learn(lm, state: State, turn, folder, key, log) -> State:
         own_folder = Folder(folder.workdir, pipeline.name) if title else folder
         try:
             prompts, judgements, made = make_stages(
-                lm, state.params, pipeline, own_folder, k_pipeline
+                lm, state.params, pipeline, own_folder, k_pipeline, run_status
             )
         except early_stop.StopEarly as problem:
             raise ValueError(
@@ -164,17 +208,18 @@ def learn(lm, state: State, turn, folder, key, log) -> State:
         numbers = turn_stats.summarize(prompts, judgements, made, greedy_last=ends_greedy)
         numbers |= {'earlier': len(kept)} if kept else {}
         stats |= {f'{title}/{name}' if title else name: n for name, n in numbers.items()}
+        missing.append(turn_stats.what_fell_out(pipeline, prompts, judgements, made))
     if not examples:
-        numbers = ', '.join(f'{name} {value:.4g}' for name, value in stats.items())
-        raise ValueError(f'turn {turn.name} has nothing to learn from: {numbers}')
+        raise ValueError(f'turn {turn.name} has nothing to learn from: {"; ".join(missing)}')
 
     step, k_update = int(state.step), keys.fold_name(key, 'update')
 
     def log_step(i: int, metrics: dict) -> None:
         log.write(turn.name, step + i, metrics)
 
+    run_status.begin(turn.name, 'update')
     try:
-        state, totals = turn.train(lm, state, examples, k_update, turn.loss, log_step)
+        state, totals = turn.train(lm, state, examples, k_update, turn.loss, log_step, saves)
     except NotFinite as problem:
         raise ValueError(
             turn_files.write_not_finite(turn, folder, step, examples, problem)
@@ -190,10 +235,12 @@ def learn(lm, state: State, turn, folder, key, log) -> State:
     return state
 
 
-def make_stages(lm, params, turn, folder, key) -> tuple[list, list, list]:
+def make_stages(lm, params, turn, folder, key, run_status) -> tuple[list, list, list]:
     """(prompts, judgements, examples) of a turn. Each stage is made once and kept as a file."""
 
     def key_of(stage: str):
+        run_status.begin(turn.name, stage)
+        stopping.check()
         return keys.fold_name(key, stage)
 
     prompts = folder.make_once(
@@ -226,14 +273,16 @@ def make_examples(turn, judgements, key) -> list[Example]:
     return selection.subsample(examples, turn.max_examples, keys.named_rng(key, ''))
 
 
-def evaluate(lm, state: State, evaluations: dict, folder, key, log) -> None:
+def evaluate(lm, state: State, evaluations: dict, folder, key, log, run_status) -> None:
     """Evaluates a round, unless that is done; prompts and draws are the same for every round."""
-    if folder.has('evals'):
+    if folder.has_json('evals'):
         return
     begun, results, judgements_of = time.time(), {}, {}
     title = f'{os.path.basename(folder.path)}~evals'
     log.start_turn(title)
     for name, evaluation in evaluations.items():
+        run_status.begin(os.path.basename(folder.path), f'evals/{name}')
+        stopping.check()
         with folder.recording(f'eval_{name}'):
             results[name], judgements_of[name] = evaluation(
                 lm, state.params, keys.fold_name(key, name)
@@ -243,7 +292,7 @@ def evaluate(lm, state: State, evaluations: dict, folder, key, log) -> None:
     # run would reuse.
     for name, judgements in judgements_of.items():
         folder.make_once(f'eval_{name}', Judgement, lambda judgements=judgements: judgements)
-    folder.write_json('evals.json', results)
+    sha256 = folder.write_json('evals.json', results)
     flat = {f'{name}/{k}': v for name, metrics in results.items() for k, v in metrics.items()}
     log.write(title, int(state.step), flat | {'evals/seconds': time.time() - begun})
-    folder.mark_done('evals', {})
+    folder.mark_done('evals', {'sha256': sha256})

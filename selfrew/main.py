@@ -1,32 +1,38 @@
 """Runs a config; see configs/ and README.md.
 
+    selfrew run quickstart --workdir=runs/quickstart
     python -m selfrew.main --config=configs/quickstart.py --workdir=runs/quickstart
 
---from=runs/other takes the samples of another run that differs only in what comes after them.
---config=FILE:smoke runs a small version in a minute; --config.FIELD=VALUE sets a field.
+A config is a file, or the name of one that ships; NAME:smoke runs a small version in a minute, and
+--config.FIELD=VALUE sets any field of any part. --from=runs/other takes the samples of another run
+that differs only in what comes after them.
 """
 
 import logging
-import os
 import sys
 
+from selfrew.mesh import stopping
+
+if __name__ == '__main__':
+    stopping.listen()
+
 from absl import app, flags
-from ml_collections import config_flags
 
-from selfrew.run import refusal
+from selfrew.running import command_line, refusal
 
-# Configs import their neighbours from the current folder.
-sys.path.insert(0, os.getcwd())
-
-CONFIG = config_flags.DEFINE_config_file(
-    'config', None, 'A config file, e.g. configs/quickstart.py, or with ":smoke".'
-)
 WORKDIR = flags.DEFINE_string('workdir', None, "The run's folder. A killed run resumes there.")
 FROM = flags.DEFINE_string(
     'from',
     None,
     'Another run, whose prompts, samples and verdicts are taken where this config makes the same.',
 )
+ALLOW_CHANGED_INPUTS = flags.DEFINE_bool(
+    'allow_changed_inputs',
+    False,
+    'Go on with files of prompts or templates that are not those that the run began with.',
+)
+TENSORBOARD = flags.DEFINE_bool('tensorboard', True, 'Write files for TensorBoard.')
+WANDB = flags.DEFINE_string('wandb', None, 'A project of W&B to log to; needs wandb.')
 COORDINATOR = flags.DEFINE_string(
     'coordinator', None, 'host:port of process 0, if the environment does not say.'
 )
@@ -36,31 +42,34 @@ PROCESSES = flags.DEFINE_integer(
 PROCESS = flags.DEFINE_integer(
     'process', None, 'The index of this process, from 0, if there are several.'
 )
+USAGE = (
+    'want --config=FILE and --workdir=FOLDER, e.g. --config=configs/quickstart.py '
+    '--workdir=runs/quickstart'
+)
 
 
 def main(argv) -> None:
     """Runs the config of the flags; on a mistake in it, exits with status 1 and a message."""
     if len(argv) > 1:
         raise app.UsageError(f'unknown argument {argv[1]!r}; options start with --, see --help')
-    if CONFIG.value is None or not WORKDIR.value:
-        raise app.UsageError(
-            'want --config=FILE and --workdir=FOLDER, e.g. --config=configs/quickstart.py '
-            '--workdir=runs/quickstart'
-        )
+    config = command_line.config()
+    if config is None or not WORKDIR.value:
+        raise app.UsageError(USAGE)
     logging.getLogger('absl').setLevel(logging.WARNING)
     # These import jax, which takes seconds: only once there is something to run.
     from selfrew import loop  # noqa: PLC0415 (imports jax)
     from selfrew.mesh import processes  # noqa: PLC0415 (imports jax)
-    from selfrew.run import binding, console  # noqa: PLC0415 (imports jax)
+    from selfrew.running import binding, console  # noqa: PLC0415 (imports jax)
 
     try:
         processes.initialize(COORDINATOR.value, PROCESSES.value, PROCESS.value)
-        config = CONFIG.value.to_dict()
-        table = binding.bind_arguments(loop.run, config, 'config')(WORKDIR.value, FROM.value)
-    except KeyboardInterrupt:
-        message = f'\nstopped; the same command resumes from what {WORKDIR.value} holds'
+        run = binding.bind_arguments(loop.run, config, 'config')
+        options = FROM.value, ALLOW_CHANGED_INPUTS.value, TENSORBOARD.value, WANDB.value
+        table = run(WORKDIR.value, *options)
+    except stopping.Stopped as stop:
+        message = f'\nselfrew: {stop}: stopped; the same command goes on from {WORKDIR.value}'
         print(message, file=sys.stderr)
-        sys.exit(130)
+        sys.exit(stop.code)
     except refusal.MISTAKES as problem:
         refusal.exit_with(problem)
     files = "summary.json, metrics.jsonl, curve.png, each round's files"
@@ -68,8 +77,8 @@ def main(argv) -> None:
 
 
 def cli() -> None:
-    """The console script `selfrew`."""
-    app.run(main, flags_parser=refusal.parse_flags)
+    """The command."""
+    app.run(main, flags_parser=command_line.parse_flags)
 
 
 if __name__ == '__main__':

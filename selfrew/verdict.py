@@ -16,7 +16,7 @@ import json
 import sys
 
 from selfrew import tasks
-from selfrew.run import refusal
+from selfrew.running import refusal
 from selfrew.tasks import published, verdicts
 from selfrew.types import Response, to_json, user_prompt
 

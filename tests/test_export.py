@@ -16,7 +16,7 @@ import selfrew
 from configs import irpo
 from selfrew import export, loop
 from selfrew.models import hf, language_model, lora, text
-from selfrew.run import stage
+from selfrew.running import stage
 from selfrew.types import user_prompt
 
 QUESTIONS = ['Lena has 4 apples and buys 3 more. How many apples does Lena have?', 'Say: 5']

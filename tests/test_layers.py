@@ -15,13 +15,15 @@ LAYERS = {
     'tasks': 2,
     'engine': 3,
     'shelves': 4,
-    'run': 5,
+    'running': 5,
     'loop': 6,
     'export': 6,
     'main': 7,
     'api': 7,
     'plan': 7,
     'verdict': 7,
+    'check': 7,
+    '__main__': 7,
 }
 FILES = sorted(ROOT.rglob('*.py'))
 
@@ -50,9 +52,9 @@ def _imports(path: pathlib.Path):
 
 
 def test_the_top_is_a_map_of_rooms_and_doors():
-    """A dozen names, and beside them `verdict`, since a command's name is promised to its users."""
+    """A dozen names, and beside them those of the commands, which are promised to their users."""
     names = {p.name.removesuffix('.py') for p in ROOT.iterdir()} - {'__init__', '__pycache__'}
-    assert names == set(LAYERS) and len(names) <= 13
+    assert names == set(LAYERS) and len(names) <= 15
 
 
 def test_imports_only_go_down():

@@ -28,7 +28,7 @@ def _main(*arguments):
 
 
 @pytest.mark.parametrize(
-    'module', ['selfrew', 'selfrew.main', 'selfrew.run.refusal', 'configs.quickstart']
+    'module', ['selfrew', 'selfrew.main', 'selfrew.running.refusal', 'configs.quickstart']
 )
 def test_nothing_heavy_is_loaded_before_there_is_something_to_run(module):
     heavy = "{'jax', 'transformers', 'orbax', 'flax', 'optax', 'matplotlib', 'tensorflow', 'torch'}"

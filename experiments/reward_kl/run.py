@@ -19,9 +19,10 @@ from absl import app, flags
 
 from experiments.reward_kl import figure, letters, online
 from selfrew.engine.generate import Control
+from selfrew.engine.run_files import write_atomic
 from selfrew.mesh import keys
 from selfrew.models import language_model
-from selfrew.run.stage import json_bytes, write_atomic
+from selfrew.running.stage import json_bytes
 from selfrew.shelves import evals, losses, pairs, prompts as sources, samplers, scorers
 from selfrew.shelves.samplers.plain import sample_with
 from selfrew.tasks import laws

@@ -1,6 +1,8 @@
 """Progress bars that tell reading, compiling and computing apart; totals of what was computed."""
 
+import contextlib
 import time
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -12,6 +14,35 @@ COMPILING = (
     '/jax/core/compile/jaxpr_to_mlir_module_duration',
     '/jax/core/compile/backend_compile_duration',
 )
+
+
+class Progress(NamedTuple):
+    """How far a stage is."""
+
+    title: str
+    done: int
+    total: int
+    unit: str
+    rate: float | None  # units, or tokens, a second
+    seconds_left: float | None
+
+
+_viewers: list[Callable[[Progress], None]] = []
+
+
+@contextlib.contextmanager
+def shown_to(viewer: Callable[[Progress], None]) -> Iterator[None]:
+    """A context in which each bar also shows its progress to `viewer`."""
+    _viewers.append(viewer)
+    try:
+        yield
+    finally:
+        _viewers.remove(viewer)
+
+
+def _show(*fields) -> None:
+    for viewer in _viewers:
+        viewer(Progress(*fields))
 
 
 class Totals(NamedTuple):
@@ -61,10 +92,13 @@ def duration(seconds: float) -> str:
 class StepBar:
     """A bar over steps of equal length, whose rate leaves out a first step that compiles."""
 
-    def __init__(self, total: int, title: str, unit: str):
-        self._title, self._begun = title, totals().compile_seconds
+    def __init__(self, total: int, title: str, unit: str, done: int = 0):
+        """done: steps that were made before."""
+        self._done, self._title, self._begun = done, title, totals().compile_seconds
+        self._total, self._steps, self._first = total, 0, 0.0  # when the first one was made
         self._bar = tqdm(
             total=total,
+            initial=done,
             desc=f'{title}: compiling',
             unit=unit,
             mininterval=1.0,
@@ -81,11 +115,18 @@ class StepBar:
     def step(self) -> None:
         """Counts a step."""
         bar = self._bar
-        if bar.n == 0 and not bar.disable:
+        if bar.n == self._done and not bar.disable:
             if totals().compile_seconds > self._begun:
-                bar.start_t, bar.initial = time.time(), 1
+                bar.start_t, bar.initial = time.time(), self._done + 1
             bar.set_description_str(self._title, refresh=False)
         bar.update()
+        self._steps += 1
+        if self._steps == 1:
+            self._first = time.time()
+        at, passed = self._done + self._steps, time.time() - self._first
+        rate = (self._steps - 1) / passed if passed > 0 else None
+        left = (self._total - at) / rate if rate else None
+        _show(self._title, at, self._total, 'step', rate, left)
 
 
 class SamplingBar:
@@ -96,7 +137,7 @@ class SamplingBar:
 
     def __init__(self, total: int, done: int, title: str):
         """done: samples that are there already, of a killed run."""
-        self._title, self._missing = title, total - done
+        self._title, self._total, self._missing = title, total, total - done
         self._begun, self._compiled = time.time(), totals().compile_seconds
         self._read = self._sampled = self._ended = 0
         self._bar = tqdm(
@@ -132,17 +173,19 @@ class SamplingBar:
         _add(sampled_tokens=tokens)
         self._sampled += tokens
         self._ended += ended
-        rate = self._sampled / self._seconds()
+        rate, expected = self._sampled / self._seconds(), most_left
         self._bar.set_description_str(self._title, refresh=False)
         left = ''
         if rate > 0:
-            expected = most_left
             if self._ended:  # as if each token were the last one with the same probability
                 length = self._sampled / self._ended
                 expected = min(most_left, max(length * self._missing - self._sampled, 0.0))
             bound = '' if self._ended else 'at most '
             left = f', {bound}{duration(expected / rate)} left'
         self._show(f'{rate:,.0f} tokens/s{left}', ended)
+        done = self._total - self._missing + self._ended
+        seconds_left = expected / rate if left else None
+        _show(self._title, done, self._total, 'sample', rate, seconds_left)
 
     def _seconds(self) -> float:
         """Since the bar was made, without compiling."""

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from selfrew.engine import finite, logprobs, loss_contract, packing, progress
-from selfrew.mesh import processes
+from selfrew.mesh import processes, stopping
 from selfrew.types import Batch
 
 REFERENCES = 'exact', 'sampler', 'base'
@@ -85,6 +85,7 @@ def reference_logp(lm, params, batches: list[Batch], with_tokens: bool = False) 
             out = response_logp(lm.module, params, placed, with_tokens=with_tokens)
             local_parts.append(processes.local_part((out.logp, out.token_logp)))
             bar.step()
+            stopping.check()
     rows, tokens = {}, {}
     for batch, (logp_BN, logp_PS) in zip(batches, processes.merge(local_parts)):
         for index, logp_N, real in zip(batch.index, logp_BN, batch.real):

@@ -5,12 +5,11 @@ Of a run it is the model after the last turn that has a state.
 
 import functools
 import glob
-import json
 import os
 
 import jax
 
-from selfrew.engine import finite, train_state
+from selfrew.engine import finite, run_files, train_state
 from selfrew.mesh import processes
 from selfrew.models import hf, language_model, text
 from selfrew.models.loading import load_all
@@ -42,7 +41,8 @@ def check(name: str, *, value_head: bool = False) -> None:
 def locate(name: str) -> str:
     """The folder of a model's tensors: of a run, the last saved state. Every process calls this.
 
-    Raises FileNotFoundError without such a model, ValueError for a run without a state.
+    Raises FileNotFoundError without such a model, ValueError for a run without a state or with a
+    damaged one.
     """
     if not _is_run(name):
         return os.path.realpath(language_model.resolve_folder(name))
@@ -51,11 +51,14 @@ def locate(name: str) -> str:
 
 def _last_state(name: str) -> str:
     manifests = glob.glob(os.path.join(glob.escape(name), 'rounds', '*', 'manifest.json'))
-    # By folder: '02' comes before '02-rehearsal'.
-    for folder in sorted(map(os.path.dirname, manifests), reverse=True):
-        with open(os.path.join(folder, 'manifest.json')) as file:
-            if 'state' in json.load(file):
-                return os.path.abspath(os.path.join(folder, 'state'))
+    turns = {os.path.basename(os.path.dirname(path)): path for path in manifests}
+    for turn in sorted(turns, key=run_files.turn_order, reverse=True):
+        entry = run_files.read_manifest(turns[turn]).get('state')
+        if entry is not None:
+            folder = os.path.join(os.path.dirname(turns[turn]), 'state')
+            if problem := run_files.damage(folder, entry.get('files')):
+                raise ValueError(f'{problem}; {run_files.MAKE_AGAIN}')
+            return os.path.abspath(folder)
     raise ValueError(f'{name} is a run of which no turn has a saved state')
 
 
@@ -103,8 +106,7 @@ def _model_fields(name: str) -> dict:
     path = os.path.join(name, 'config.json')
     if not os.path.isfile(path):
         raise ValueError(f'{name!r} has rounds but no config.json: it is not a run')
-    with open(path) as file:
-        return dict(json.load(file)['model'])
+    return dict(run_files.read_json(path, run_files.PUT_BACK)['model'])
 
 
 def _restored(lm, path: str, params) -> dict:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from selfrew.engine import progress
-from selfrew.mesh import buckets, processes, sharding
+from selfrew.mesh import buckets, processes, sharding, stopping
 from selfrew.models import decoder
 
 
@@ -53,6 +53,7 @@ def last_values(lm, params, sequences, *, rows: int = 64) -> list[float]:
             tokens, length = lm.place_rows(tokens), lm.place_rows(length)
             parts.append(processes.local_part(_last_value(lm.module, params, tokens, length)))
             bar.step()
+            stopping.check()
     values = [0.0] * len(sequences)
     for (ids, _, _), value_R in zip(batches, processes.merge(parts)):
         for i, value in zip(ids, value_R):

@@ -3,6 +3,7 @@
 import functools
 import logging
 import math
+import time
 from typing import Any
 
 import jax
@@ -19,7 +20,9 @@ from selfrew.engine import (
     train_step,
     update_memory,
 )
-from selfrew.mesh import keys, processes, sharding
+from selfrew.mesh import keys, processes, sharding, stopping
+
+CLOCK_EVERY = 10  # updates after which several processes agree on the time, which holds them up
 
 
 def train(
@@ -29,6 +32,7 @@ def train(
     key,
     loss,
     report,
+    saves=None,
     *,
     optimizer,
     lr: float,
@@ -43,6 +47,9 @@ def train(
     warmup: float = 0.0,
     schedule: str = 'constant',
     final: float = 0.0,
+    save_every: int | None = None,
+    save_minutes: float = 30.0,
+    keep_saves: int = 2,
 ):
     """Trains for a round on its examples. Returns (State, totals).
 
@@ -52,6 +59,8 @@ def train(
     Args:
       loss: a bound loss of the shelf `losses`. report(step, metrics): called after each update,
         with floats.
+      saves: where the state amid the training is saved and found again (running.checkpoint's
+        TrainingSaves), so that a stopped run goes on with the next update; None: nowhere.
       optimizer: makes an optax transformation, see `optimizers`.
       batch: examples per update. accumulate: micro-batches that its rows are split into, to take
         less memory; their gradients add up to the same. None: as few as fit the device's memory,
@@ -63,13 +72,16 @@ def train(
         as it is; None: all parameters, or all adapters and the value head.
       reference, max_gap: see `reference.columns`; max_gap is in nats per token.
       lr, warmup, schedule, final: see `schedules.learning_rate`.
+      save_every, save_minutes: after so many updates, and so many minutes, the state is saved; and
+        when the process is asked to stop. keep_saves: how many of them stay on disk, the last ones.
     Totals: steps, examples, dropped, tokens (of responses, trained on), gap (mean |trainer −
     sampler| log-prob per token, nan if nothing was sampled), gap_max (the largest mean of one
     response), accumulate, remat, and update_gib (the GiB of a device that an update is estimated
     to take).
     Raises ValueError for an option out of range, an unknown schedule or reference, if no example is
     left, or if the sampler's log-probs are missing or too far off; finite.NotFinite at the first
-    update whose log-probabilities, loss, gradient or new parameters are not finite.
+    update whose log-probabilities, loss, gradient or new parameters are not finite;
+    stopping.Stopped where the process is asked to stop.
     """
     counts = {'batch': batch, 'accumulate': accumulate, 'epochs': epochs, 'row_length': row_length}
     _check_options(counts | {'max_steps': max_steps}, schedule, reference)
@@ -97,7 +109,8 @@ def train(
         batches = [references.with_old_logp(update, old) for update in batches]
     rate = {'lr': lr, 'warmup': warmup, 'schedule': schedule, 'final': final}
     rates = [schedules.learning_rate(i, len(batches), **rate) for i in range(len(batches))]
-    state = _run_steps(lm, state, batches, rates, key, loss, report, optimizer, split)
+    saver = _Saver(saves, save_every, save_minutes, keep_saves)
+    state = _run_steps(lm, state, batches, rates, key, loss, report, optimizer, split, saver)
     return state, {
         'steps': len(batches),
         'examples': len(docs),
@@ -178,9 +191,44 @@ def _split(batches, accumulate: int) -> list:
     return [micro for batch in batches for micro in packing.micro_batches(batch, accumulate)]
 
 
-def _run_steps(lm, state, batches, rates, key, loss, report, optimizer, split):
+class _Saver:
+    """Saves the state amid a training when it is time to."""
+
+    def __init__(self, saves, every: int | None, minutes: float, keep: int):
+        self._saves, self._every, self._minutes, self._keep = saves, every, minutes, keep
+        self._last = time.monotonic()
+
+    @property
+    def updates(self) -> int:
+        """Updates that were made before the training was stopped."""
+        return self._saves.updates if self._saves else 0
+
+    def restore(self, lm, optimizer, params):
+        """The state after these updates."""
+        return self._saves.restore(lm, optimizer, params)
+
+    def is_due(self, updates: int) -> bool:
+        """Whether the state is to be saved after so many updates."""
+        if self._saves is None:
+            return False
+        if self._every is not None and updates % self._every == 0:
+            return True
+        if not processes.is_alone() and updates % CLOCK_EVERY:
+            return False
+        return processes.on_main(lambda: time.monotonic() - self._last >= 60.0 * self._minutes)
+
+    def save(self, lm, state, updates: int, *, wait: bool) -> None:
+        """Saves the state after so many updates. wait: until it is written."""
+        if self._saves is not None:
+            self._saves.write(lm, state, updates, self._keep, wait=wait)
+            self._last = time.monotonic()
+
+
+def _run_steps(lm, state, batches, rates, key, loss, report, optimizer, split, saver):
     """The state after one update per batch, with the learning rate at its place in `rates`."""
-    optimizer = train_state.cached_optimizer(optimizer)
+    optimizer, done = train_state.cached_optimizer(optimizer), saver.updates
+    if done:
+        state = saver.restore(lm, optimizer, state.params)
     state = train_state.begin_round(lm, state, optimizer)
     update = train_step.compiled_step(lm, loss, optimizer)
 
@@ -199,15 +247,22 @@ def _run_steps(lm, state, batches, rates, key, loss, report, optimizer, split):
     if (accumulate, split.remat) != (1, 'none'):
         size = f'{split.needed / 2**30:.2g} of {split.limit / 2**30:.2g} GiB'
         title += f' (accumulate {accumulate}, remat {split.remat}, about {size})'
-    with progress.StepBar(total, title, 'step') as bar:
-        for i, (batch, rate) in enumerate(zip(batches, rates)):
-            placed = packing.place(lm, train_step.stack_micro_batches(batch, accumulate))
-            state, metrics = update(state, placed, rate, jax.random.fold_in(key, i))
+    with progress.StepBar(total, title, 'step', done) as bar:
+        for i in range(done, total):
+            placed = packing.place(lm, train_step.stack_micro_batches(batches[i], accumulate))
+            state, metrics = update(state, placed, rates[i], jax.random.fold_in(key, i))
             if pending:
                 report_step(i - 1, pending)
-            pending = metrics | {'lr': rate}
+            pending = metrics | {'lr': rates[i]}
             bar.step()
-        report_step(total - 1, pending)
+            is_last, is_stopping = i + 1 == total, stopping.is_asked()
+            if not is_last and (is_stopping or saver.is_due(i + 1)):
+                report_step(i, pending)
+                pending = {}
+                saver.save(lm, state, i + 1, wait=is_stopping)
+                stopping.check()
+        if pending:
+            report_step(total - 1, pending)
     return state
 
 

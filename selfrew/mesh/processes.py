@@ -11,9 +11,13 @@ import pickle
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from selfrew.mesh import stopping
+
 SHUTDOWN_SECONDS = 30  # a process that exits waits this long for the others, then all are ended
+HEARTBEAT_SECONDS = 30  # a process that is silent for so long is dead, and then all are ended
 
 
 def is_multi_process_launch() -> bool:
@@ -64,18 +68,24 @@ def initialize(
         processes,
         process,
         cluster_detection_method='deactivate',
+        heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         shutdown_timeout_seconds=SHUTDOWN_SECONDS,
     )
+    stopping.agree_by(multihost_utils.reached_preemption_sync_point)
 
 
 def _initialize_from_environment() -> None:
     try:
-        jax.distributed.initialize(shutdown_timeout_seconds=SHUTDOWN_SECONDS)
+        jax.distributed.initialize(
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            shutdown_timeout_seconds=SHUTDOWN_SECONDS,
+        )
     except ValueError as problem:
         raise ValueError(
             'the environment names several processes, but jax cannot find their coordinator '
             f'({problem}); set --coordinator, --processes and --process'
         ) from problem
+    stopping.agree_by(multihost_utils.reached_preemption_sync_point)
 
 
 def is_alone() -> bool:

@@ -193,8 +193,8 @@ def describe(
         the head that a run was exported with (value_head.safetensors), or else one of zeros.
     Raises FileNotFoundError or ValueError before anything is put on a device.
     """
-    _check_choice('dtype', dtype, DTYPES)
-    _check_choice('params', params, DTYPES)
+    check_dtype(dtype)
+    check_dtype(params)
     _check_choice('remat', remat or 'none', decoder.REMAT)
     _check_choice('attention', attention, attention_backends.BACKENDS)
     _check_choice('cache', cache or dtype, DTYPES)
@@ -239,6 +239,11 @@ def with_adapter(adapter: str, config: ModelConfig) -> ModelConfig:
             f'leave lora at 0'
         )
     return adapted
+
+
+def check_dtype(dtype: str) -> None:
+    """Raises ValueError if a model does not compute, or is not stored, in a dtype."""
+    _check_choice('dtype', dtype, DTYPES)
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

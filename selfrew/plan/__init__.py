@@ -2,6 +2,6 @@
 
 Import from it: planner (the plan of a config), jobs (what a round samples and trains on), lowering
 (its programs), prediction (what each needs and takes), summary (the plan as text), chips, hlo.
-It imports: types, mesh, models, tasks, engine, shelves, run.
+It imports: types, mesh, models, tasks, engine, shelves, running.
 This module and `chips` import no jax, so that chips.ENVIRONMENT can be set before.
 """

@@ -12,30 +12,25 @@ import os
 import sys
 
 from absl import app, flags
-from ml_collections import config_flags
 
 from selfrew.plan import chips
-from selfrew.run import refusal
-
-sys.path.insert(0, os.getcwd())  # a config imports its neighbours from the working directory
+from selfrew.running import command_line, refusal
 
 
 def _report_progress(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-def main(argv) -> None:
-    options = flags.FLAGS
-    if len(argv) > 1 or options.config is None or bool(options.topology) == options.here:
+def _plan(argv) -> None:
+    options, config = flags.FLAGS, command_line.config()
+    if len(argv) > 1 or config is None or bool(options.topology) == options.here:
         raise app.UsageError(
             'want --config=FILE:VARIANT and either --topology=NAME, e.g. --topology=v5p:4x4x4, or '
             '--here'
         )
-    if not options.here:
-        os.environ |= chips.ENVIRONMENT
-    from selfrew.plan import planner, summary  # noqa: PLC0415 - jax reads ENVIRONMENT on import
+    from selfrew.plan import planner, summary  # noqa: PLC0415 (imports jax, after ENVIRONMENT is set)
 
-    config, tokens = options.config.to_dict(), options.prompt_tokens
+    tokens = options.prompt_tokens
     try:
         if options.here:
             plan = planner.make_here(config, tokens, _report_progress)
@@ -47,12 +42,16 @@ def main(argv) -> None:
     print(json.dumps(plan, indent=2) if options.json else as_text(plan))
 
 
-if __name__ == '__main__':
-    config_flags.DEFINE_config_file(
-        'config', None, 'A config file with a variant, such as FILE:llama2_70b.'
-    )
+def main() -> None:
+    """The command."""
+    if not any(argument.lstrip('-').partition('=')[0] == 'here' for argument in sys.argv):
+        os.environ |= chips.ENVIRONMENT
     flags.DEFINE_string('topology', None, 'v5p:8x8x4, v5p-512, v6e:4x4, v5e-8, v4:2x2x2, …')
     flags.DEFINE_boolean('here', False, 'Plan for the devices of this machine.')
     flags.DEFINE_integer('prompt_tokens', 512, 'The assumed length of prompts.', lower_bound=1)
     flags.DEFINE_boolean('json', False, 'Print JSON and nothing else.')
-    app.run(main, flags_parser=refusal.parse_flags)
+    app.run(_plan, flags_parser=command_line.parse_flags)
+
+
+if __name__ == '__main__':
+    main()

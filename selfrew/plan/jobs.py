@@ -9,8 +9,8 @@ from typing import Any
 from selfrew.engine import loss_contract
 from selfrew.engine.generate import memory_plan
 from selfrew.mesh.buckets import bucket, round_up
-from selfrew.run import binding
-from selfrew.run.turns import Turn, bind_turns
+from selfrew.running import binding
+from selfrew.running.turns import Turn, bind_turns
 from selfrew.shelves import evals, pairs, prompts, samplers, scorers
 from selfrew.tasks import templates
 

@@ -18,7 +18,7 @@ from selfrew.mesh import sharding
 from selfrew.models import decoder, language_model, paged_attention
 from selfrew.models.config import ModelConfig
 from selfrew.plan.jobs import BatchShape, Job, PlannedJob, argument, reference_passes
-from selfrew.run.turns import Turn
+from selfrew.running.turns import Turn
 from selfrew.types import Batch, State
 
 LEARNING_RATE = 1e-6  # any: it is an argument of the update

@@ -11,7 +11,7 @@ from selfrew.engine import update_memory
 from selfrew.mesh import memory, sharding
 from selfrew.models import decoder, hf, language_model, text
 from selfrew.plan import chips, jobs, lowering, prediction, summary
-from selfrew.run.config import model_describer
+from selfrew.running.config import model_describer
 
 
 def make(

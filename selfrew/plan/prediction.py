@@ -18,7 +18,7 @@ from selfrew.plan.jobs import (
     reference_passes,
 )
 from selfrew.plan.lowering import Program
-from selfrew.run.turns import Turn
+from selfrew.running.turns import Turn
 
 
 def compile_and_predict(program: Program, chip: chips.Chip, count: int) -> dict:

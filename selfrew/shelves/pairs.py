@@ -131,6 +131,7 @@ def check_rho(rho: float | None) -> None:
         raise ValueError(f'{rho}: want 0 to 0.5, or None')
 
 
+@templates.shows('prompt', 'limit', prompt='p', limit=9)
 def length_limited(
     judgement, rng, *, pairs, gap: int, template: str = 'length_limit', plain: bool = True
 ):
@@ -187,6 +188,7 @@ def _flipped(example: Example) -> Example:
     )
 
 
+@templates.shows('response', prompt='p', response='r')
 def agreeing(judgement, rng, *, template: str, count: int = 1):
     """A judge's verdicts that agree with people's grades (EFT, arXiv 2401.10020, §3.1).
 

@@ -5,11 +5,18 @@ import json
 import logging
 import os
 import xml.etree.ElementTree
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
+# What reading a damaged file raises, and what a row of another form does.
+DAMAGED = OSError, EOFError, zlib.error, xml.etree.ElementTree.ParseError, RecursionError
+BAD_ROW = (
+    *(ValueError, KeyError, TypeError, AttributeError, IndexError),
+    *(RecursionError, OverflowError),
+)
 Rows = Iterator[tuple[str, Any]]  # (the row's place in its source, the row or its parse error)
 
 
@@ -23,15 +30,19 @@ def read_records(source: str, make: Callable, max_bad: int) -> list:
       make: returns None for a row to leave out; raises ValueError for a malformed row, which is
         skipped and logged.
       max_bad: how many rows may be malformed.
-    Raises FileNotFoundError, or ValueError for more malformed rows or no good one.
+    Raises FileNotFoundError, or ValueError for more malformed rows, for no good one, or for a file
+    that is damaged: truncated, or not what its name says.
     """
     check_source(source)
     records, errors = [], []
-    for place, row in _rows(source):
+    for place, row in _readable_rows(source):
         try:
             records.append(make(place, _checked(row)))
-        except ValueError as error:
-            errors.append(f'{source}, {place}: {error}')
+        except BAD_ROW as error:
+            reason = str(error)
+            if not isinstance(error, ValueError):
+                reason = f'the row has another form: {type(error).__name__} {error}'
+            errors.append(f'{source}, {place}: {reason}')
             logging.warning('skipped: %s', errors[-1])
             if len(errors) > max_bad:
                 raise ValueError(
@@ -46,6 +57,18 @@ def read_records(source: str, make: Callable, max_bad: int) -> list:
         reason = f'; the first bad row: {errors[0]}' if errors else empty
         raise ValueError(f'no prompt in {source}{reason}')
     return records
+
+
+def _readable_rows(source: str) -> Rows:
+    """The rows of a source. Raises ValueError, with the last place, where it cannot be read on."""
+    place = None
+    try:
+        for place, row in _rows(source):
+            yield place, row
+    except DAMAGED as problem:
+        where = 'at its start' if place is None else f'after {place}'
+        reason = str(problem) or type(problem).__name__
+        raise ValueError(f'{source} is damaged: it cannot be read {where} ({reason})') from None
 
 
 def check_source(source: str) -> None:
@@ -70,6 +93,8 @@ def _checked(row) -> dict:
             raise ValueError(
                 f'the field {ascii(name)} holds half of a surrogate pair, which is no text'
             ) from None
+        except RecursionError:
+            raise ValueError(f'the field {name!r} is nested too deeply') from None
     return row
 
 
@@ -95,14 +120,18 @@ def _json_rows(path: str) -> Rows:
     with open(path, encoding='utf-8-sig') as file:
         try:
             rows = json.load(file)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f'{path} is not a JSON array: {error}') from None
     for i, row in enumerate(rows if isinstance(rows, list) else [rows]):
         yield f'row {i}', row
 
 
 def _xml_rows(path: str) -> Rows:
-    for i, problem in enumerate(xml.etree.ElementTree.parse(path).iter('Problem')):
+    try:
+        tree = xml.etree.ElementTree.parse(path)
+    except LookupError as problem:
+        raise ValueError(f'{path} is not XML: {problem}') from None
+    for i, problem in enumerate(tree.iter('Problem')):
         parts = {part.tag: (part.text or '').strip() for part in problem}
         yield f'problem {i}', {**problem.attrib, **parts}
 

@@ -5,7 +5,7 @@ import pytest
 
 from configs import models, self_rewarding
 from selfrew.models import decoder, hf, language_model
-from selfrew.run import binding
+from selfrew.running import binding
 
 # Parameters of the checkpoints on the hub.
 PUBLISHED = {

@@ -6,8 +6,8 @@ import pytest
 
 from configs import base, selm
 from selfrew import loop
-from selfrew.run import binding
-from selfrew.run.turns import bind_turns
+from selfrew.running import binding
+from selfrew.running.turns import bind_turns
 from selfrew.types import Example, Judgement, from_json
 
 

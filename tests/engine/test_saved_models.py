@@ -10,7 +10,7 @@ import pytest
 
 from selfrew.engine import saved_models, train_state
 from selfrew.models import language_model
-from selfrew.run import checkpoint, stage
+from selfrew.running import checkpoint, stage
 from selfrew.types import State
 
 ADAM = optax.adam(1e-3)

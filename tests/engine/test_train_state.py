@@ -5,7 +5,7 @@ from toy_training import first_state, leaves
 from toys import SMALL, toy
 
 from selfrew.engine import train_state
-from selfrew.run import binding
+from selfrew.running import binding
 from selfrew.shelves import optimizers
 
 # Arrays of each parameter's shape in the state of each optimiser.

@@ -17,7 +17,7 @@ from toys import assert_close
 from selfrew.engine import train_state
 from selfrew.mesh import processes, sharding
 from selfrew.models import language_model
-from selfrew.run import checkpoint, stage
+from selfrew.running import checkpoint, stage
 from selfrew.shelves import optimizers
 
 ROOT = pathlib.Path(__file__).parents[2]

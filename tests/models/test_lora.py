@@ -15,7 +15,7 @@ from toys import SMALL, prompt, toy
 
 from selfrew.engine import train_state, trainer
 from selfrew.models import decoder, language_model, lora
-from selfrew.run import checkpoint, stage
+from selfrew.running import checkpoint, stage
 from selfrew.shelves import losses, optimizers
 from selfrew.types import Example, Response, State
 

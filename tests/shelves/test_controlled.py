@@ -15,9 +15,9 @@ from toys import prompt as numbers, toy
 import selfrew
 from configs import controlled_decoding
 from selfrew import loop
-from selfrew.engine import train_state
+from selfrew.engine import run_files, train_state
 from selfrew.models import language_model
-from selfrew.run import binding, checkpoint, config as run_config, stage
+from selfrew.running import binding, checkpoint, config as run_config, stage
 from selfrew.shelves import samplers
 from selfrew.shelves.samplers.controlled import control_of
 from selfrew.types import Judgement, Response, Rollout, State, user_prompt
@@ -34,7 +34,7 @@ def scorer(tmp_path_factory):
     lm, params = language_model.load(folder='tiny', value_head=True)
     params = params | {'value': 0.2 * jax.random.normal(KEY, params['value'].shape)}
     model = controlled_decoding.get_config('smoke').model.to_dict()
-    stage.write_atomic(
+    run_files.write_atomic(
         str(workdir / 'config.json'),
         stage.json_bytes({'model': model, 'mesh': {'data': 1}}),
     )

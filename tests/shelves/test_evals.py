@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from selfrew.models import language_model, lora
-from selfrew.run import binding
+from selfrew.running import binding
 from selfrew.shelves import evals, samplers, scorers
 from selfrew.types import Judgement, Response, Rollout, user_prompt
 

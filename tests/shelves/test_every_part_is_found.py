@@ -9,7 +9,7 @@ import pkgutil
 
 import pytest
 
-from selfrew.run import binding
+from selfrew.running import binding
 from selfrew.shelves import evals, losses, optimizers, pairs, prompts, samplers, scorers
 
 SHELVES = {
@@ -29,6 +29,7 @@ HELPERS = {
     f'{losses.__name__}.reported': {'entropies', 'pair_metrics'},
     f'{losses.__name__}.responses': {'is_positive', 'must_read', 'per_token', 'want_responses'},
     scorers.__name__: {'unread_reason'},
+    f'{scorers.__name__}.judging': {'shortest_judge_prompt'},
     f'{scorers.__name__}.rules': {'correctness', 'says_nothing', 'was_cut'},
     f'{scorers.__name__}.expected_scores': {'expected_scores'},
     f'{prompts.__name__}.rows': {

@@ -11,8 +11,8 @@ from configs import meta_rewarding
 from selfrew import loop
 from selfrew.engine import generate
 from selfrew.plan import jobs
-from selfrew.run import binding
-from selfrew.run.turns import bind_turns
+from selfrew.running import binding
+from selfrew.running.turns import bind_turns
 from selfrew.shelves import pairs, prompts, samplers, scorers
 from selfrew.tasks import templates, verdicts
 from selfrew.types import Response, Rollout, user_prompt

@@ -14,7 +14,7 @@ from toy_training import step
 from toys import docs, toy
 
 from selfrew.engine import logprobs, loss_contract, packing, train_step
-from selfrew.run import binding
+from selfrew.running import binding
 from selfrew.shelves import losses
 from selfrew.types import Batch, Forward
 

@@ -8,7 +8,7 @@ import pytest
 from toy_training import first_state, leaves, pairs, train
 from toys import toy
 
-from selfrew.run import binding
+from selfrew.running import binding
 from selfrew.shelves import losses, optimizers
 
 NAMES = binding.part_names('optimizer', optimizers)

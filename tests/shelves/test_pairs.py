@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from selfrew.run import binding
+from selfrew.running import binding
 from selfrew.shelves import pairs
 from selfrew.types import Example, Judgement, Response, Rollout, user_prompt
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from selfrew.run import binding
+from selfrew.running import binding
 from selfrew.shelves import evals, samplers, scorers
 from selfrew.tasks import laws
 from selfrew.types import Judgement, Response, Rollout, user_prompt

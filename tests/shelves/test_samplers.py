@@ -9,7 +9,7 @@ import pytest
 from sampling_toys import KEY
 from toys import SMALL, prompt as numbers, toy
 
-from selfrew.run import binding
+from selfrew.running import binding
 from selfrew.shelves import samplers, scorers
 from selfrew.types import Rollout, user_prompt
 

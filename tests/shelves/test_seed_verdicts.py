@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from selfrew import loop
-from selfrew.run import turns
+from selfrew.running import turns
 from selfrew.shelves import pairs, prompts, scorers
 from selfrew.types import Judgement, Response, Rollout, user_prompt
 

@@ -16,7 +16,7 @@ import pytest
 from loss_inputs import packed, random_tokens
 
 from selfrew.engine import logprobs
-from selfrew.run import binding
+from selfrew.running import binding
 
 torch = pytest.importorskip('torch')
 dpo_trainer = pytest.importorskip('trl.trainer.dpo_trainer')

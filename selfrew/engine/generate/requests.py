@@ -12,6 +12,7 @@ from selfrew.engine.generate.blocks import BlockScheduler
 from selfrew.engine.generate.control import Control
 from selfrew.engine.generate.options import Request, options_per_request
 from selfrew.engine.generate.scheduler import Scheduler
+from selfrew.mesh import stopping
 from selfrew.types import Response
 
 # Fields of a Response, as a journal has them.
@@ -144,6 +145,7 @@ def _make_responses(
                 record.flush()
             pending = _run_checks(pending, responses)
             bar.sampling(sampled_tokens, len(finished), scheduler.most_left())
+            stopping.check()
     return cast(list[Response], responses)
 
 

@@ -59,6 +59,7 @@ def demonstrations(
     return prompts
 
 
+@templates.shows('response', prompt='p', response='r')
 def verdicts(lm, params, key, *, tasks: tuple, n: int, template: str = 'check') -> list[Prompt]:
     """`n` judge prompts, each with a worked verdict: seed data for judging (EFT).
 

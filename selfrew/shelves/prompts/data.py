@@ -1,6 +1,7 @@
 """Prompts from the user's files and from published data sets."""
 
 import dataclasses
+import types
 from typing import cast
 
 from selfrew.shelves.prompts.rows import (
@@ -15,6 +16,9 @@ from selfrew.tasks import published, templates
 from selfrew.tasks.hashing import hash_digit, short_id
 from selfrew.tasks.records import read_records
 from selfrew.types import Example, Judgement, Prompt, from_json, user_prompt
+
+# What a template of `problems` is checked with.
+SHOT = types.SimpleNamespace(question='q', solution='s', answer='a')
 
 
 @in_portions
@@ -65,6 +69,7 @@ def records(
     return draw(made, n, source, key, portion=portion, portions=portions)
 
 
+@templates.shows('question', question='q', options=['o'], shots=[SHOT])
 @in_portions
 def problems(
     lm,
@@ -250,6 +255,8 @@ def judgements(
 
 def _prompt_of(row: dict, place: str, prompt_field: str, answer_field: str) -> Prompt:
     """The prompt in a row of `records`. ValueError says what is wrong with the row."""
+    if {'chosen', 'rejected'} <= set(row):
+        raise ValueError("a row with chosen and rejected is a pair: prompts.name='preferences'")
     messages = messages_of(row, prompt_field)
     responses = [row['response']] if 'response' in row else []
     if messages and messages[-1]['role'] == 'assistant':
@@ -260,7 +267,8 @@ def _prompt_of(row: dict, place: str, prompt_field: str, answer_field: str) -> P
         raise ValueError('no user turn to answer, or an empty one')
     answer = row.get(answer_field)
     accepted = answer if isinstance(answer, list) else [answer]
-    if answer == [] or not all(isinstance(a, (str, int, float, type(None))) for a in accepted):
+    is_known = all(isinstance(a, (str, int, float, type(None))) for a in accepted)
+    if answer == [] or not is_known or any(a != a for a in accepted):  # nan
         raise ValueError(f'{answer_field}={answer!r}: want a text, a number or a list of these')
     meta = {'responses': responses} if responses else {}
     return Prompt(str(row.get('id', place)), tuple(messages), answer, meta)

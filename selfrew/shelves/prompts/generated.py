@@ -17,6 +17,7 @@ from selfrew.tasks.hashing import short_id
 from selfrew.types import Prompt, Response, user_prompt
 
 
+@templates.shows('response', prompt='p', response='r')
 def judged(lm, params, key, *, prompts, sampler, template: str = 'additive') -> list[Prompt]:
     """Judge prompts over the model's own responses, for turns that train the judge (arXiv
     2407.19594, §2.2).
@@ -71,6 +72,7 @@ def crossed(lm, params, key, *, prompts, sampler) -> list[Prompt]:
     return crossed_prompts
 
 
+@templates.shows('tasks', tasks=['t'])
 def self_instruct(
     lm,
     params,

@@ -33,10 +33,7 @@ def read_prompts(lm, source: str, read_row: Callable, max_bad: int) -> list[Prom
     """
 
     def checked(place: str, row: dict) -> tuple[str, Prompt] | None:
-        try:
-            prompt = read_row(f'{source}:{place}', row)
-        except (KeyError, TypeError, AttributeError, IndexError) as error:
-            raise ValueError(f'the row has another form: {type(error).__name__} {error}') from None
+        prompt = read_row(f'{source}:{place}', row)
         if prompt is None:
             return None
         if lm is not None:

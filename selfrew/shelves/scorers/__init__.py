@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from selfrew.shelves.scorers.judging import compare, judge
+from selfrew.shelves.scorers.judging import compare, judge, shortest_judge_prompt
 from selfrew.shelves.scorers.reward_models import check_checkpoint, reward_model
 from selfrew.shelves.scorers.rules import (
     chance,
@@ -35,6 +35,7 @@ __all__ = [
     'judge',
     'length',
     'reward_model',
+    'shortest_judge_prompt',
     'unread_reason',
 ]
 
@@ -50,17 +51,21 @@ def unread_reason(scorer) -> Callable:
     return says_nothing if reads_answers else was_cut
 
 
+def _check_weights(*, scorers: tuple, weights: tuple) -> None:
+    if len(scorers) != len(weights) or not scorers:
+        raise ValueError(
+            f'composite: {len(scorers)} scorers and {len(weights)} weights; '
+            f'want one weight for each scorer, and at least one scorer'
+        )
+
+
 def composite(lm, params, rollouts, key, *, scorers: tuple, weights: tuple) -> list[Judgement]:
     """The weighted sum of the scores of several scorers, each an entry of this shelf.
 
     The score is nan where any of them has no verdict. Verdicts and votes are the first scorer's.
     Raises ValueError where the numbers of scorers and weights differ or are 0.
     """
-    if len(scorers) != len(weights) or not scorers:
-        raise ValueError(
-            f'composite: {len(scorers)} scorers and {len(weights)} weights; '
-            f'want one weight for each scorer, and at least one scorer'
-        )
+    _check_weights(scorers=scorers, weights=weights)
     columns = [scorer(lm, params, rollouts, key) for scorer in scorers]
     judgements = []
     for parts in zip(*columns):
@@ -70,3 +75,6 @@ def composite(lm, params, rollouts, key, *, scorers: tuple, weights: tuple) -> l
             Judgement(first.rollout, tuple(scores.tolist()), first.verdicts, first.votes)
         )
     return judgements
+
+
+setattr(composite, 'check_options', _check_weights)  # noqa: B010 (read by running.binding)

@@ -14,6 +14,7 @@ from selfrew.tasks.verdicts import Reading, reading_of_score, reading_of_winner
 from selfrew.types import Judgement, Response, user_prompt
 
 
+@templates.shows('response', prompt='p', response='r')
 def judge(
     lm,
     params,
@@ -76,6 +77,7 @@ def judge(
     ]
 
 
+@templates.shows('first', 'second', prompt='p', first='f', second='s')
 def compare(
     lm,
     params,
@@ -130,6 +132,12 @@ def compare(
         lm, params, key, template, fields, names, votes, checks, **sampling
     )
     return [judge_rollout(rollout, verdicts[part]) for rollout, part in parts]
+
+
+def shortest_judge_prompt(template: str, lm) -> int:
+    """Tokens of a judge's or comparer's prompt whose prompt and responses are one word each."""
+    fields = dict.fromkeys(('prompt', 'response', 'first', 'second'), 'a')
+    return len(lm.text.prompt_tokens(user_prompt('', templates.render(template, **fields))))
 
 
 def _share_of_wins(rollout, verdicts_of: dict, readings_of: dict) -> Judgement:

@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from selfrew.engine import generate
-from selfrew.run import binding
+from selfrew.running import binding
 from selfrew.shelves import prompts
 from selfrew.types import (
     Example,

@@ -8,7 +8,7 @@ import data_sets
 import jax
 import pytest
 
-from selfrew.run import binding
+from selfrew.running import binding
 from selfrew.shelves import prompts, scorers
 from selfrew.types import Response
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from selfrew.run import binding
+from selfrew.running import binding
 from selfrew.shelves import prompts
 from selfrew.types import Example, Response, to_json, user_prompt
 

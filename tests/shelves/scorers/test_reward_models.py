@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from selfrew.models import decoder, language_model
-from selfrew.run import binding
+from selfrew.running import binding
 from selfrew.shelves import scorers
 from selfrew.types import Response, Rollout, user_prompt
 

@@ -73,6 +73,25 @@ def summarize(prompts, judgements, examples, *, greedy_last: bool = False) -> di
     return {name: value for name, value in stats.items() if value is not None}
 
 
+def what_fell_out(turn, prompts, judgements, examples) -> str:
+    """Where a turn's prompts went, in words, up to the examples that they became."""
+    scores_of = [[s for s in j.scores if not math.isnan(s)] for j in judgements]
+    unread = sum(len(s) < min(2, len(j.scores)) for s, j in zip(scores_of, judgements))
+    ties = sum(len(scores) > 1 and min(scores) == max(scores) for scores in scores_of)
+    cut = _mean([r.finish == 'length' for j in judgements for r in j.rollout.responses])
+    parts = [f'{len(prompts)} prompts']
+    if too_long := len(prompts) - len(judgements):
+        parts.append(f'{too_long} did not fit into the context')
+    if unread:
+        parts.append(f'{unread} had no two scores that say something ({turn.scorer.func.__name__})')
+    if ties:
+        parts.append(f'{ties} had the same score for all responses')
+    parts.append(f'{turn.pairs.func.__name__} and the limits of the turn left {len(examples)}')
+    if cut:
+        parts.append(f'{cut:.0%} of the responses were cut by the token limit')
+    return f'{turn.name}: ' + ', '.join(parts)
+
+
 def _count(mark: str, examples) -> int | None:
     """The examples whose prompt's meta has a mark; None if none has."""
     return sum(mark in example.prompt.meta for example in examples) or None

@@ -4,7 +4,7 @@ import json
 import os
 import re
 
-from selfrew.run import report
+from selfrew.running import report
 
 HUB_NAME = re.compile(r'[\w.-]+/[\w.-]+')
 CACHED = re.compile(

@@ -6,7 +6,7 @@ import pathlib
 
 import pytest
 
-from selfrew.run import report
+from selfrew.running import report
 
 README = pathlib.Path(__file__).parents[2] / 'README.md'
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from selfrew.run import turns
+from selfrew.running import turns
 
 ROUND = {
     'prompts': {'name': 'task', 'tasks': ('rising',), 'n': 4},

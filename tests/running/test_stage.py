@@ -7,7 +7,7 @@ import os
 import pytest
 from nouns import NOUNS, as_text
 
-from selfrew.run import stage
+from selfrew.running import stage
 from selfrew.types import Prompt, user_prompt
 
 

@@ -1,21 +1,48 @@
 """What a run prints: its config and parameters at the start, and samples of each turn."""
 
+import contextlib
+import logging
 import sys
+from collections.abc import Iterator
 
 import jax
 
 from selfrew.engine import packing, trainer
 from selfrew.mesh import processes, sharding
 from selfrew.models import decoder
-from selfrew.run import turn_stats
-from selfrew.run.stage import json_bytes
+from selfrew.running import turn_stats
+from selfrew.running.stage import json_bytes
+
+_logs: list[str] = []  # paths of the files that also get what is said, the innermost last
 
 
 def say(text: str = '') -> None:
-    """Prints a line from process 0 only, without disturbing the progress bars."""
+    """Prints a line from process 0 only, without disturbing the progress bars; logs it too."""
     if processes.is_main():
         sys.stderr.flush()
         print(text, flush=True)
+        say_to_log(text)
+
+
+def say_to_log(text: str) -> None:
+    """Appends a line to the log alone; nothing where it cannot be written."""
+    if _logs and processes.is_main():
+        with contextlib.suppress(OSError), open(_logs[-1], 'a', encoding='utf-8') as file:
+            file.write(text + '\n')
+
+
+@contextlib.contextmanager
+def logging_to(path: str) -> Iterator[None]:
+    """A context in which what is said, and each warning, is also appended to a file."""
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: say_to_log(f'{record.levelname}: {record.getMessage()}')
+    _logs.append(path)
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        _logs.pop()
 
 
 def print_run(config: dict, lm, params) -> None:
@@ -41,6 +68,17 @@ def print_run(config: dict, lm, params) -> None:
     say(f'  {total:,} parameters; the optimizer moments are sharded like them')
     for name, axes in {'batch': ('rows', None), 'cache': (None, 'rows', 'kv', None, None)}.items():
         _print_array(name, '', axes, sharding.of(lm.mesh, *axes).spec)
+
+
+def print_changes(changes: list[str], differences: list[str]) -> None:
+    """Prints what is not as at the run's last start: of its config and inputs, and around it."""
+    for change in changes:
+        say(f'changed since the last start: {change}')
+    if differences:
+        say(
+            f'since the last start, {"; ".join(differences)}: from here on the last bits of '
+            f'numbers, and so samples, may differ from those of a run that was not stopped'
+        )
 
 
 def _print_array(name: str, shape: str, axes, spec) -> None:

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from selfrew.run import turn_stats
+from selfrew.running import turn_stats
 from selfrew.types import Judgement, Response, Rollout, user_prompt
 
 NAN = math.nan

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from selfrew.run import binding
+from selfrew.running import binding
 from selfrew.shelves import losses
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from selfrew.run import refusal
+from selfrew.running import refusal
 
 
 @pytest.mark.parametrize('kind', refusal.MISTAKES)

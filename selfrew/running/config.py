@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 from selfrew.engine import loss_contract, saved_models
 from selfrew.models import language_model
-from selfrew.run import binding
-from selfrew.run.turns import Turn, bind_turns
-from selfrew.shelves import evals, samplers
+from selfrew.running import binding
+from selfrew.running.turns import Turn, bind_turns
+from selfrew.shelves import evals, samplers, scorers
 
 # Fields of a config that are numbers of rounds or states, and what they may be.
 COUNTS = {'keep_states': int | None, 'evals_every': int, 'states_every': int}
@@ -71,6 +71,28 @@ def _check_values(turns: list[Turn], evaluations: dict, model: dict) -> None:
     for where, sampler in samplers_of:
         if samplers.OWN in samplers.values_of(sampler) and not has_head:
             raise ValueError(f"{where}: values='own' wants model.value_head=True")
+
+
+def check_judges_fit(bound: BoundConfig, lm) -> None:
+    """Raises ValueError, with the numbers, where not even the shortest prompt and response fit into
+    the context beside a judge's template and its verdict.
+    """
+    places = [(f'turn {p.name}', p.scorer) for turn in bound.turns for p in turn.pipelines]
+    places += [(f'evals.{name}', evaluation) for name, evaluation in bound.evaluations.items()]
+    for where, outer in places:
+        for part in binding.nested_parts(outer):
+            if part.func not in (scorers.judge, scorers.compare):
+                continue
+            fields = (part.func.__kwdefaults__ or {}) | part.keywords
+            length = scorers.shortest_judge_prompt(fields['template'], lm)
+            verdict, context = fields['max_tokens'], lm.config.max_length
+            if length + verdict > context:
+                raise ValueError(
+                    f'{where}: the judge cannot judge anything: its template '
+                    f'{fields["template"]!r} takes {length} tokens with a prompt and a response of '
+                    f'one word, and max_tokens={verdict}, but the context is {context}; take a '
+                    f'shorter template, a smaller max_tokens, or a model with a longer context'
+                )
 
 
 def _check_opponents_room(name: str, evaluation) -> None:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from configs import irpo, meta_rewarding
-from selfrew.run import reuse, stage
+from selfrew.running import reuse, stage
 from selfrew.types import Judgement, Prompt, Response, Rollout, user_prompt
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from selfrew.run import selection
+from selfrew.running import selection
 from selfrew.types import Example, Response, user_prompt
 
 EXAMPLES = [

@@ -4,12 +4,12 @@ A run that changes only the scorer, the pairs, the loss or the training of anoth
 nothing again.
 """
 
-import json
 import os
 
+from selfrew.engine.run_files import PUT_BACK, read_json, write_atomic
 from selfrew.mesh import processes
-from selfrew.run import stage
-from selfrew.run.config import turns_of
+from selfrew.running import stage
+from selfrew.running.config import turns_of
 
 STAGES = 'prompts', 'rollouts', 'judgements'
 WORDS = dict(zip(STAGES, ('prompts', 'sampler', 'scorer')))  # stage -> the word that makes it
@@ -90,7 +90,7 @@ def take(workdir: str, source: str, config: dict) -> list[str]:
 def _read_config(source: str) -> dict:
     path = os.path.join(source, 'config.json')
     try:
-        return _read_json(path)
+        return read_json(path, PUT_BACK)
     except FileNotFoundError:
         raise ValueError(f'--from={source} is not a run: it has no config.json') from None
 
@@ -146,19 +146,15 @@ def _take_base_evaluations(workdir: str, source: str, old: dict, config: dict) -
     """Takes the evaluations of the model before training, if they are the same."""
     folder, old_folder = stage.Folder(workdir, BASE), stage.Folder(source, BASE)
     is_same = stage.json_bytes(old['evals']) == stage.json_bytes(config['evals'])
-    if not is_same or not old_folder.has('evals') or folder.has('evals'):
+    if not is_same or not old_folder.has_json('evals') or folder.has('evals'):
         return []
     for name in config['evals'] or {}:
         folder.copy_stage(f'eval_{name}', old_folder)
     path = os.path.join(old_folder.path, 'evals.json')
-    folder.write_json('evals.json', processes.on_main(lambda: _read_json(path)))
-    folder.mark_done('evals', {'from': os.path.abspath(old_folder.path)})
+    metrics = processes.on_main(lambda: read_json(path, PUT_BACK))
+    sha256 = folder.write_json('evals.json', metrics)
+    folder.mark_done('evals', {'from': os.path.abspath(old_folder.path), 'sha256': sha256})
     return [f'turn {BASE}: evaluations of {source}']
-
-
-def _read_json(path: str):
-    with open(path, encoding='utf-8') as file:
-        return json.load(file)
 
 
 def _copy_start(workdir: str, source: str) -> None:
@@ -166,4 +162,4 @@ def _copy_start(workdir: str, source: str) -> None:
     target, path = (os.path.join(folder, 'started.json') for folder in (workdir, source))
     if os.path.exists(path) and not os.path.exists(target):
         with open(path, 'rb') as file:
-            stage.write_atomic(target, file.read())
+            write_atomic(target, file.read())

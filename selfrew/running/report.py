@@ -1,12 +1,14 @@
 """The report of a run, from the files in its folder: a table by round, summary.json, curve.png."""
 
+import contextlib
 import glob
-import json
+import io
 import math
 import os
 from typing import Any
 
-from selfrew.run.stage import json_bytes, write_atomic
+from selfrew.engine.run_files import read_json, turn_order, write_atomic
+from selfrew.running.stage import json_bytes
 
 # Columns of what a turn counts: key of a row, title, format.
 TURN_COLUMNS = (
@@ -21,6 +23,9 @@ TURN_COLUMNS = (
 FIRST_EVALUATIONS = 'accuracy', 'judge'
 # Those of them that the table shows without interval; summary.json and curve.png have it.
 WITHOUT_INTERVAL = ('judge',)
+# What to do about a damaged file.
+LEAVE_OUT = 'delete it: its numbers are then left out'
+AGAIN = "start the run's command again: it evaluates anew"
 
 
 def read_rounds(workdir: str) -> list[dict]:
@@ -30,24 +35,21 @@ def read_rounds(workdir: str) -> list[dict]:
     the prefix 'rehearsal_'. 'seconds' is of both turns together.
     """
     rows = []
-    for path in sorted(glob.glob(os.path.join(workdir, 'rounds', '*', 'evals.json'))):
-        number = int(os.path.basename(os.path.dirname(path)).split('-')[0])
+    paths = glob.glob(os.path.join(glob.escape(workdir), 'rounds', '*', 'evals.json'))
+    folder_of = {os.path.basename(os.path.dirname(path)): path for path in paths}
+    for name in sorted(folder_of, key=turn_order):
+        path, (number, _) = folder_of[name], turn_order(name)
         row: dict[str, Any] = {'round': number}
         for suffix, prefix in (('', ''), ('-rehearsal', 'rehearsal_')):
             stats = os.path.join(workdir, 'rounds', f'{number:02d}{suffix}', 'turn.json')
             if os.path.exists(stats):
-                row |= {prefix + name: value for name, value in _read_json(stats).items()}
+                row |= {prefix + name: value for name, value in read_json(stats, LEAVE_OUT).items()}
         if 'seconds' in row:
             row['seconds'] += row.get('rehearsal_seconds', 0.0)
-        for name, metrics in _read_json(path).items():
+        for name, metrics in read_json(path, AGAIN).items():
             row |= {name if k == 'value' else f'{name}_{k}': v for k, v in metrics.items()}
         rows.append(row)
     return rows
-
-
-def _read_json(path: str) -> dict:
-    with open(path) as file:
-        return json.load(file)
 
 
 def evaluation_names(rows: list[dict]) -> list[str]:
@@ -61,13 +63,24 @@ def evaluation_names(rows: list[dict]) -> list[str]:
     return sorted(names, key=lambda name: (*(name != first for first in FIRST_EVALUATIONS),))
 
 
-def write_report(workdir: str) -> str:
-    """Writes summary.json and, if there is an evaluation, curve.png; returns the table as text."""
+def write_report(workdir: str, end: dict | None = None) -> str:
+    """Writes summary.json and, if there is an evaluation, curve.png; returns the table as text.
+
+    end: how the run ended, or that it goes on: state, reason, time.
+    """
     rows = read_rounds(workdir)
-    write_atomic(os.path.join(workdir, 'summary.json'), json_bytes({'rounds': rows}))
+    summary = {'rounds': rows} | ({'end': end} if end else {})
+    write_atomic(os.path.join(workdir, 'summary.json'), json_bytes(summary))
     if evaluation_names(rows):
         _plot_curves(rows, os.path.join(workdir, 'curve.png'))
     return table(rows)
+
+
+def write_if_possible(workdir: str) -> str:
+    """The table of a finished run; the files of its report, where the disk can be written."""
+    with contextlib.suppress(OSError):
+        write_report(workdir, {'state': 'finished', 'reason': None})
+    return table(read_rounds(workdir))
 
 
 def table(rows: list[dict]) -> str:
@@ -137,8 +150,9 @@ def _plot_curves(rows: list[dict], path: str) -> None:
             axes.set(ylim=(0, 1))
         axes.grid(alpha=0.3)
         axes.legend(loc='best')
-    figure.savefig(f'{path}.partial', format='png', dpi=120)
-    os.replace(f'{path}.partial', path)
+    image = io.BytesIO()
+    figure.savefig(image, format='png', dpi=120)
+    write_atomic(path, image.getvalue())
 
 
 def _plot_curve(axes, rows: list[dict], name: str) -> None:

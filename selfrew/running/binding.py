@@ -11,6 +11,7 @@ import json
 import math
 import types
 import typing
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from selfrew import tasks
@@ -18,7 +19,7 @@ from selfrew.engine import reference, schedules, train_state, trainer
 from selfrew.engine.generate import options
 from selfrew.mesh import keys
 from selfrew.models import language_model
-from selfrew.run import selection
+from selfrew.running import selection
 from selfrew.shelves import evals, losses, optimizers, pairs, prompts, samplers, scorers
 from selfrew.tasks import published, records, templates, words
 
@@ -39,6 +40,14 @@ SHELVES = {
 LISTED_PARTS = {'train': ('train',)}
 # Keys whose entry may leave out the name, or be left out itself.
 DEFAULT_PARTS = {'train': 'train', 'optimizer': 'adamw'}
+
+
+def check_weights(weights: tuple) -> None:
+    """Raises ValueError unless all weights are finite numbers."""
+    if not weights or not all(isinstance(w, (int, float)) and math.isfinite(w) for w in weights):
+        raise ValueError(f'{weights}: want finite numbers')
+
+
 # Fields whose values are checked when the config is bound, hours before they are used. Most name
 # something outside the config: a file, a task, a checkpoint.
 FIELD_CHECKS = {
@@ -70,6 +79,8 @@ FIELD_CHECKS = {
     'scales': evals.check_scales,
     'sizes': evals.check_sizes,
     'strengths': evals.check_strengths,
+    'weights': check_weights,
+    **dict.fromkeys(('dtype', 'stored', 'params'), language_model.check_dtype),
 }
 
 
@@ -99,7 +110,9 @@ class Range(NamedTuple):
 POSITIVE = Range(0, math.inf, takes_least=False, takes_most=False)
 NOT_NEGATIVE = Range(0, math.inf, takes_most=False)
 SHARE = Range(0, 1)
-AT_LEAST_ONE = Range(1, math.inf)
+FINITE = Range(-math.inf, math.inf, takes_least=False, takes_most=False)
+LARGEST = 2**31 - 1  # of a count
+AT_LEAST_ONE = Range(1, LARGEST)
 # Ranges of fields that are numbers, wherever they appear.
 FIELD_RANGES = {
     'lr': POSITIVE,
@@ -111,7 +124,7 @@ FIELD_RANGES = {
     'max_gap': Range(0, math.inf, takes_least=False),
     'weight_decay': NOT_NEGATIVE,
     'temperature': NOT_NEGATIVE,
-    'strength': Range(-math.inf, math.inf, takes_least=False, takes_most=False),
+    **dict.fromkeys('strength at_least label_at low high margin threshold'.split(), FINITE),
     'nll': NOT_NEGATIVE,
     'alpha': NOT_NEGATIVE,
     'gamma': NOT_NEGATIVE,
@@ -131,6 +144,11 @@ FIELD_RANGES = {
     'b1': Range(0, 1, takes_most=False),
     'b2': Range(0, 1, takes_most=False),
     'momentum': Range(0, 1, takes_most=False),
+    'decay': Range(0, 1, takes_most=False),
+    'save_minutes': POSITIVE,
+    'epochs': Range(1, 10_000),  # all are packed at once
+    'levels': Range(2, LARGEST),
+    'responses': Range(2, LARGEST),
     'smoothing': Range(0, 0.5),
     'final': SHARE,
     'max_unread': SHARE,
@@ -140,9 +158,10 @@ FIELD_RANGES = {
     'heldout': Range(0, 1, takes_least=False, takes_most=False),
     **dict.fromkeys(
         (
-            'n candidates block contrast batch accumulate epochs max_steps row_length votes '
+            'n candidates block contrast batch accumulate max_steps row_length votes cap target '
             'max_tokens rows slots count least portion portions keep_states evals_every '
-            'states_every shown longest seeds own tries max_examples'
+            'states_every shown longest seeds own tries max_examples max_length save_every '
+            'keep_saves'
         ).split(),
         AT_LEAST_ONE,
     ),
@@ -274,17 +293,24 @@ def checked_value(value, hint, where: str) -> Any:
     raise ValueError(f'{where}={value!r}: want {wanted}, got {type(value).__name__}')
 
 
+def nested_parts(part) -> Iterator[functools.partial]:
+    """A bound part and all that are bound in it."""
+    yield part
+    for value in part.keywords.values():
+        for nested in value if isinstance(value, tuple) else (value,):
+            if isinstance(nested, functools.partial):
+                yield from nested_parts(nested)
+
+
 def check_lengths(part, context: int) -> None:
     """Raises ValueError if max_tokens of a bound part leaves a prompt no room in the context.
 
     Checks the parts nested in it too. `context` is a number of tokens.
     """
-    for name, value in part.keywords.items():
-        if name == 'max_tokens' and value >= context:
+    for nested in nested_parts(part):
+        value = nested.keywords.get('max_tokens', 0)
+        if value >= context:
             raise ValueError(
-                f'{part.func.__name__}: max_tokens={value} leaves no room for a prompt in the '
+                f'{nested.func.__name__}: max_tokens={value} leaves no room for a prompt in the '
                 f'context of {context}; lower it, or raise model.max_length'
             )
-        for nested in value if isinstance(value, tuple) else (value,):
-            if isinstance(nested, functools.partial):
-                check_lengths(nested, context)

@@ -5,25 +5,21 @@ processes, process 0 reads and writes the files, and sends the others what it re
 """
 
 import datetime
+import errno
 import glob
 import hashlib
 import json
 import os
+import re
 import time
 
 from selfrew.engine.generate import journal
+from selfrew.engine.run_files import PUT_BACK, read_json, read_manifest, write_atomic
 from selfrew.mesh import processes
 from selfrew.types import from_json, to_json
 
-
-def write_atomic(path: str, data: bytes) -> None:
-    """Writes the whole file or none of it; makes its folder if needed."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(f'{path}.partial', 'wb') as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(f'{path}.partial', path)
+# What a folder holds before its first config.json.
+FIRST_FILES = {'config.json.partial', 'lock.json', 'lock.json.partial'}
 
 
 def json_bytes(value) -> bytes:
@@ -40,7 +36,7 @@ class Folder:
     def __init__(self, workdir: str, name: str):
         self.workdir, self.path = workdir, os.path.join(workdir, 'rounds', name)
         path = os.path.join(self.path, 'manifest.json')
-        self.manifest = json.loads(processes.on_main(lambda: _read(path)) or '{}')
+        self.manifest = processes.on_main(lambda: read_manifest(path))
 
     def has(self, name: str) -> bool:
         """Whether `name` is finished."""
@@ -56,9 +52,18 @@ class Folder:
         del self.manifest[name]
         self._write('manifest.json', json_bytes(self.manifest))
 
-    def write_json(self, name: str, value) -> None:
-        """Writes a JSON file that the manifest does not list."""
-        self._write(name, json_bytes(value))
+    def write_json(self, name: str, value) -> str:
+        """Writes a JSON file that the manifest does not list; returns its SHA-256."""
+        data = json_bytes(value)
+        self._write(name, data)
+        return hashlib.sha256(data).hexdigest()
+
+    def has_json(self, name: str) -> bool:
+        """Whether `name`.json is finished, and as it was written."""
+        path = os.path.join(self.path, f'{name}.json')
+        sha256 = self.manifest.get(name, {}).get('sha256')  # older manifests have none
+        is_same = processes.on_main(lambda: hashlib.sha256(_read(path)).hexdigest() == sha256)
+        return self.has(name) and (sha256 is None or is_same)
 
     def write_lines(self, name: str, nouns) -> str:
         """Writes nouns as JSON lines that the manifest does not list; returns the file's path."""
@@ -66,7 +71,12 @@ class Folder:
         return os.path.join(self.path, name)
 
     def _write(self, name: str, data: bytes) -> None:
-        processes.on_main(lambda: write_atomic(os.path.join(self.path, name), data))
+        def write():
+            if not os.path.isdir(self.workdir):
+                raise FileNotFoundError(errno.ENOENT, "the run's folder is gone", self.workdir)
+            write_atomic(os.path.join(self.path, name), data)
+
+        processes.on_main(write)
 
     def make_once(self, name: str, kind: type, make) -> list:
         """The nouns of `name`.jsonl, each of type `kind`.
@@ -82,7 +92,7 @@ class Folder:
             self._write(f'{name}.jsonl', data)
             self.mark_done(name, {'lines': len(nouns), 'sha256': hashlib.sha256(data).hexdigest()})
         processes.on_main(lambda: _remove(self._partial_path(name)))
-        text = processes.on_main(lambda: self._read_checked(name)).decode()
+        text = processes.on_main(lambda: self.read_stage(name)).decode()
         return [from_json(kind, json.loads(line)) for line in text.split('\n') if line]
 
     def copy_stage(self, name: str, other: 'Folder') -> None:
@@ -90,7 +100,7 @@ class Folder:
 
         Raises ValueError if its file was changed after it was written.
         """
-        data = processes.on_main(lambda: other._read_checked(name))
+        data = processes.on_main(lambda: other.read_stage(name))
         self._write(f'{name}.jsonl', data)
         self.mark_done(name, other.manifest[name] | {'from': os.path.abspath(other.path)})
 
@@ -101,7 +111,8 @@ class Folder:
     def _partial_path(self, name: str) -> str:
         return os.path.join(self.path, f'{name}.partial.jsonl')
 
-    def _read_checked(self, name: str) -> bytes:
+    def read_stage(self, name: str) -> bytes:
+        """The bytes of `name`.jsonl. Raises ValueError if they are not those that were written."""
         path = os.path.join(self.path, f'{name}.jsonl')
         data = _read(path)
         if hashlib.sha256(data).hexdigest() != self.manifest[name]['sha256']:
@@ -129,12 +140,13 @@ def _remove(path: str) -> None:
         os.remove(path)
 
 
-def claim_workdir(workdir: str, config: dict, free: tuple) -> None:
-    """Writes config.json into a workdir, if it belongs to this config or to none.
+def claim_workdir(workdir: str, config: dict, free: tuple) -> list[str]:
+    """Writes config.json into a workdir, if it belongs to this config or to none; returns what
+    changes of it, in words.
 
     A workdir belongs to a config once something has been sampled in it. Fields of the config whose
-    name, without that of their entry, is in `free` may differ. Every process calls this, with the
-    same config.
+    name, without that of their entry, is in `free` may differ, and all fields of an entry that is.
+    Every process calls this, with the same config.
     Raises ValueError if another config made the workdir, with the differences; if it holds
     something else; or if this process and process 0 have different configs.
     """
@@ -142,7 +154,28 @@ def claim_workdir(workdir: str, config: dict, free: tuple) -> None:
         raise ValueError(
             'this process and process 0 have different configs; start all with the same command'
         )
-    processes.on_main(lambda: _claim(workdir, json.loads(json.dumps(config)), free))
+    return processes.on_main(lambda: _claim(workdir, json.loads(json.dumps(config)), free))
+
+
+def has_config(workdir: str, config: dict) -> bool:
+    """Whether a workdir was made by this config. Every process calls this."""
+
+    def has() -> bool:
+        path = os.path.join(workdir, 'config.json')
+        if not os.path.exists(path):
+            return False
+        return not list(differences(read_json(path, PUT_BACK), json.loads(json.dumps(config)), ''))
+
+    return processes.on_main(has)
+
+
+def check_local(workdir: str) -> None:
+    """Raises ValueError for a workdir by URL: a run needs appending, renaming and locks."""
+    if re.match(r'[A-Za-z][A-Za-z0-9+.-]*://', workdir):
+        raise ValueError(
+            f'--workdir={workdir}: want a folder; a bucket can be mounted as one '
+            f'(gcsfuse, mountpoint-s3), or the run copied there afterwards'
+        )
 
 
 def start_time(workdir: str) -> datetime.datetime:
@@ -160,33 +193,34 @@ def _start_time(path: str, workdir: str) -> str:
         begun = min(map(os.path.getmtime, files), default=time.time())
         now = datetime.datetime.fromtimestamp(begun).isoformat(timespec='seconds')
         write_atomic(path, json_bytes({'started': now}))
-    with open(path) as file:
-        return json.load(file)['started']
+    return read_json(path, 'delete it: the start is then taken from the oldest file')['started']
 
 
-def _claim(workdir: str, config: dict, free: tuple) -> None:
-    path = os.path.join(workdir, 'config.json')
+def _claim(workdir: str, config: dict, free: tuple) -> list[str]:
+    path, changes = os.path.join(workdir, 'config.json'), []
     if not os.path.exists(path):
-        if os.path.isdir(workdir) and set(os.listdir(workdir)) - {'config.json.partial'}:
+        if os.path.isdir(workdir) and set(os.listdir(workdir)) - FIRST_FILES:
             raise ValueError(
                 f'{workdir} is not empty and no run made it (there is no config.json); '
                 'choose another workdir'
             )
     elif _has_samples(workdir):
-        with open(path) as file:
-            old_config = json.load(file)
-        changes = [
+        changes = list(differences(read_json(path, PUT_BACK), config, ''))
+        forbidden = [
             f'{name}: {old!r} in the workdir, {new!r} in the config'
-            for name, old, new in differences(old_config, config, '')
-            if name.rpartition('.')[2] not in free
+            for name, old, new in changes
+            if name.rpartition('.')[2] not in free and name.split('.')[0] not in free
         ]
-        if changes:
-            listed = '\n  '.join(changes)
+        if forbidden:
+            listed = '\n  '.join(forbidden)
             raise ValueError(
                 f'{workdir} was made by another config; choose another workdir, or undo:\n'
                 f'  {listed}'
             )
+        if not changes:
+            return []
     write_atomic(path, json_bytes(config))
+    return [f'{name}: {old!r} → {new!r}' for name, old, new in changes]
 
 
 def _has_samples(workdir: str) -> bool:

@@ -4,9 +4,10 @@ import dataclasses
 import re
 from typing import Any
 
-from selfrew.run.binding import bind_arguments, checked_value
+from selfrew.running.binding import bind_arguments, checked_value
 
-TAKEN = 'state', 'evals'  # names in a turn's folder that nothing joined to it may have
+MOST_ROUNDS = 100_000
+TAKEN = 'state', 'evals', 'update'  # names in a turn's folder that nothing joined to it may have
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,8 +125,8 @@ def bind_turns(
         round after `start`; the last value stays. {'sampler': {'temperature': (0.8, 0.8, 1.3)}}
     Raises ValueError as binding.bind does.
     """
-    if rounds < 0:
-        raise ValueError(f'rounds={rounds}: want 0 (evaluate only) or more')
+    if not 0 <= rounds <= MOST_ROUNDS:
+        raise ValueError(f'rounds={rounds}: want 0 (evaluate only) to {MOST_ROUNDS:,}')
     turns = []
     for number in range(1, rounds + 1):
         if start is not None and number == 1:

@@ -3,7 +3,7 @@
 import dataclasses
 
 from selfrew.engine.finite import NotFinite
-from selfrew.run.stage import Folder
+from selfrew.running.stage import Folder
 from selfrew.types import Example
 
 
