@@ -2,11 +2,25 @@
 
 import pathlib
 import re
+import shutil
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 HERE = pathlib.Path(__file__).parent
 VERSION = re.search(r"__version__ = '(.+)'", (HERE / 'selfrew/__init__.py').read_text())[1]
+
+
+class BuildWithConfigs(build_py):
+    """Also puts the configs into the package, where `selfrew run NAME` finds them."""
+
+    def run(self):
+        super().run()
+        if not self.editable_mode:
+            shipped = pathlib.Path(self.build_lib, 'selfrew', 'shipped', 'configs')
+            ignored = shutil.ignore_patterns('__pycache__')
+            shutil.copytree(HERE / 'configs', shipped, ignore=ignored, dirs_exist_ok=True)
+
 
 setup(
     name='selfrew',
@@ -69,5 +83,6 @@ setup(
         'plan': ['libtpu>=0.0.51'],  # a TPU compiler, for selfrew.plan on a machine without a TPU
         'cuda': ['jax[cuda12]>=0.9.0'],
     },
-    entry_points={'console_scripts': ['selfrew=selfrew.main:cli']},
+    cmdclass={'build_py': BuildWithConfigs},
+    entry_points={'console_scripts': ['selfrew=selfrew.__main__:cli']},
 )

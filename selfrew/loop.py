@@ -18,6 +18,7 @@ from selfrew.mesh import keys, memory, processes, stopping
 from selfrew.running import (
     checkpoint,
     console,
+    default_evals,
     inputs,
     lock,
     metrics_log,
@@ -71,7 +72,7 @@ def run(
       seed: of all random draws. model: see language_model.describe. mesh: data, fsdp, tensor.
       rounds, round, start, by_round: see turns.bind_turns.
       evals: name -> entry of the shelf evals; each runs before the first round, and after every
-        `evals_every` rounds and the last.
+        `evals_every` rounds and the last. None: see default_evals; {}: none.
       keep_states: how many of the saved states stay on disk, the last ones, or None for all.
         states_every: the states of every so many rounds are saved, and of the last. A run that is
         resumed makes the updates since then again, of the samples that it has.
@@ -94,6 +95,8 @@ def run(
         'evals_every': evals_every,
         'states_every': states_every,
     }
+    bind_config(config | {'evals': evals or {}})  # what is wrong is told before files are read
+    config, about_evals = default_evals.with_default(config, workdir)
     bound = bind_config(config)
     if source:
         reuse.check(source, config)
@@ -108,6 +111,8 @@ def run(
             status.reporting(workdir) as run_status,
             contextlib.closing(metrics_log.MetricsLog(workdir, tensorboard, wandb)) as log,
         ):
+            if about_evals:
+                console.say(about_evals)
             console.print_changes(changes, starts.record(workdir, seed, changes))
             for line in reuse.take(workdir, source, config) if source else ():
                 console.say(line)

@@ -9,6 +9,7 @@ that differs only in what comes after them.
 """
 
 import logging
+import os
 import sys
 
 from selfrew.mesh import stopping
@@ -59,7 +60,7 @@ def main(argv) -> None:
     # These import jax, which takes seconds: only once there is something to run.
     from selfrew import loop  # noqa: PLC0415 (imports jax)
     from selfrew.mesh import processes  # noqa: PLC0415 (imports jax)
-    from selfrew.running import binding, console  # noqa: PLC0415 (imports jax)
+    from selfrew.running import binding, console, status  # noqa: PLC0415 (imports jax)
 
     try:
         processes.initialize(COORDINATOR.value, PROCESSES.value, PROCESS.value)
@@ -72,6 +73,12 @@ def main(argv) -> None:
         sys.exit(stop.code)
     except refusal.MISTAKES as problem:
         refusal.exit_with(problem)
+    except Exception as problem:
+        if not processes.is_loss(problem):
+            raise
+        message = f'\nselfrew: {status.described(problem)}: stopped; start all processes again'
+        print(message, file=sys.stderr, flush=True)
+        os._exit(1)  # jax would wait for the others
     files = "summary.json, metrics.jsonl, curve.png, each round's files"
     console.say(f'\n{table}\n\nin {WORKDIR.value}: {files}')
 

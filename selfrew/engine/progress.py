@@ -124,7 +124,7 @@ class StepBar:
         if self._steps == 1:
             self._first = time.time()
         at, passed = self._done + self._steps, time.time() - self._first
-        rate = (self._steps - 1) / passed if passed > 0 else None
+        rate = (self._steps - 1) / passed if passed > 0 and self._steps > 1 else None
         left = (self._total - at) / rate if rate else None
         _show(self._title, at, self._total, 'step', rate, left)
 

@@ -98,6 +98,11 @@ def is_main() -> bool:
     return jax.process_index() == 0
 
 
+def is_loss(problem: BaseException) -> bool:
+    """Whether an exception says that another process cannot be reached any more."""
+    return not is_alone() and isinstance(problem, jax.errors.JaxRuntimeError)
+
+
 def place(tree, sharding):
     """Host arrays, complete in every process, as device arrays.
 

@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import os
+import re
 import time
 from typing import Any
 
@@ -141,7 +142,7 @@ class TensorBoard:
 
         for name, value in numbers.items():
             event: Any = getattr(event_pb2, 'Event')(wall_time=time.time(), step=step)  # noqa: B009
-            event.summary.CopyFrom(summary.scalar(name, value))
+            event.summary.CopyFrom(summary.scalar(re.sub(r'[^-/\w.]', '_', name), value))
             self._events.write_event(event)
         if time.monotonic() - self._flushed >= self.FLUSH_SECONDS:
             self._events.flush()

@@ -95,6 +95,9 @@ def described(problem: BaseException) -> str:
     """An exception in words."""
     if isinstance(problem, KeyboardInterrupt):
         return 'SIGINT'
+    if processes.is_loss(problem):
+        first_line = str(problem).partition('\n')[0]
+        return f'another process of the run has ended, or cannot be reached ({first_line})'
     text = str(problem.args[0] if isinstance(problem, KeyError) and problem.args else problem)
     is_told = isinstance(problem, (ValueError, OSError, KeyError, stopping.Stopped))
     return text if is_told and text else f'{type(problem).__name__}: {text}'
