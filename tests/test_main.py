@@ -55,7 +55,10 @@ def test_help_shows_the_flags():
             ('--config=configs/quickstart.py:tiny', '--workdir=W'),
             ("no variant 'tiny' of this config; there are: smoke",),
         ),
-        (('--config=configs/nothing.py', '--workdir=W'), ('configs/nothing.py', 'No such file')),
+        (
+            ('--config=configs/nothing.py', '--workdir=W'),
+            ("no config 'configs/nothing.py'", 'quickstart'),
+        ),
         ((QUICK, '--workdir=W', '--config.round.train.lrr=1'), ('lrr',)),
         (
             (QUICK, '--workdir=W', '--config.round.sampler.n=many'),

@@ -1,11 +1,15 @@
 """Saves and restores training states with orbax, with a checksum of each of their files."""
 
 import contextlib
+import errno
 import glob
 import os
 import shutil
+import tempfile
 import threading
 from collections.abc import Iterator
+
+import jax
 
 from selfrew.engine import finite, run_files, train_state
 from selfrew.mesh import processes
@@ -22,9 +26,10 @@ def save(lm, folder, state: State) -> None:
     where it cannot be written.
     """
     finite.check_params(state.params, f'the new state of {folder.path}')
-    path = state_path(folder)
+    path, fields = state_path(folder), _saved_fields(lm, state)
+    processes.on_main(lambda: _check_writable(path, fields))
     with _writing(path), _checkpointer() as checkpointer:
-        checkpointer.save(path, _saved_fields(lm, state), force=True)
+        checkpointer.save(path, fields, force=True)
     files = processes.on_main(lambda: run_files.checksums(path))
     entry = {'step': int(state.step), 'round': int(state.round), 'files': files}
     folder.mark_done('state', entry)
@@ -108,10 +113,11 @@ class TrainingSaves:
         self.finish()
         finite.check_params(state.params, f'the state after {updates} updates')
         name = f'{WITHIN}/{updates:09d}'
-        path = state_path(self._folder, name)
+        path, fields = state_path(self._folder, name), _saved_fields(lm, state)
+        processes.on_main(lambda: _check_writable(path, fields))
         checkpointer = _checkpointer()
         with _writing(path):
-            checkpointer.save(path, _saved_fields(lm, state), force=True)
+            checkpointer.save(path, fields, force=True)
         step = int(state.step)
 
         def complete() -> None:
@@ -160,6 +166,22 @@ def _damage(folder, name: str) -> str | None:
 def _delete(folder, name: str) -> None:
     folder.drop(name)
     processes.on_main(lambda: shutil.rmtree(state_path(folder, name)))
+
+
+def _check_writable(path: str, fields: dict) -> None:
+    """Raises OSError, with the path, where a folder cannot be written, or has no room for a state:
+    orbax waits for minutes then, and prints what its threads raise.
+    """
+    folder = os.path.dirname(path)
+    with run_files.naming(path):
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    needed = sum(leaf.nbytes for leaf in jax.tree.leaves(fields))
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        told = f'{os.strerror(errno.ENOSPC)} ({needed:,} bytes needed, {free:,} free)'
+        raise OSError(errno.ENOSPC, told, path)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,12 @@ from selfrew.running import reuse, stage
 from selfrew.types import Judgement, Prompt, Response, Rollout, user_prompt
 
 
+@pytest.fixture(autouse=True)
+def _new_folder(tmp_path):
+    """The folder of the new run, which loop.run makes before it takes anything."""
+    (tmp_path / 'new').mkdir()
+
+
 def _config(**fields):
     """A run of three turns of one kind."""
     config = irpo.get_config('smoke').to_dict() | {'rounds': 3}
@@ -46,7 +52,7 @@ def other(tmp_path):
 
 def _taken(workdir, source, config):
     """Turn -> the stages that it took."""
-    workdir.mkdir()
+    workdir.mkdir(exist_ok=True)
     lines = reuse.take(str(workdir), source, config)
     manifests = {
         path.parent.name: json.loads(path.read_text())

@@ -140,7 +140,7 @@ def score_range(
         raise ValueError(f'the template {name!r} sets low, high to {bounds}: want numbers')
     low, high = map(float, bounds)
     if not low < high or math.isinf(high - low):
-        raise ValueError(f'want low < high; got {low=}, {high=}')
+        raise ValueError(f'want low < high; got {low=}, {high=} with the template {name!r}')
     return low, high
 
 
