@@ -63,6 +63,7 @@ setup(
     ],
     extras_require={
         'test': [
+            'hypothesis>=6.100',
             'pytest>=8.4',
             'pytest-xdist>=3.6',
             'sentencepiece>=0.2',

@@ -61,11 +61,12 @@ def applied(config: ConfigDict, completed: Any, overrides: dict[str, str]) -> di
 
 def _rename(fields: dict, name: str, text: str, left_out: list[str], overrides: dict) -> None:
     """Gives an entry the name of another part, without the fields that this one does not have."""
-    *path, key, _ = name.split('.')
+    *path, key = name.removesuffix('.name').split('.')
     entry = fields
     for step in (*path, key):
         entry = entry.get(step) if isinstance(entry, dict) else None
-    function = _part(path[-1] if key not in binding.SHELVES else key, {'name': text})
+    shelf = key if key in binding.SHELVES else (path or [''])[-1]
+    function = _part(shelf, {'name': text})
     if not isinstance(entry, dict) or function is None or entry.get('name') == text:
         return
     known = set(_parameters(function)) | {'name', *binding.SHELVES}

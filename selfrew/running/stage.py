@@ -115,7 +115,7 @@ class Folder:
         """The bytes of `name`.jsonl. Raises ValueError if they are not those that were written."""
         path = os.path.join(self.path, f'{name}.jsonl')
         data = _read(path)
-        if hashlib.sha256(data).hexdigest() != self.manifest[name]['sha256']:
+        if hashlib.sha256(data).hexdigest() != self.manifest[name].get('sha256'):
             raise ValueError(
                 f'{path} was changed after it was written; '
                 f'delete the folder {self.path} to make it again'

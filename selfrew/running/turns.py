@@ -125,6 +125,9 @@ def bind_turns(
         round after `start`; the last value stays. {'sampler': {'temperature': (0.8, 0.8, 1.3)}}
     Raises ValueError as binding.bind does.
     """
+    for name, entry in (('round', round), ('start', start), ('by_round', by_round)):
+        if entry is not None and not isinstance(entry, dict):
+            raise ValueError(f'{name}={entry!r}: want fields by name')
     if not 0 <= rounds <= MOST_ROUNDS:
         raise ValueError(f'rounds={rounds}: want 0 (evaluate only) to {MOST_ROUNDS:,}')
     turns = []
@@ -169,7 +172,10 @@ def _with_kept_optimizers(turns: list[Turn]) -> list[Turn]:
 
 def _bind_round(number: int, first: int, entry: dict, where: str) -> list[Turn]:
     """The turn of a round and, if it is due, its rehearsal. Takes `rehearsal` out of the entry."""
-    rehearsal = dict(entry.pop('rehearsal', None) or {})
+    rehearsal = entry.pop('rehearsal', None) or {}
+    if not isinstance(rehearsal, dict):
+        raise ValueError(f'round.rehearsal={rehearsal!r}: want the fields of a turn')
+    rehearsal = dict(rehearsal)
     every = checked_value(rehearsal.pop('every', 1), int, 'round.rehearsal.every')
     after = []
     if rehearsal:  # bound, and so checked, even if it is never due
