@@ -6,7 +6,6 @@ It needs one device, whatever the run was trained on, and holds one stack of mat
 """
 
 import argparse
-import json
 import os
 import re
 import shutil
@@ -16,12 +15,12 @@ from typing import NamedTuple
 import jax
 from tqdm import tqdm
 
-from selfrew.engine import finite, saved_models, train_state
+from selfrew.engine import finite, run_files, saved_models, train_state
 from selfrew.mesh import sharding
 from selfrew.models import hf, lora
 from selfrew.models.loading import load_all
 from selfrew.running import checkpoint, model_card, refusal
-from selfrew.running.config import model_describer, turns_of
+from selfrew.running.config import model_describer
 from selfrew.running.stage import Folder
 
 DTYPES = 'float32', 'bfloat16'
@@ -126,14 +125,14 @@ def open_turn(workdir: str, turn: str | None = None, mesh: dict | None = None) -
     """The model of a run's turn, or of its last one that has a state.
 
     mesh: {'data': …, 'fsdp': …, 'tensor': …} to place it on; None: one device.
-    Raises ValueError if `workdir` is not a run or has no such state.
+    Raises ValueError if `workdir` is not a run, has no such state, or a damaged one.
     """
     try:
-        with open(os.path.join(workdir, 'config.json'), encoding='utf-8') as file:
-            config = json.load(file)
+        config = run_files.read_json(os.path.join(workdir, 'config.json'), run_files.PUT_BACK)
     except FileNotFoundError:
         raise ValueError(f'{workdir!r} is not a run: it has no config.json') from None
-    names = [turn.name for turn in turns_of(config)]
+    rounds = os.path.join(workdir, 'rounds')
+    names = sorted(os.listdir(rounds) if os.path.isdir(rounds) else [], key=run_files.turn_order)
     saved = [name for name in names if Folder(workdir, name).has('state')]
     if not saved:
         raise ValueError(f'no turn of {workdir} has a saved state')
@@ -143,7 +142,9 @@ def open_turn(workdir: str, turn: str | None = None, mesh: dict | None = None) -
     # What computes on the devices of the run is not needed here.
     model = config['model'] | {'attention': 'xla', 'dtype': 'float32', 'cache': None}
     lm = model_describer(config | {'mesh': axes, 'model': model})()
-    state = checkpoint.state_path(Folder(workdir, turn or saved[-1]))
+    folder = Folder(workdir, turn or saved[-1])
+    checkpoint.check_sound(folder)
+    state = checkpoint.state_path(folder)
     loaders = trained = saved_models.state_loaders(lm, state)
     if lm.config.lora:
         loaders = train_state.with_trainable(lm.base_param_loaders(), trained)

@@ -32,7 +32,9 @@ ALLOW_CHANGED_INPUTS = flags.DEFINE_bool(
     False,
     'Go on with files of prompts or templates that are not those that the run began with.',
 )
-TENSORBOARD = flags.DEFINE_bool('tensorboard', True, 'Write files for TensorBoard.')
+TENSORBOARD = flags.DEFINE_enum(
+    'tensorboard', 'yes', ['yes', 'no'], 'Whether to write files for TensorBoard.'
+)
 WANDB = flags.DEFINE_string('wandb', None, 'A project of W&B to log to; needs wandb.')
 COORDINATOR = flags.DEFINE_string(
     'coordinator', None, 'host:port of process 0, if the environment does not say.'
@@ -65,8 +67,8 @@ def main(argv) -> None:
     try:
         processes.initialize(COORDINATOR.value, PROCESSES.value, PROCESS.value)
         run = binding.bind_arguments(loop.run, config, 'config')
-        options = FROM.value, ALLOW_CHANGED_INPUTS.value, TENSORBOARD.value, WANDB.value
-        table = run(WORKDIR.value, *options)
+        logs = TENSORBOARD.value == 'yes', WANDB.value
+        table = run(WORKDIR.value, FROM.value, ALLOW_CHANGED_INPUTS.value, *logs)
     except stopping.Stopped as stop:
         message = f'\nselfrew: {stop}: stopped; the same command goes on from {WORKDIR.value}'
         print(message, file=sys.stderr)
@@ -85,6 +87,10 @@ def main(argv) -> None:
 
 def cli() -> None:
     """The command."""
+    if '--help' in sys.argv:
+        own = WORKDIR, FROM, ALLOW_CHANGED_INPUTS, TENSORBOARD, WANDB, COORDINATOR
+        command_line.show_help(__doc__, tuple(f.name for f in (*own, PROCESSES, PROCESS)))
+        return
     app.run(main, flags_parser=command_line.parse_flags)
 
 

@@ -104,3 +104,43 @@ def test_a_prompt_may_be_a_string_a_chat_or_a_prompt():
     assert api.prompt_of(prompt, '3') is prompt
     chat = [{'role': 'user', 'content': 'Hi'}]
     assert api.prompt_of('Hi', '3') == user_prompt('3', 'Hi') == api.prompt_of(chat, '3')
+
+
+@pytest.mark.parametrize('prompts', ['one text', {'role': 'user', 'content': 'x'}, b'x'])
+def test_a_single_prompt_is_refused_where_a_list_is_meant(model, prompts):
+    lm, params = model
+    with pytest.raises(ValueError, match='want a list of them; for one, write'):
+        lm.generate(params, prompts)
+    with pytest.raises(ValueError, match='want a list of them'):
+        lm.logp(params, prompts, ['5'])
+    with pytest.raises(ValueError, match='responses=.*want a list of them'):
+        lm.logp(params, ['5'], '5')
+
+
+@pytest.mark.parametrize('prompt', [3, None, [], ['text'], [{'content': 'x'}], [[]]])
+def test_what_is_no_prompt_is_refused(model, prompt):
+    lm, params = model
+    with pytest.raises(ValueError, match='prompt 0: want a string, a list of chat messages'):
+        lm.generate(params, [prompt])
+
+
+@pytest.mark.parametrize('token', [-1, 422, 10**9])
+def test_a_token_that_the_model_has_not_is_refused(model, token):
+    lm, params = model
+    with pytest.raises(ValueError, match=f'no token {token}; the vocabulary has 0 to 421'):
+        lm.logits(params, [[1, token]])
+    with pytest.raises(ValueError, match=rf'responses\[0\]: no token {token}'):
+        lm.logp(params, ['Say: 5'], [Response('5', tokens=(1, token))])
+    assert lm.logits(params, [[1, token]], [[True, False]]).shape == (1, 2, 422)  # padding
+
+
+@pytest.mark.slow
+def test_a_notebook_runs_and_resumes_a_config_by_name(tmp_path, capsys):
+    rounds = selfrew.run('sft:smoke', str(tmp_path / 'w'), tensorboard=False)
+    assert [row['round'] for row in rounds] == [0, 1] and 'accuracy' in rounds[1]
+    table = capsys.readouterr().out.splitlines()[-3:]
+    assert table[0].split()[:2] == ['round', 'accuracy']
+    assert not (tmp_path / 'w' / 'tensorboard').exists()
+    assert selfrew.run('sft:smoke', str(tmp_path / 'w')) == rounds
+    with pytest.raises(ValueError, match='nothing reads sed=3; there are: seed'):
+        selfrew.run({'sed': 3}, str(tmp_path / 'w'))

@@ -22,7 +22,7 @@ from selfrew.engine import (
 )
 from selfrew.engine.generate import journal, requests
 from selfrew.models import language_model
-from selfrew.running import binding, checkpoint, stage
+from selfrew.running import binding, checkpoint, lock, stage
 from selfrew.running.config import turns_of
 from selfrew.running.metrics_log import MetricsLog
 from selfrew.shelves import samplers
@@ -401,6 +401,35 @@ def test_another_config_in_the_folder_is_refused_with_the_difference(uninterrupt
     assert 'seed: 0 in the workdir, 1 in the config' in message
     assert 'round.loss.beta: 0.1 in the workdir, 0.3 in the config' in message
     assert _json(folder, 'config.json')['seed'] == 0
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_on_another_mesh_and_says_so(tmp_path, uninterrupted_run, capsys):
+    """Of the first turn's state the values are the same, whatever devices they lie on."""
+    whole, _ = uninterrupted_run
+    workdir = tmp_path / 'w'
+    _run(_small(rounds=1), workdir)
+    wide = _small(mesh={'data': 1, 'fsdp': 2, 'tensor': 2}, keep_states=1)
+    _run(wide, workdir)
+    printed = capsys.readouterr().out
+    assert 'changed since the last start: mesh.fsdp: 1 → 2' in printed
+    (first, second) = [json.loads(line) for line in open(workdir / 'starts.jsonl')]
+    assert first['changes'] == [] and 'mesh.tensor: 1 → 2' in second['changes']
+    assert 'keep_states: None → 1' in second['changes']
+    stages = [f'rounds/02/{name}.jsonl' for name in ('prompts', 'rollouts', 'examples')]
+    for name in stages:
+        texts = [(w / name).read_text() for w in (workdir, whole)]
+        assert len(texts[0].splitlines()) == len(texts[1].splitlines())
+    assert not stage.Folder(str(workdir), '01').has('state')
+
+
+@pytest.mark.slow
+def test_a_second_process_is_refused_and_a_bucket_too(uninterrupted_run):
+    folder, _ = uninterrupted_run
+    with lock.held(str(folder), print), pytest.raises(ValueError, match='that is running there'):
+        _run(_small(rounds=3), folder)
+    with pytest.raises(ValueError, match='gs://bucket/run: want a folder; a bucket can be mounted'):
+        _run(_small(), 'gs://bucket/run')
 
 
 @pytest.mark.slow

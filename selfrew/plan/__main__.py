@@ -50,6 +50,9 @@ def main() -> None:
     flags.DEFINE_boolean('here', False, 'Plan for the devices of this machine.')
     flags.DEFINE_integer('prompt_tokens', 512, 'The assumed length of prompts.', lower_bound=1)
     flags.DEFINE_boolean('json', False, 'Print JSON and nothing else.')
+    if '--help' in sys.argv:
+        command_line.show_help(__doc__, ('topology', 'here', 'prompt_tokens', 'json'))
+        return
     app.run(_plan, flags_parser=command_line.parse_flags)
 
 

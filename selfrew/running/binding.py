@@ -265,8 +265,10 @@ def check_field(name: str, value, where: str) -> None:
     if name in FIELD_CHECKS:
         try:
             FIELD_CHECKS[name](value)
-        except (KeyError, ValueError, FileNotFoundError) as problem:
+        except (KeyError, ValueError, TypeError) as problem:
             raise ValueError(f'{where}.{name}: {problem.args[0]}') from None
+        except FileNotFoundError as problem:
+            raise ValueError(f'{where}.{name}: {problem}') from None
 
 
 def _bind_nested(key: str, value, where: str, is_list: bool):

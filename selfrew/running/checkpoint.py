@@ -57,6 +57,12 @@ def is_sound(folder) -> bool:
     return folder.has('state') and _damage(folder, 'state') is None
 
 
+def check_sound(folder) -> None:
+    """Raises ValueError, with the file, if a turn's state is not as it was written."""
+    if (problem := _damage(folder, 'state')) is not None:
+        raise ValueError(f'{problem}; {run_files.MAKE_AGAIN}')
+
+
 def last_sound(folders, say) -> int | None:
     """The index of the last folder with a state whose files are as they were written; None if none
     has one. A damaged state is no longer listed, and is made again. say(text): tells the user.

@@ -16,6 +16,15 @@ def config() -> dict | None:
     return _config
 
 
+def show_help(text: str | None, names: tuple[str, ...]) -> None:
+    """Prints what a command does, and its flags."""
+    print(text)
+    print('  --config: A config file, or the name of one that ships, perhaps with :VARIANT.')
+    print('  --config.FIELD: Sets a field of the config.')
+    for name in names:
+        print(f'  --{name}: {flags.FLAGS[name].help}')
+
+
 def parse_flags(argv: list[str]) -> list[str]:
     """Parses absl's flags and the config's; returns the other arguments.
 

@@ -4,6 +4,7 @@ import json
 import os
 import re
 
+from selfrew.engine.run_files import turn_order
 from selfrew.running import report
 
 HUB_NAME = re.compile(r'[\w.-]+/[\w.-]+')
@@ -46,7 +47,7 @@ def of_run(workdir: str, config: dict, turn: str, *, adapters: bool = False) -> 
     names = {'start': config.get('start'), 'round': config.get('round')}
     methods = [f'- {name}: {_method(entry)}' for name, entry in names.items() if entry]
     parts += ['## Method', '\n'.join(methods)]
-    rows = [row for row in report.read_rounds(workdir) if row['round'] <= int(turn[:2])]
+    rows = [row for row in report.read_rounds(workdir) if row['round'] <= turn_order(turn)[0]]
     if rows:
         parts += ['## Figures', f'```\n{report.table(rows)}\n```']
     shown = json.dumps(config, indent=2)

@@ -1,11 +1,16 @@
 """A config entry is bound to the function it names, or refused with what is wrong."""
 
+import inspect
 import json
+import math
+import typing
 
 import pytest
 
-from selfrew.running import binding
-from selfrew.shelves import losses
+from selfrew import loop
+from selfrew.models import language_model
+from selfrew.running import binding, turns
+from selfrew.shelves import evals, losses
 
 
 def _refused(key, entry, match):
@@ -130,3 +135,70 @@ def test_binding_leaves_the_config_as_it_is():
     before = json.dumps(entry)
     binding.bind('sampler', entry, '')
     assert json.dumps(entry) == before
+
+
+# Numbers that any value suits, or that are checked where they are used before any work: the sizes
+# of the mesh, and how many earlier rounds there are (-1: all).
+ANY_NUMBER = {'data', 'fsdp', 'tensor', 'earlier'}
+
+
+def _number_parameters():
+    """(part, name) of each parameter of each part that is a number."""
+    shelves = [*binding.SHELVES.items(), ('evals', evals)]
+    parts = [getattr(s, n) for key, s in shelves for n in binding.part_names(key, s)]
+    for part in (*parts, language_model.describe, turns.turn, turns.pipeline):
+        hints = typing.get_type_hints(part)
+        for name, parameter in inspect.signature(part).parameters.items():
+            kinds = typing.get_args(hints.get(name)) or (hints.get(name),)
+            if parameter.kind is parameter.KEYWORD_ONLY and {int, float} & set(kinds):
+                yield part.__name__, name
+
+
+def test_each_number_of_each_part_has_a_range():
+    unchecked = {
+        f'{part}.{name}'
+        for part, name in _number_parameters()
+        if name not in {*binding.FIELD_RANGES, *binding.FIELD_CHECKS, *ANY_NUMBER}
+    }
+    assert not unchecked
+
+
+@pytest.mark.parametrize(
+    ('key', 'entry'),
+    [
+        ('sampler', {'name': 'sample', 'temperature': -1.0}),
+        ('sampler', {'name': 'sample', 'temperature': math.nan}),
+        ('sampler', {'name': 'sample', 'n': 10**30}),
+        ('train', {'lr': math.nan}),
+        ('train', {'lr': -1e-5}),
+        ('train', {'lr': math.inf}),
+        ('train', {'lr': 1e-5, 'epochs': 10**30}),
+        ('train', {'lr': 1e-5, 'save_every': 0}),
+        ('train', {'lr': 1e-5, 'save_minutes': 0.0}),
+        ('train', {'lr': 1e-5, 'optimizer': {'name': 'rmsprop', 'decay': 1.0}}),
+        ('scorer', {'name': 'judge', 'low': math.nan}),
+        ('scorer', {'name': 'reward_model', 'checkpoint': 'tiny', 'dtype': 'int4'}),
+        ('scorer', {'name': 'chance', 'levels': 1}),
+        ('scorer', {'name': 'length', 'target': 0}),
+        ('scorer', {'name': 'composite', 'scorers': [{'name': 'length'}], 'weights': (math.nan,)}),
+        ('scorer', {'name': 'composite', 'scorers': [{'name': 'length'}], 'weights': (1.0, 2.0)}),
+        ('pairs', {'name': 'singles', 'cap': 0}),
+        ('pairs', {'name': 'extremes', 'at_least': math.inf}),
+        ('loss', {'name': 'pairwise_cringe', 'margin': math.nan}),
+    ],
+    ids=str,
+)
+def test_a_number_out_of_range_is_refused_at_start(key, entry):
+    _refused(key, entry, 'want|no dtype')
+
+
+@pytest.mark.parametrize('rounds', [-1, 10**9])
+def test_a_number_of_rounds_out_of_range_is_refused(rounds):
+    with pytest.raises(ValueError, match=f'rounds={rounds}: want 0'):
+        turns.bind_turns(rounds=rounds, round={})
+
+
+def test_rounds_as_a_float_are_refused():
+    with pytest.raises(ValueError, match='config.rounds=1000000000.0: want int, got float'):
+        config = {'seed': 0, 'model': {}, 'mesh': {}, 'rounds': 1e9, 'round': {}}
+        binding.bind_arguments(loop.run, config, 'config')
