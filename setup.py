@@ -81,6 +81,7 @@ setup(
         # For folders with a tokenizer.model and no tokenizer.json.
         'sentencepiece': ['sentencepiece>=0.2', 'protobuf>=4.25'],
         'tpu': ['jax[tpu]>=0.9.0'],
+        'wandb': ['wandb>=0.19'],  # for --wandb=PROJECT
         'plan': ['libtpu>=0.0.51'],  # a TPU compiler, for selfrew.plan on a machine without a TPU
         'cuda': ['jax[cuda12]>=0.9.0'],
     },

@@ -883,3 +883,16 @@ def test_responses_longer_than_the_context_are_refused_before_a_model_is_loaded(
     config['model']['max_length'] = config['round']['sampler']['max_tokens']
     with pytest.raises(ValueError, match='sample: max_tokens=.* leaves no room'):
         _run(config, tmp_path)
+
+
+@pytest.mark.parametrize('where', ['turn 01', 'evals.wins'])
+def test_a_judge_that_can_never_judge_is_refused_before_anything_is_written(tmp_path, where):
+    """The tiny base reads the words of `additive` letter by letter."""
+    config, judge = _small(rounds=1, evals={}), {'name': 'judge', 'template': 'additive'}
+    if where == 'turn 01':
+        config['round']['scorer'] = judge
+    else:
+        config['evals'] = {'wins': _wins('tiny') | {'scorer': judge}}
+    with pytest.raises(ValueError, match=f'{where}: the judge cannot judge .* 881 .* is 512'):
+        _run(config, tmp_path / 'w')
+    assert not os.path.exists(tmp_path / 'w')

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -142,23 +143,35 @@ def _words(text):
     return set(re.findall('[A-Za-z]+', text)) - set(transport.split())
 
 
-def _kill_after_state(commands, workdir):
-    """Kills the processes once round 01 has written its state."""
+def _send_after(name, commands, workdir, number):
+    """Sends process 1 a signal once round 01 has written `name`; returns the seconds until process
+    0 has ended.
+    """
     manifest, deadline = workdir / 'rounds' / '01' / 'manifest.json', time.time() + LIMIT
-    while not (manifest.exists() and 'state' in json.loads(manifest.read_text())):
+    while not (manifest.exists() and name in json.loads(manifest.read_text())):
         errors = commands[0].errors()[-3000:]
         assert time.time() < deadline, errors
         assert all(command.process.poll() is None for command in commands), errors
         time.sleep(0.05)
-    for command in commands:
-        command.process.kill()
+    commands[1].process.send_signal(number)
+    begun = time.monotonic()
+    commands[0].process.wait(LIMIT)
+    return time.monotonic() - begun
 
 
 @pytest.mark.slow
 def test_two_processes_killed_and_started_again_end_as_one_process_does(tmp_path, start, single):
+    """Process 1 is asked to stop, and then killed; process 0 ends each time, in a sentence."""
     workdir = tmp_path / 'w'
+    asked = _start_two(start, [workdir] * 2)
+    assert _send_after('rollouts', asked, workdir, signal.SIGTERM) < 30.0
+    _wait(asked, status=143)
+    assert all('SIGTERM: stopped; the same command goes on' in c.errors() for c in asked)
     killed = _start_two(start, [workdir] * 2)
-    _kill_after_state(killed, workdir)
+    assert _send_after('state', killed, workdir, signal.SIGKILL) < 60.0
+    errors = killed[0].errors()
+    assert killed[0].process.returncode == 1 and 'Traceback' not in errors, errors
+    assert 'another process of the run has ended, or cannot be reached' in errors
     resumed = _start_two(start, [workdir] * 2)
     _wait(resumed)
     # it resumed from the state
