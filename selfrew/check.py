@@ -120,13 +120,16 @@ def _how_it_stands(workdir: str) -> str:
     return f'it was {state} {where}, {about.get("updated")}{error}'
 
 
+def _run_of_arguments(command: str, about: str) -> str:
+    """The run that the command line names."""
+    parser = argparse.ArgumentParser(prog=command, description=about)
+    parser.add_argument('workdir', help='the run')
+    return parser.parse_args().workdir
+
+
 def main() -> None:
     """The command; on a mistake, exits with status 1 and a message."""
-    parser = argparse.ArgumentParser(
-        prog='selfrew check', description='Verifies the files of a run; changes nothing.'
-    )
-    parser.add_argument('workdir', help='the run')
-    workdir = parser.parse_args().workdir
+    workdir = _run_of_arguments('selfrew check', 'Verifies the files of a run; changes nothing.')
     try:
         lines, problems = verify(workdir)
     except refusal.MISTAKES as problem:
@@ -141,11 +144,8 @@ def main() -> None:
 
 def report_main() -> None:
     """The command `selfrew report`: the table of a run, and how it ended."""
-    parser = argparse.ArgumentParser(
-        prog='selfrew report', description='Prints the table of a run, and how it ended.'
-    )
-    parser.add_argument('workdir', help='the run')
-    workdir = parser.parse_args().workdir
+    about = 'Prints the table of a run, and how it ended.'
+    workdir = _run_of_arguments('selfrew report', about)
     try:
         if not os.path.isdir(os.path.join(workdir, 'rounds')):
             raise ValueError(f'{workdir!r} is not a run: it has no rounds')

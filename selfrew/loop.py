@@ -130,22 +130,24 @@ def run_turns(workdir: str, config: dict, lm, turns, evaluations: dict, log, run
     del params  # the first round's updates overwrite them
     rounds = config['rounds']
     evaluate(lm, state, evaluations, Folder(workdir, '00'), key, log, run_status)
+    if turns:
+        status.write_report(workdir, 'running')
     folders = [Folder(workdir, turn.name) for turn in turns]
     first = checkpoint.last_sound(folders, console.say) or 0
     for turn, following, folder in zip(turns[first:], [*turns[first + 1 :], None], folders[first:]):
+        saves = checkpoint.TrainingSaves(folder, console.say)
         if folder.has('state'):
             optimizer = train_state.cached_optimizer(turn.train.keywords['optimizer'])
             trained = train_state.training_only(lm, turn.train.keywords.get('only'))
             state = checkpoint.restore(trained, folder, optimizer, state.params)
         else:
             k_turn = keys.fold_name(key, turn.name)
-            saves = checkpoint.TrainingSaves(folder, console.say)
             state = learn(lm, state, turn, folder, k_turn, log, saves, run_status)
             if is_due(turn, config['states_every'], rounds):
                 run_status.begin(turn.name, 'save')
                 checkpoint.save(lm, folder, state)
-            saves.delete()
             stopping.check()
+        saves.delete()
         if following is None or not following.keeps_optimizer:
             state = state._replace(opt=None)  # sampling needs the memory
         if turn.ends_round and is_due(turn, config['evals_every'], rounds):

@@ -24,6 +24,7 @@ ARGUMENTS = (
     *('--config.rounds=3', '--config.round.prompts.n=32', '--config.round.train.epochs=30'),
     *('--config.round.train.batch=8', '--config.round.train.save_minutes=0.02', '--tensorboard=no'),
 )
+FIRST = 0.5  # seconds until a kill at least: before, Python itself is starting
 # What of a line of metrics.jsonl depends on the clock, or on what one start did.
 OF_A_START = {'time', 'seconds', 'compiled', 'compile_seconds', 'tokens_per_s', 'peak_gib'}
 OF_A_START |= {'read_tokens', 'sampled_tokens'}
@@ -75,8 +76,11 @@ def main() -> None:
     parser.add_argument('--folder', required=True, help='where the runs go')
     parser.add_argument('--kills', type=int, default=100)
     parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument('--longest', type=float, default=14.0, help='seconds before a kill')
+    parser.add_argument('--longest', type=float, default=14.0, help='seconds until a kill')
     args = parser.parse_args()
+    for name in CODES:
+        if name != 'SIGKILL':  # a run respects signals that its parent ignores, as under nohup
+            signal.signal(getattr(signal, name), signal.SIG_DFL)
     os.makedirs(args.folder, exist_ok=True)
     whole = f'{args.folder}/whole'
     assert start(whole).wait() == 0, f'{whole}.err says why'
@@ -86,7 +90,7 @@ def main() -> None:
         workdir, name = f'{args.folder}/killed{runs}', rng.choice(SIGNALS)
         process = start(workdir)
         try:
-            process.wait(rng.uniform(0.1, args.longest))
+            process.wait(rng.uniform(FIRST, args.longest))
         except subprocess.TimeoutExpired:
             process.send_signal(getattr(signal, name))
             begun = time.monotonic()

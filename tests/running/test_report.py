@@ -106,3 +106,14 @@ def test_where_no_evaluation_has_a_value_a_curve_is_drawn_all_the_same(tmp_path)
     assert report.write_report(workdir).splitlines() == ['round', '    0']
     assert report.curve_groups(report.read_rounds(workdir)) == []
     assert os.path.getsize(tmp_path / 'curve.png') > 0
+
+
+def test_rounds_from_100_on_come_after_round_99(tmp_path):
+    for number in (0, 9, 11, 99, 100, 101):
+        folder = tmp_path / 'rounds' / f'{number:02d}'
+        folder.mkdir(parents=True)
+        (folder / 'evals.json').write_text('{"accuracy": {"value": 0.5, "low": 0.4, "high": 0.6}}')
+    rounds = [row['round'] for row in report.read_rounds(str(tmp_path))]
+    assert rounds == [0, 9, 11, 99, 100, 101]
+    lines = report.write_report(str(tmp_path)).splitlines()
+    assert [line.split()[0] for line in lines] == ['round', '0', '9', '11', '99', '100', '101']
