@@ -29,7 +29,7 @@ def main(folder: str, moments: int) -> None:
     config = quickstart.get_config('smoke').to_dict()
     config['round']['prompts']['n'] = 6
     config['round']['scorer'] = {'name': 'length'}
-    config['round']['train'] |= {'epochs': 5, 'batch': 8, 'row_length': 128}
+    config['round']['train'] |= {'epochs': 8, 'batch': 8, 'row_length': 128}
     del config['evals']['judge']
     config['evals']['accuracy']['prompts']['n'] = 8
     config['round']['sampler'] |= {'n': 3, 'max_tokens': 12}

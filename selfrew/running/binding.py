@@ -43,8 +43,8 @@ DEFAULT_PARTS = {'train': 'train', 'optimizer': 'adamw'}
 
 
 def check_weights(weights: tuple) -> None:
-    """Raises ValueError unless all weights are finite numbers."""
-    if not weights or not all(isinstance(w, (int, float)) and math.isfinite(w) for w in weights):
+    """Raises ValueError for a weight that is not finite; the parts check the rest."""
+    if any(isinstance(weight, float) and not math.isfinite(weight) for weight in weights):
         raise ValueError(f'{weights}: want finite numbers')
 
 
