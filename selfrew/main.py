@@ -73,14 +73,14 @@ def main(argv) -> None:
         message = f'\nselfrew: {stop}: stopped; the same command goes on from {WORKDIR.value}'
         print(message, file=sys.stderr)
         sys.exit(stop.code)
-    except refusal.MISTAKES as problem:
-        refusal.exit_with(problem)
     except Exception as problem:
-        if not processes.is_loss(problem):
+        if processes.is_loss(problem):
+            message = f'\nselfrew: {status.described(problem)}: stopped; start all processes again'
+            print(message, file=sys.stderr, flush=True)
+            os._exit(1)  # jax would wait for the others
+        if not isinstance(problem, refusal.MISTAKES):
             raise
-        message = f'\nselfrew: {status.described(problem)}: stopped; start all processes again'
-        print(message, file=sys.stderr, flush=True)
-        os._exit(1)  # jax would wait for the others
+        refusal.exit_with(problem)
     files = "summary.json, metrics.jsonl, curve.png, each round's files"
     console.say(f'\n{table}\n\nin {WORKDIR.value}: {files}')
 

@@ -99,8 +99,13 @@ def is_main() -> bool:
 
 
 def is_loss(problem: BaseException) -> bool:
-    """Whether an exception says that another process cannot be reached any more."""
-    return not is_alone() and isinstance(problem, jax.errors.JaxRuntimeError)
+    """Whether an exception says that another process cannot be reached any more.
+
+    Where a program is started, jax raises it as a ValueError.
+    """
+    is_of_transport = any(name in str(problem) for name in ('Gloo', 'UNAVAILABLE:'))
+    is_of_jax = isinstance(problem, jax.errors.JaxRuntimeError)
+    return not is_alone() and (is_of_jax or is_of_transport)
 
 
 def place(tree, sharding):
