@@ -77,10 +77,11 @@ def checksums(folder: str) -> dict[str, str]:
         for parent, _, files in os.walk(folder)
         for file in files
     ]
-    return {path: _sha256(os.path.join(folder, path)) for path in sorted(paths)}
+    return {path: sha256_of(os.path.join(folder, path)) for path in sorted(paths)}
 
 
-def _sha256(path: str) -> str:
+def sha256_of(path: str) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
     with open(path, 'rb') as file:
         return hashlib.file_digest(file, 'sha256').hexdigest()
 

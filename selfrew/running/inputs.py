@@ -1,9 +1,8 @@
 """The files that a run reads: inputs.json has their sizes and hashes, as they were at its start."""
 
-import hashlib
 import os
 
-from selfrew.engine.run_files import PUT_BACK, read_json, write_atomic
+from selfrew.engine.run_files import PUT_BACK, read_json, sha256_of, write_atomic
 from selfrew.mesh import processes
 from selfrew.running.stage import json_bytes
 
@@ -57,16 +56,10 @@ def files_of(config) -> dict[str, dict]:
     if isinstance(config, dict):
         for name, value in config.items():
             if name in FIELDS and isinstance(value, str) and os.path.isfile(value):
-                found[value] = _described(value)
+                found[value] = {'bytes': os.path.getsize(value), 'sha256': sha256_of(value)}
             else:
                 found |= files_of(value)
     elif isinstance(config, (list, tuple)):
         for value in config:
             found |= files_of(value)
     return found
-
-
-def _described(path: str) -> dict:
-    with open(path, 'rb') as file:
-        sha256 = hashlib.file_digest(file, 'sha256').hexdigest()
-    return {'bytes': os.path.getsize(path), 'sha256': sha256}
