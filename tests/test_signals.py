@@ -40,7 +40,7 @@ def _signals_are_not_ignored():
 
 def _environment():
     path = os.pathsep.join([str(ROOT), str(ROOT / 'tests')])
-    flags = '--xla_backend_optimization_level=0'
+    flags = os.environ['SELFREW_TEST_XLA_FLAGS']
     return os.environ | {'PYTHONPATH': path, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags}
 
 

@@ -49,7 +49,9 @@ def listen() -> None:
     """Takes over SIGINT, SIGTERM and SIGHUP, but for those that are ignored (as under nohup). Call
     it once, in the main thread.
 
-    A thread answers them, since Python's own handlers wait while XLA compiles or computes.
+    A thread answers them, since Python's own handlers wait while XLA compiles or computes. A signal
+    that the parent had blocked is heard too: some launchers block them for themselves, and what
+    they start inherits it.
     """
     read_end, write_end = os.pipe()
     os.set_blocking(write_end, False)
@@ -58,6 +60,7 @@ def listen() -> None:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, lambda *_: None)
     threading.Thread(target=_answer, args=(read_end,), name='signals', daemon=True).start()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 def _answer(read_end: int) -> None:
