@@ -8,6 +8,8 @@ import shutil
 import sys
 import tempfile
 
+from xla_flags import FAST_COMPILATION
+
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 # Test workers, and the processes that tests start, share what they compile.
 if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
@@ -16,12 +18,11 @@ if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
     os.environ['JAX_COMPILATION_CACHE_MAX_SIZE'] = str(8 << 30)
     os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.3'
     atexit.register(shutil.rmtree, os.environ['JAX_COMPILATION_CACHE_DIR'], ignore_errors=True)
-# Programs run once or twice here: without optimisation they are compiled in half the time.
 os.environ['XLA_FLAGS'] = ' '.join(
     [
         os.environ.get('XLA_FLAGS', ''),
         '--xla_force_host_platform_device_count=8',
-        '--xla_backend_optimization_level=0',
+        FAST_COMPILATION,
     ]
 ).strip()
 

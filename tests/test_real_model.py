@@ -203,19 +203,12 @@ def _turn(files, method):
             'loss': {'name': 'dpo', 'explore': 1e-3},
             'join': {},
         },
-        'self_rewarding': {'scorer': judge},
         'meta_rewarding': {'scorer': judge, 'join': {'kept': kept, 'verdicts': verdicts}},
     }
     return turn | fields[method]
 
 
-METHODS = (
-    'sft',
-    'irpo',
-    'selm',
-    'self_rewarding',
-    'meta_rewarding',
-)
+METHODS = 'irpo', 'selm', 'meta_rewarding'  # SFT is below; a meta-rewarding turn judges too
 
 
 def _config(files, method, **model):

@@ -72,7 +72,7 @@ def write_report(workdir: str, end: dict | None = None) -> str:
     summary = {'rounds': rows} | ({'end': end} if end else {})
     write_atomic(os.path.join(workdir, 'summary.json'), json_bytes(summary))
     if evaluation_names(rows):
-        _plot_curves(rows, os.path.join(workdir, 'curve.png'))
+        plot_curves(rows, os.path.join(workdir, 'curve.png'))
     return table(rows)
 
 
@@ -136,7 +136,8 @@ def _is_share(rows: list[dict], name: str) -> bool:
     return all(0 <= value <= 1 for value in _known(rows, name))
 
 
-def _plot_curves(rows: list[dict], path: str) -> None:
+def plot_curves(rows: list[dict], path: str) -> None:
+    """Draws each evaluation of the rows by round, with its interval, as a PNG file."""
     from matplotlib.figure import Figure  # noqa: PLC0415 (takes half a second)
 
     groups = curve_groups(rows)

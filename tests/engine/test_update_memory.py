@@ -42,8 +42,9 @@ def _compiled_bytes(lm, shape: BatchShape) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('rank', [0, 4])
-@pytest.mark.parametrize(('rows', 'length', 'micros'), [(8, 256, 1), (8, 128, 4)])
+@pytest.mark.parametrize(
+    ('rows', 'length', 'micros', 'rank'), [(8, 256, 1, 0), (8, 128, 4, 4), (8, 256, 1, 4)]
+)
 @pytest.mark.parametrize('remat', update_memory.REMATS)
 def test_the_estimate_is_near_what_the_compiler_reports_and_rather_above(
     remat, rows, length, micros, rank
@@ -107,7 +108,7 @@ def test_a_model_recomputing_something_else_is_one_object():
     assert full.module.remat == 'full' and full is update_memory.with_remat(lm, 'full')
 
 
-@pytest.mark.parametrize('limit', [1e6, 2e5, 1])
+@pytest.mark.parametrize('limit', [1e6, 1])
 def test_training_is_the_same_up_to_rounding_however_it_is_split(monkeypatch, limit, caplog):
     lm = _lm(dataclasses.replace(SMALL, vocab=64))
     params = decoder.init_params(lm.module, jax.random.key(0))
