@@ -21,7 +21,7 @@ from selfrew.mesh import keys
 from selfrew.models import language_model
 from selfrew.running import selection
 from selfrew.shelves import evals, losses, optimizers, pairs, prompts, samplers, scorers
-from selfrew.tasks import published, records, templates, words
+from selfrew.tasks import constraints, published, records, templates, words
 
 # Key of an entry -> the module whose functions it may name.
 SHELVES = {
@@ -70,6 +70,7 @@ FIELD_CHECKS = {
     'rho': pairs.check_rho,
     'form': published.get,
     'part': prompts.check_part,
+    'kinds': constraints.check_kinds,
     'generator': language_model.resolve_folder,
     'shots': records.check_source,
     'balance': selection.check_balance,
@@ -159,7 +160,7 @@ FIELD_RANGES = {
     **dict.fromkeys(
         (
             'n candidates block contrast batch accumulate max_steps row_length votes cap target '
-            'max_tokens rows slots count least portion portions keep_states evals_every '
+            'max_tokens rows slots count least most portion portions keep_states evals_every '
             'states_every shown longest seeds own tries max_examples max_length save_every '
             'keep_saves'
         ).split(),

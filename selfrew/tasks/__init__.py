@@ -1,8 +1,8 @@
 """What has a truth: built-in tasks, published problem sets, rows of the user's files; final answers
 and verdicts; prompt templates.
 
-Import from it: its functions on tasks, and the modules answers, hashing, published, records,
-splitting, templates and verdicts, whole or a function of theirs.
+Import from it: its functions on tasks, and the modules answers, constraints, hashing, published,
+records, splitting, templates and verdicts, whole or a function of theirs.
 It imports: types.
 
 A built-in task draws endless problems whose truth can be computed. Contract of a task's module:

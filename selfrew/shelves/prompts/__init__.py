@@ -10,6 +10,7 @@ It imports: types, mesh, models, tasks, engine.
 import jax
 
 from selfrew.shelves.prompts.builtin import demonstrations, ranked, task, verdicts
+from selfrew.shelves.prompts.constrained import constrained
 from selfrew.shelves.prompts.data import (
     PARTS,
     check_part,
@@ -29,6 +30,7 @@ __all__ = [
     'PARTS',
     'check_part',
     'check_portion',
+    'constrained',
     'crossed',
     'demonstrations',
     'examples',

@@ -14,6 +14,7 @@ from selfrew.shelves.scorers.reward_models import check_checkpoint, reward_model
 from selfrew.shelves.scorers.rules import (
     chance,
     consistency,
+    constraints,
     correctness,
     exact_answer,
     given,
@@ -29,6 +30,7 @@ __all__ = [
     'compare',
     'composite',
     'consistency',
+    'constraints',
     'correctness',
     'exact_answer',
     'given',

@@ -5,6 +5,7 @@ import math
 from selfrew import tasks
 from selfrew.mesh import keys
 from selfrew.tasks import verdicts
+from selfrew.tasks.constraints import are_kept
 from selfrew.types import Judgement
 
 
@@ -86,6 +87,27 @@ def _vote_shares(rollout) -> list[float]:
         return [math.nan if math.isnan(s) else scores.count(s) / len(scores) for s in scores]
     votes = [tasks.vote(rollout.prompt, response) for response in rollout.responses]
     return [0.0 if vote is None else votes.count(vote) / len(votes) for vote in votes]
+
+
+def constraints(lm, params, rollouts, key) -> list[Judgement]:
+    """The share of a prompt's constraints that a response keeps; nan for a prompt that has none.
+
+    prompts.constrained makes such prompts.
+
+    A response that was cut keeps none: how it would have ended is not known.
+    """
+    del lm, params, key
+    return _score_each(rollouts, kept_share)
+
+
+def kept_share(prompt, response) -> float:
+    """The share of a prompt's constraints that a response keeps, see `constraints`."""
+    asked = prompt.meta.get('constraints')
+    if not asked:
+        return math.nan
+    if was_cut(prompt, response):
+        return 0.0
+    return sum(are_kept(asked, response.text)) / len(asked)
 
 
 def length(lm, params, rollouts, key, *, target: int | None = None) -> list[Judgement]:

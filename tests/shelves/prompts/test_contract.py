@@ -41,6 +41,7 @@ ARGUMENTS = {
     'preferences': {'n': 6},
     'judged': {**ANSWERED, 'template': 'check'},
     'crossed': ANSWERED,
+    'constrained': {'prompts': _drawn('task', 6)},
     'self_instruct': {'prompts': _drawn('task', 8), 'n': 6, 'max_tokens': 8},
 }
 REPLY = {'text': 'Yes.', 'rank': 0, 'lang': 'en'}
