@@ -5,7 +5,8 @@ A result is a row of results.json: the figures of one round of one run.
 
 import json
 import os
-from collections.abc import Callable, Iterable
+import types
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -30,17 +31,22 @@ def run(
     folder: str,
     configs: dict[tuple[str, int], dict],
     extra_figures: Callable[[str, int], dict] = lambda workdir, number: {},
+    sources: Mapping[tuple[str, int], str] = types.MappingProxyType({}),
 ) -> list[dict]:
     """Runs what is not in the folder yet; returns a row for each run and round.
 
     configs: (arm, seed) -> config. extra_figures(workdir, round): further figures of a row. The
     rows are also written to results.json. A run that was killed continues where it stopped.
+    sources: (arm, seed) -> the arm of the same seed whose samples, and evaluations before training,
+    are taken where its own would be the same.
     """
     results = []
     for (arm, seed), config in configs.items():
         workdir = os.path.join(folder, f'{arm}-{seed}')
         print(f'##### {workdir}', flush=True)
-        print(binding.bind_arguments(loop.run, config, 'config')(workdir), flush=True)
+        other = sources.get((arm, seed), arm)
+        source = None if other == arm else os.path.join(folder, f'{other}-{seed}')
+        print(binding.bind_arguments(loop.run, config, 'config')(workdir, source), flush=True)
         with open(os.path.join(workdir, 'summary.json')) as file:
             rounds = json.load(file)['rounds']
         for row in rounds:

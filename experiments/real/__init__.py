@@ -1,0 +1,1 @@
+"""What the methods do to a pretrained model: SmolLM2-135M-Instruct, on two cores."""

@@ -1,0 +1,1 @@
+"""Does a real model learn to keep constraints from its own answers?"""
