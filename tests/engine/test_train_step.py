@@ -28,6 +28,11 @@ from selfrew.shelves import losses
 DPO = functools.partial(losses.dpo, beta=0.5, nll=1.0)
 
 
+def _named(value) -> str:
+    """A loss or another value in a test's name."""
+    return value.func.__name__ if isinstance(value, functools.partial) else str(value)
+
+
 @pytest.fixture(scope='module')
 def plain():
     """(eight documents, loss -> StepResult of them in two or three rows on one device)."""
@@ -78,7 +83,7 @@ def test_compilation_changes_nothing(plain):
         *((LOSSES[0], mesh) for mesh in ({'data': 8}, {'fsdp': 8}, {'tensor': 2, 'fsdp': 4})),
         *((loss, {'tensor': 2, 'fsdp': 4}) for loss in LOSSES[1:]),
     ],
-    ids=str,
+    ids=_named,
 )
 def test_eight_devices_give_what_one_gives(plain, loss, mesh):
     documents, results = plain
@@ -128,7 +133,7 @@ def test_a_head_in_chunks_changes_nothing(plain, loss, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ('loss', 'remat'), zip([LOSSES[0], *LOSSES], ['dots', 'full', 'dots', 'full']), ids=str
+    ('loss', 'remat'), zip([LOSSES[0], *LOSSES], ['dots', 'full', 'dots', 'full']), ids=_named
 )
 def test_rematerialisation_changes_nothing(plain, loss, remat):
     documents, results = plain
@@ -137,7 +142,7 @@ def test_rematerialisation_changes_nothing(plain, loss, remat):
 
 
 @pytest.mark.parametrize(
-    ('loss', 'mesh'), zip([LOSSES[0], *LOSSES], [{}, {'fsdp': 4}, {}, {'fsdp': 4}]), ids=str
+    ('loss', 'mesh'), zip([LOSSES[0], *LOSSES], [{}, {'fsdp': 4}, {}, {'fsdp': 4}]), ids=_named
 )
 def test_accumulation_changes_nothing(plain, loss, mesh):
     documents, results = plain
