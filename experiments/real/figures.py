@@ -7,32 +7,9 @@ import os
 import numpy as np
 from scipy import stats
 
-from selfrew.engine.run_files import write_atomic
-from selfrew.tasks import hashing, splitting
 from selfrew.types import Judgement, from_json
 
 RESAMPLES = 100_000
-SIDES = 'train', 'dev', 'test'
-
-
-def side_of(text: str) -> str:
-    """Which of SIDES a prompt is on, by its topic: about 42, 18 and 40 in a hundred.
-
-    Near-copies have one topic (tasks.splitting) and lie on one side, whatever set they come from.
-    """
-    if splitting.is_held_out(text, 0.4):
-        return 'test'
-    return 'dev' if hashing.hash_digit(splitting.split_key(text)) in DEV_DIGITS else 'train'
-
-
-DEV_DIGITS = 0, 1, 2  # of ten
-
-
-def write_rows(folder: str, side: str, rows: list[dict]) -> None:
-    """Writes rows as `side`.jsonl."""
-    os.makedirs(folder, exist_ok=True)
-    text = ''.join(json.dumps(row) + '\n' for row in rows)
-    write_atomic(os.path.join(folder, f'{side}.jsonl'), text.encode())
 
 
 def judgements(workdir: str, number: int, name: str) -> list[Judgement]:
@@ -51,6 +28,17 @@ def mean_by_prompt(runs: list[dict[str, float]]) -> dict[str, float]:
     """Prompt id -> the mean of its scores over runs, so that a prompt counts once in a test."""
     ids = {name for run in runs for name in run}
     return {name: float(np.mean([run[name] for run in runs if name in run])) for name in ids}
+
+
+def against_the_start(folder: str, arm: str, seeds: list[int], name: str, number: int) -> dict:
+    """An arm's evaluation after a round against that before training, paired, over all seeds."""
+    before, after = (
+        mean_by_prompt(
+            [scores(judgements(f'{folder}/{arm}-{seed}', rounds, name)) for seed in seeds]
+        )
+        for rounds in (0, number)
+    )
+    return paired(after, before)
 
 
 def paired(after: dict[str, float], before: dict[str, float]) -> dict:

@@ -11,10 +11,7 @@ A run that is in the folder is read, not repeated. Writes results.json.
 """
 
 import dataclasses
-import gzip
-import json
 import os
-import re
 
 import numpy as np
 from absl import app, flags
@@ -22,24 +19,17 @@ from absl import app, flags
 import selfrew
 from configs import base
 from experiments import study
-from experiments.real import figures
+from experiments.real import figures, settings, sources
 from selfrew.engine.run_files import write_atomic
 from selfrew.running.stage import json_bytes
 from selfrew.tasks import constraints
 
-FOLDER = flags.DEFINE_string('folder', None, 'Where the runs go.', required=True)
-MODEL = flags.DEFINE_string('model', None, 'A folder, hub name or GGUF file.', required=True)
-DATA = flags.DEFINE_string('data', None, 'The folder with alpaca/.', required=True)
-SEEDS = flags.DEFINE_list('seeds', ['0', '1', '2'], 'One run of each arm each.')
 PROMPTS = flags.DEFINE_integer('prompts', 256, 'Training prompts of a run.')
-DTYPE = flags.DEFINE_string('dtype', 'float32', 'Of the compute.')
-TUNE = flags.DEFINE_bool('tune', False, 'Instead, run each arm with each rate of its grid.')
 
 NOT_TRAINED = 'numbered', 'starts_with', 'without_word'  # kinds
 TRAINED = tuple(kind for kind in constraints.KINDS if kind not in NOT_TRAINED)
 SAMPLES = 8
 LONGEST = 96  # tokens of an answer
-MOST = {'train': None, 'dev': 256, 'test': 512}  # prompts of each file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,48 +55,27 @@ ARMS = {
 }
 NAMES = flags.DEFINE_list('arms', list(ARMS), 'Which to run.')
 
-# Instructions that already ask for a form, or for more than a short answer.
-TAKEN = re.compile(
-    r'sentence|word|list|paragraph|bullet|letter|poem|haiku|code|essay|story|article|script|\d|"',
-    re.IGNORECASE,
-)
-
-
-def write_prompts(folder: str) -> None:
-    """Writes train.jsonl, dev.jsonl, on which settings are chosen, and test.jsonl.
-
-    Near-copies lie in one file, see figures.side_of.
-    """
-    with gzip.open(os.path.join(DATA.value, 'alpaca', 'alpaca_random_9k.json.gz')) as file:
-        rows = json.load(file)
-    texts = [' '.join(row['instruction'].split()) for row in rows if not row['input']]
-    texts = [text for text in dict.fromkeys(texts) if len(text) < 120 and not TAKEN.search(text)]
-    for side in figures.SIDES:
-        rows = [{'prompt': text} for text in texts if figures.side_of(text) == side]
-        figures.write_rows(folder, side, rows[: MOST[side]])
-
 
 def config_of(name: str, seed: int, rate: float) -> dict:
     """One round of an arm."""
     arm = ARMS[name]
 
     def asked(side: str, kinds: tuple, **fields) -> dict:
-        source = os.path.join(FOLDER.value, 'prompts', f'{side}.jsonl')
+        source = os.path.join(settings.FOLDER.value, 'prompts', f'{side}.jsonl')
         prompts = {'name': 'records', 'source': source, **fields}
         return {'name': 'constrained', 'prompts': prompts, 'most': 2, 'kinds': kinds}
 
     def heldout(kinds: tuple) -> dict:
         greedy = {'name': 'sample', 'n': 1, 'temperature': 0.0, 'max_tokens': LONGEST}
         scorer = {'name': 'constraints'}
-        prompts = asked('dev' if TUNE.value else 'test', kinds)
+        prompts = asked('dev' if settings.TUNE.value else 'test', kinds)
         return {'name': 'mean_score', 'prompts': prompts, 'sampler': greedy, 'scorer': scorer}
 
-    model = base.model() | {'folder': MODEL.value, 'max_length': 512, 'dtype': DTYPE.value}
     return base.get(
         seed=seed,
         rounds=1,
         keep_states=1,
-        model=model | {'lora': arm.lora},
+        model=base.model() | settings.model(lora=arm.lora),
         round={
             'prompts': asked('train', TRAINED, n=PROMPTS.value),
             'sampler': {
@@ -125,9 +94,9 @@ def config_of(name: str, seed: int, rate: float) -> dict:
 
 
 def main(_):
-    folder = FOLDER.value
-    write_prompts(os.path.join(folder, 'prompts'))
-    untouched = selfrew.load(MODEL.value, mesh={})
+    folder = settings.FOLDER.value
+    sources.write_instructions(os.path.join(folder, 'prompts'), settings.DATA.value)
+    untouched = selfrew.load(settings.MODEL.value, mesh={})
 
     def extra_figures(workdir: str, number: int) -> dict:
         more = {}
@@ -138,39 +107,28 @@ def main(_):
             more |= {f'{name}_{key}': value for key, value in made.items()}
         return more
 
-    seeds = [study.TUNING_SEED] if TUNE.value else list(map(int, SEEDS.value))
+    seeds = [study.TUNING_SEED] if settings.TUNE.value else list(map(int, settings.SEEDS.value))
     runs = {
-        (f'{name}@{rate:g}' if TUNE.value else name, seed): config_of(name, seed, rate)
+        (f'{name}@{rate:g}' if settings.TUNE.value else name, seed): config_of(name, seed, rate)
         for seed in seeds
         for name in NAMES.value
-        for rate in (ARMS[name].rates if TUNE.value else ARMS[name].rates[:1])
+        for rate in (ARMS[name].rates if settings.TUNE.value else ARMS[name].rates[:1])
     }
     first = {seed: next(arm for arm, other in runs if other == seed) for seed in seeds}
-    sources = {(arm, seed): first[seed] for arm, seed in runs}
-    results = study.run(folder, runs, extra_figures, sources)
-    tests = {arm: compare(folder, arm, seeds) for arm in dict.fromkeys(arm for arm, _ in runs)}
+    takes_from = {(arm, seed): first[seed] for arm, seed in runs}
+    results = study.run(folder, runs, extra_figures, takes_from)
+    tests = {
+        arm: {
+            name: figures.against_the_start(folder, arm, seeds, name, 1)
+            for name in ('trained', 'others')
+        }
+        for arm in dict.fromkeys(arm for arm, _ in runs)
+    }
     write_atomic(os.path.join(folder, 'tests.json'), json_bytes(tests))
     for arm, by_name in tests.items():
         for name, test in by_name.items():
             print(f'{arm} {name}: {test}')
     print(study.table(results, 'trained'))
-
-
-def compare(folder: str, arm: str, seeds: list[int]) -> dict:
-    """An arm against the untouched model, each evaluation's prompts paired, over all seeds."""
-    tests = {}
-    for name in ('trained', 'others'):
-        before, after = (
-            figures.mean_by_prompt(
-                [
-                    figures.scores(figures.judgements(f'{folder}/{arm}-{seed}', number, name))
-                    for seed in seeds
-                ]
-            )
-            for number in (0, 1)
-        )
-        tests[name] = figures.paired(after, before)
-    return tests
 
 
 if __name__ == '__main__':

@@ -9,36 +9,21 @@ many updates. A run that is in the folder is read, not repeated. Writes results.
 """
 
 import json
-import operator
 import os
-import re
-import xml.etree.ElementTree as ElementTree
 
 from absl import app, flags
 
 import selfrew
 from configs import base
 from experiments import study
-from experiments.real import figures
+from experiments.real import figures, settings, sources
 from selfrew import export
 from selfrew.engine.run_files import write_atomic
 from selfrew.running.stage import json_bytes
-from selfrew.tasks import answers, hashing
 
-FOLDER = flags.DEFINE_string('folder', None, 'Where the runs go.', required=True)
-MODEL = flags.DEFINE_string('model', None, 'A folder, hub name or GGUF file.', required=True)
-DATA = flags.DEFINE_string('data', None, 'The folder with asdiv/ and svamp/.', required=True)
-SEEDS = flags.DEFINE_list('seeds', ['0', '1', '2'], 'One run of each arm each.')
 ROUNDS = flags.DEFINE_integer('rounds', 2, 'Rounds after the SFT.')
 SAMPLES = flags.DEFINE_integer('samples', 8, 'Answers to each problem.')
-DTYPE = flags.DEFINE_string('dtype', 'float32', 'Of the compute.')
-TUNE = flags.DEFINE_bool('tune', False, 'Instead, run each arm with each rate of its grid.')
 
-DEMONSTRATIONS = 240
-CALCULATION = re.compile(r'\(?\s*(\d+(?:\.\d+)?)\s*([-+*/])\s*(\d+(?:\.\d+)?)\s*\)?(?:\s*=.*)?')
-OPERATORS = {'+': operator.add, '-': operator.sub, '*': operator.mul, '/': operator.truediv}
-REQUEST = 'Write the calculation, then a line with "Final answer:" and the number.'
-SOLUTION = '{0} {sign} {1} = {2}\nFinal answer: {2}'
 LONGEST = 48  # tokens of an answer
 
 SFT = {'name': 'sft', 'mean': 'token'}
@@ -60,74 +45,27 @@ ARMS = {
 NAMES = flags.DEFINE_list('arms', list(ARMS), 'Which to run.')
 
 
-def read_problems() -> list[dict]:
-    """Rows of prompt, answer and response, a worked solution, of the problems with one step."""
-    rows = []
-    with open(os.path.join(DATA.value, 'svamp', 'svamp_dev_700.jsonl')) as file:
-        for row in map(json.loads, file):
-            rows.append((row['Body'], row['Question'], row['Equation']))
-    for problem in ElementTree.parse(os.path.join(DATA.value, 'asdiv', 'ASDiv.xml')).iter(
-        'Problem'
-    ):
-        rows.append(tuple(problem.findtext(n, '') for n in ('Body', 'Question', 'Formula')))
-    problems = {}
-    for body, question, equation in rows:
-        if match := CALCULATION.fullmatch(equation.strip()):
-            left, sign, right = match.groups()
-            result = OPERATORS[sign](float(left), float(right))
-            if result == round(result, 2):  # one that can be written out
-                body = body.strip()
-                text = (
-                    f'{body}{"" if body.endswith((".", "?", "!", ",")) else "."} {question.strip()}'
-                )
-                numbers = [answers.truth_text(float(n)) for n in (left, right, result)]
-                problems[text] = sign, numbers
-    return [
-        {
-            'prompt': f'{text}\n\n{REQUEST}',
-            'answer': numbers[2],
-            'response': SOLUTION.format(*numbers, sign=sign),
-        }
-        for text, (sign, numbers) in problems.items()
-    ]
-
-
-def write_problems(folder: str) -> None:
-    """Writes demonstrations.jsonl, train.jsonl (other problems), dev.jsonl, on which settings are
-    chosen, and test.jsonl. Near-copies lie on one side, see figures.side_of.
-    """
-    problems = read_problems()
-    for side in figures.SIDES:
-        rows = [row for row in problems if figures.side_of(row['prompt']) == side]
-        if side == 'train':
-            rows.sort(key=lambda row: hashing.short_id(row['prompt']))
-            figures.write_rows(folder, 'demonstrations', rows[:DEMONSTRATIONS])
-            rows = rows[DEMONSTRATIONS:]
-        figures.write_rows(folder, side, rows)
-
-
 def _records(name: str, **fields) -> dict:
-    source = os.path.join(FOLDER.value, 'problems', f'{name}.jsonl')
+    source = os.path.join(settings.FOLDER.value, 'problems', f'{name}.jsonl')
     return {'name': 'records', 'source': source, **fields}
 
 
 def _config(seed: int, rounds: int, model: str, turn: dict) -> dict:
     """A config with this turn and the evaluations: greedy answers, and eight samples of each."""
     sampler = {'name': 'sample', 'n': 1, 'temperature': 0.0, 'max_tokens': LONGEST}
-    heldout = _records('dev' if TUNE.value else 'test')
+    heldout = _records('dev' if settings.TUNE.value else 'test')
     accuracy = {
         'name': 'accuracy',
         'prompts': heldout,
         'sampler': sampler,
         'scorer': {'name': 'exact_answer'},
     }
-    fields = {'folder': model, 'max_length': 512, 'dtype': DTYPE.value}
     return base.get(
         seed=seed,
         rounds=rounds,
         keep_states=1,
         evals_every=rounds,
-        model=base.model() | fields,
+        model=base.model() | settings.model() | {'folder': model},
         round=turn,
         evals={'accuracy': accuracy},
     ).to_dict()
@@ -141,7 +79,7 @@ def start_config(seed: int) -> dict:
     """The SFT from which all arms start."""
     turn = base.imitation_turn(_records('demonstrations'), lr=2e-5, epochs=3)
     turn['train'] |= {'batch': 16, 'row_length': 512}
-    return _config(seed, 1, MODEL.value, turn)
+    return _config(seed, 1, settings.MODEL.value, turn)
 
 
 def arm_config(name: str, seed: int, rate: float, start: str, updates: int | None) -> dict:
@@ -179,42 +117,31 @@ def updates_of(workdir: str) -> int:
 
 
 def main(_):
-    folder = FOLDER.value
-    write_problems(os.path.join(folder, 'problems'))
-    seeds = [study.TUNING_SEED] if TUNE.value else list(map(int, SEEDS.value))
-    runs, sources, sampled = {}, {}, {}
+    folder = settings.FOLDER.value
+    sources.write_problems(os.path.join(folder, 'problems'), settings.DATA.value)
+    seeds = [study.TUNING_SEED] if settings.TUNE.value else list(map(int, settings.SEEDS.value))
+    runs, takes_from, sampled = {}, {}, {}
     for seed in seeds:
         start = trained_start(folder, seed)
         for name in NAMES.value:
             source, _, rates = ARMS[name]
-            for rate in rates if TUNE.value else rates[:1]:
-                label = f'{name}@{rate:g}' if TUNE.value else name
+            for rate in rates if settings.TUNE.value else rates[:1]:
+                label = f'{name}@{rate:g}' if settings.TUNE.value else name
                 updates = None
                 if source == DEMONSTRATED:
                     updates = updates_of(os.path.join(folder, f'{sampled[seed]}-{seed}'))
                 else:
-                    sources[label, seed] = sampled.setdefault(seed, label)
+                    takes_from[label, seed] = sampled.setdefault(seed, label)
                 runs[label, seed] = arm_config(name, seed, rate, start, updates)
-                results = study.run(folder, runs, sources=sources)
-    tests = {arm: compare(folder, arm, seeds) for arm in dict.fromkeys(arm for arm, _ in runs)}
+                results = study.run(folder, runs, sources=takes_from)
+    tests = {
+        arm: figures.against_the_start(folder, arm, seeds, 'accuracy', ROUNDS.value)
+        for arm in dict.fromkeys(arm for arm, _ in runs)
+    }
     write_atomic(os.path.join(folder, 'tests.json'), json_bytes(tests))
     for arm, test in tests.items():
         print(f'{arm}: {test}')
     print(study.table(results))
-
-
-def compare(folder: str, arm: str, seeds: list[int]) -> dict:
-    """An arm's last round against the SFT that it started from, problems paired, over all seeds."""
-    before, after = (
-        figures.mean_by_prompt(
-            [
-                figures.scores(figures.judgements(f'{folder}/{arm}-{seed}', number, 'accuracy'))
-                for seed in seeds
-            ]
-        )
-        for number in (0, ROUNDS.value)
-    )
-    return figures.paired(after, before)
 
 
 if __name__ == '__main__':

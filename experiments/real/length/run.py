@@ -1,0 +1,87 @@
+"""How long do SmolLM2's answers become, for a wanted length? A dose-response.
+
+    python -m experiments.real.length.run --folder=runs/length --model=MODEL --data=DATA
+
+MODEL and DATA as in experiments.real.instructions, whose prompts are asked, without constraints.
+One round of DPO with adapters: of four answers to a prompt, the one whose length is nearest to the
+target against the one that is farthest. All targets share a seed's samples. A run that is in the
+folder is read, not repeated. Writes results.json, tests.json and curve.png.
+"""
+
+import json
+import os
+
+from absl import app, flags
+
+import selfrew
+from configs import base
+from experiments import study
+from experiments.real import figures, settings, sources
+from selfrew.engine.run_files import write_atomic
+from selfrew.running.stage import json_bytes
+
+TARGETS = flags.DEFINE_list('targets', ['8', '24', '48', '96'], 'Wanted lengths, in tokens.')
+PROMPTS = flags.DEFINE_integer('prompts', 96, 'Training prompts of a run.')
+RATE = flags.DEFINE_float('rate', 2e-4, 'Learning rate.')
+
+LONGEST = 128  # tokens of an answer
+ASKED = 128  # held-out prompts
+
+
+def config_of(target: int, seed: int) -> dict:
+    """One round towards a target."""
+
+    def asked(side: str, n: int) -> dict:
+        source = os.path.join(settings.FOLDER.value, 'prompts', f'{side}.jsonl')
+        return {'name': 'records', 'source': source, 'n': n}
+
+    scorer = {'name': 'length', 'target': target}
+    greedy = {'name': 'sample', 'n': 1, 'temperature': 0.0, 'max_tokens': LONGEST}
+    heldout = {'name': 'mean_score', 'prompts': asked('test', ASKED), 'sampler': greedy}
+    return base.get(
+        seed=seed,
+        rounds=1,
+        keep_states=1,
+        model=base.model() | settings.model(lora=16),
+        round={
+            'prompts': asked('train', PROMPTS.value),
+            'sampler': {'name': 'sample', 'n': 4, 'temperature': 0.7, 'max_tokens': LONGEST},
+            'scorer': scorer,
+            'pairs': {'name': 'extremes'},
+            'loss': {'name': 'dpo', 'beta': 0.1},
+            'train': base.training(lr=RATE.value, batch=16, row_length=512, epochs=2, warmup=0.1),
+            'max_unread': 1.0,
+        },
+        evals={'lengths': heldout | {'scorer': {'name': 'length'}}},
+    ).to_dict()
+
+
+def main(_):
+    folder, seeds = settings.FOLDER.value, list(map(int, settings.SEEDS.value))
+    sources.write_instructions(os.path.join(folder, 'prompts'), settings.DATA.value)
+    untouched = selfrew.load(settings.MODEL.value, mesh={})
+
+    def extra_figures(workdir: str, number: int) -> dict:
+        made = figures.fluency(untouched, figures.judgements(workdir, number, 'lengths'))
+        return {f'lengths_{name}': value for name, value in made.items()}
+
+    runs = {
+        (f'{target}', seed): config_of(int(target), seed)
+        for seed in seeds
+        for target in TARGETS.value
+    }
+    takes_from = dict.fromkeys(runs, TARGETS.value[0])
+    results = study.run(folder, runs, extra_figures, takes_from)
+    tests = {
+        target: figures.against_the_start(folder, target, seeds, 'lengths', 1)
+        for target in TARGETS.value
+    }
+    write_atomic(os.path.join(folder, 'tests.json'), json_bytes(tests))
+    print(json.dumps(tests, indent=1))
+    print(study.table(results, 'lengths'), study.table(results, 'lengths_cut'), sep='\n\n')
+    panels = {'lengths': ('tokens', None), 'lengths_cut': (f'cut at {LONGEST}', (0, 1))}
+    study.plot(results, os.path.join(folder, 'curve.png'), panels)
+
+
+if __name__ == '__main__':
+    app.run(main)

@@ -1,0 +1,15 @@
+"""The flags that all studies of a real model have."""
+
+from absl import flags
+
+FOLDER = flags.DEFINE_string('folder', None, 'Where the runs go.', required=True)
+MODEL = flags.DEFINE_string('model', None, 'A folder, hub name or GGUF file.', required=True)
+DATA = flags.DEFINE_string('data', None, 'The folder with the data sets.', required=True)
+SEEDS = flags.DEFINE_list('seeds', ['0', '1', '2'], 'One run of each arm each.')
+DTYPE = flags.DEFINE_string('dtype', 'float32', 'Of the compute.')
+TUNE = flags.DEFINE_bool('tune', False, 'Instead, try all settings, asked on other prompts.')
+
+
+def model(**fields) -> dict:
+    """The model of a config."""
+    return {'folder': MODEL.value, 'max_length': 512, 'dtype': DTYPE.value, **fields}
