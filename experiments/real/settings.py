@@ -7,6 +7,8 @@ MODEL = flags.DEFINE_string('model', None, 'A folder, hub name or GGUF file.', r
 DATA = flags.DEFINE_string('data', None, 'The folder with the data sets.', required=True)
 SEEDS = flags.DEFINE_list('seeds', ['0', '1', '2'], 'One run of each arm each.')
 DTYPE = flags.DEFINE_string('dtype', 'float32', 'Of the compute.')
+ARMS = flags.DEFINE_list('arms', None, 'Which to run; by default all.')
+PROMPTS = flags.DEFINE_integer('prompts', None, 'Training prompts of a run, if not as measured.')
 TUNE = flags.DEFINE_bool('tune', False, 'Instead, try all settings, asked on other prompts.')
 
 

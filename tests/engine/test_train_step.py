@@ -133,7 +133,7 @@ def test_a_head_in_chunks_changes_nothing(plain, loss, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ('loss', 'remat'), zip([LOSSES[0], *LOSSES], ['dots', 'full', 'dots', 'full']), ids=_named
+    ('loss', 'remat'), list(zip([LOSSES[0], *LOSSES], ['dots', 'full', 'dots', 'full'])), ids=_named
 )
 def test_rematerialisation_changes_nothing(plain, loss, remat):
     documents, results = plain
@@ -142,7 +142,9 @@ def test_rematerialisation_changes_nothing(plain, loss, remat):
 
 
 @pytest.mark.parametrize(
-    ('loss', 'mesh'), zip([LOSSES[0], *LOSSES], [{}, {'fsdp': 4}, {}, {'fsdp': 4}]), ids=_named
+    ('loss', 'mesh'),
+    list(zip([LOSSES[0], *LOSSES], [{}, {'fsdp': 4}, {}, {'fsdp': 4}])),
+    ids=_named,
 )
 def test_accumulation_changes_nothing(plain, loss, mesh):
     documents, results = plain

@@ -14,7 +14,7 @@ import dataclasses
 import os
 
 import numpy as np
-from absl import app, flags
+from absl import app
 
 import selfrew
 from configs import base
@@ -24,11 +24,11 @@ from selfrew.engine.run_files import write_atomic
 from selfrew.running.stage import json_bytes
 from selfrew.tasks import constraints
 
-PROMPTS = flags.DEFINE_integer('prompts', 256, 'Training prompts of a run.')
-
 NOT_TRAINED = 'numbered', 'starts_with', 'without_word'  # kinds
 TRAINED = tuple(kind for kind in constraints.KINDS if kind not in NOT_TRAINED)
 SAMPLES = 8
+PROMPTS = 128
+OTHERS = 256  # held-out prompts with constraints of other kinds
 LONGEST = 96  # tokens of an answer
 
 
@@ -49,11 +49,9 @@ ARMS = {
     'sft': Arm(SFT, 0, (1e-5, 3e-5, 3e-6)),
     'dpo': Arm(DPO, 0, FULL_RATES),
     'irpo': Arm(IRPO, 0, FULL_RATES),
-    'sft_lora': Arm(SFT, 16, LORA_RATES),
     'dpo_lora': Arm(DPO, 16, LORA_RATES),
     'irpo_lora': Arm(IRPO, 16, LORA_RATES),
 }
-NAMES = flags.DEFINE_list('arms', list(ARMS), 'Which to run.')
 
 
 def config_of(name: str, seed: int, rate: float) -> dict:
@@ -65,10 +63,10 @@ def config_of(name: str, seed: int, rate: float) -> dict:
         prompts = {'name': 'records', 'source': source, **fields}
         return {'name': 'constrained', 'prompts': prompts, 'most': 2, 'kinds': kinds}
 
-    def heldout(kinds: tuple) -> dict:
+    def heldout(kinds: tuple, n: int | None) -> dict:
         greedy = {'name': 'sample', 'n': 1, 'temperature': 0.0, 'max_tokens': LONGEST}
         scorer = {'name': 'constraints'}
-        prompts = asked('dev' if settings.TUNE.value else 'test', kinds)
+        prompts = asked('dev' if settings.TUNE.value else 'test', kinds, n=n)
         return {'name': 'mean_score', 'prompts': prompts, 'sampler': greedy, 'scorer': scorer}
 
     return base.get(
@@ -77,7 +75,7 @@ def config_of(name: str, seed: int, rate: float) -> dict:
         keep_states=1,
         model=base.model() | settings.model(lora=arm.lora),
         round={
-            'prompts': asked('train', TRAINED, n=PROMPTS.value),
+            'prompts': asked('train', TRAINED, n=settings.PROMPTS.value or PROMPTS),
             'sampler': {
                 'name': 'sample',
                 'n': SAMPLES,
@@ -87,9 +85,11 @@ def config_of(name: str, seed: int, rate: float) -> dict:
             'scorer': {'name': 'constraints'},
             'pairs': {'name': 'extremes', 'count': 2},
             'loss': arm.loss,
-            'train': base.training(lr=rate, batch=32, row_length=512, epochs=1, warmup=0.1),
+            'train': base.training(
+                lr=rate, batch=16, row_length=512, epochs=1, warmup=0.1, reference='sampler'
+            ),
         },
-        evals={'trained': heldout(TRAINED), 'others': heldout(NOT_TRAINED)},
+        evals={'trained': heldout(TRAINED, None), 'others': heldout(NOT_TRAINED, OTHERS)},
     ).to_dict()
 
 
@@ -111,7 +111,7 @@ def main(_):
     runs = {
         (f'{name}@{rate:g}' if settings.TUNE.value else name, seed): config_of(name, seed, rate)
         for seed in seeds
-        for name in NAMES.value
+        for name in (settings.ARMS.value or ARMS)
         for rate in (ARMS[name].rates if settings.TUNE.value else ARMS[name].rates[:1])
     }
     first = {seed: next(arm for arm, other in runs if other == seed) for seed in seeds}

@@ -20,10 +20,10 @@ from experiments.real import figures, settings, sources
 from selfrew.engine.run_files import write_atomic
 from selfrew.running.stage import json_bytes
 
-TARGETS = flags.DEFINE_list('targets', ['8', '24', '48', '96'], 'Wanted lengths, in tokens.')
-PROMPTS = flags.DEFINE_integer('prompts', 96, 'Training prompts of a run.')
 RATE = flags.DEFINE_float('rate', 2e-4, 'Learning rate.')
 
+PROMPTS = 96
+TARGETS = '8', '24', '48', '96'  # wanted lengths, in tokens; the arms
 LONGEST = 128  # tokens of an answer
 ASKED = 128  # held-out prompts
 
@@ -44,7 +44,7 @@ def config_of(target: int, seed: int) -> dict:
         keep_states=1,
         model=base.model() | settings.model(lora=16),
         round={
-            'prompts': asked('train', PROMPTS.value),
+            'prompts': asked('train', settings.PROMPTS.value or PROMPTS),
             'sampler': {'name': 'sample', 'n': 4, 'temperature': 0.7, 'max_tokens': LONGEST},
             'scorer': scorer,
             'pairs': {'name': 'extremes'},
@@ -57,6 +57,7 @@ def config_of(target: int, seed: int) -> dict:
 
 
 def main(_):
+    targets = settings.ARMS.value or TARGETS
     folder, seeds = settings.FOLDER.value, list(map(int, settings.SEEDS.value))
     sources.write_instructions(os.path.join(folder, 'prompts'), settings.DATA.value)
     untouched = selfrew.load(settings.MODEL.value, mesh={})
@@ -66,15 +67,12 @@ def main(_):
         return {f'lengths_{name}': value for name, value in made.items()}
 
     runs = {
-        (f'{target}', seed): config_of(int(target), seed)
-        for seed in seeds
-        for target in TARGETS.value
+        (f'{target}', seed): config_of(int(target), seed) for seed in seeds for target in targets
     }
-    takes_from = dict.fromkeys(runs, TARGETS.value[0])
+    takes_from = dict.fromkeys(runs, targets[0])
     results = study.run(folder, runs, extra_figures, takes_from)
     tests = {
-        target: figures.against_the_start(folder, target, seeds, 'lengths', 1)
-        for target in TARGETS.value
+        target: figures.against_the_start(folder, target, seeds, 'lengths', 1) for target in targets
     }
     write_atomic(os.path.join(folder, 'tests.json'), json_bytes(tests))
     print(json.dumps(tests, indent=1))

@@ -42,7 +42,6 @@ ARMS = {
     'irpo_gold': (GOLD, IRPO, (5e-6, 2e-6, 1e-5)),
     'gold_sft': (GOLD, SFT, (1e-5, 5e-6, 3e-5)),
 }
-NAMES = flags.DEFINE_list('arms', list(ARMS), 'Which to run.')
 
 
 def _records(name: str, **fields) -> dict:
@@ -123,7 +122,7 @@ def main(_):
     runs, takes_from, sampled = {}, {}, {}
     for seed in seeds:
         start = trained_start(folder, seed)
-        for name in NAMES.value:
+        for name in settings.ARMS.value or ARMS:
             source, _, rates = ARMS[name]
             for rate in rates if settings.TUNE.value else rates[:1]:
                 label = f'{name}@{rate:g}' if settings.TUNE.value else name
