@@ -196,19 +196,12 @@ def _turn(files, method):
             'pairs': {'name': 'right_vs_wrong', 'gold': True},
             'loss': {'name': 'dpo', 'nll': 1.0},
         },
-        'selm': {
-            'sampler': {'name': 'with_greedy', 'sampler': SAMPLER},
-            'scorer': {'name': 'length'},
-            'pairs': {'name': 'extremes', 'keep_last': True},
-            'loss': {'name': 'dpo', 'explore': 1e-3},
-            'join': {},
-        },
         'meta_rewarding': {'scorer': judge, 'join': {'kept': kept, 'verdicts': verdicts}},
     }
     return turn | fields[method]
 
 
-METHODS = 'irpo', 'selm', 'meta_rewarding'  # SFT is below; a meta-rewarding turn judges too
+METHODS = 'irpo', 'meta_rewarding'  # SFT is below; a meta-rewarding turn judges too
 
 
 def _config(files, method, **model):

@@ -6,6 +6,7 @@ import operator
 import os
 import re
 import xml.etree.ElementTree as ElementTree
+from typing import NamedTuple
 
 from selfrew.engine.run_files import write_atomic
 from selfrew.tasks import answers, hashing, splitting
@@ -26,11 +27,17 @@ def side_of(text: str) -> str:
 DEV_DIGITS = 0, 1, 2  # of ten
 
 
-def write_rows(folder: str, side: str, rows: list[dict]) -> None:
-    """Writes rows as `side`.jsonl."""
+def write_rows(folder: str, name: str, rows: list[dict]) -> None:
+    """Writes rows as `name`.jsonl."""
     os.makedirs(folder, exist_ok=True)
     text = ''.join(json.dumps(row) + '\n' for row in rows)
-    write_atomic(os.path.join(folder, f'{side}.jsonl'), text.encode())
+    write_atomic(os.path.join(folder, f'{name}.jsonl'), text.encode())
+
+
+def read_rows(folder: str, name: str) -> list[dict]:
+    """The rows of a file that `write_rows` wrote."""
+    with open(os.path.join(folder, f'{name}.jsonl')) as file:
+        return list(map(json.loads, file))
 
 
 # Instructions that already ask for a form, or for more than a short answer.
@@ -47,14 +54,22 @@ def write_instructions(folder: str, data: str) -> None:
 
     data: the folder with alpaca/alpaca_random_9k.json.gz, rows of instruction, input and output.
     """
-    with gzip.open(os.path.join(data, 'alpaca', 'alpaca_random_9k.json.gz')) as file:
-        rows = json.load(file)
-    texts = [' '.join(row['instruction'].split()) for row in rows if not row['input']]
-    texts = [text for text in dict.fromkeys(texts) if len(text) < 120]
-    texts = [text for text in texts if not ASKS_FOR_FORM.search(text)]
+    texts = [text for text, _ in _alpaca(data) if not ASKS_FOR_FORM.search(text)]
     for side in SIDES:
         prompts = [{'prompt': text} for text in texts if side_of(text) == side]
         write_rows(folder, side, prompts[: MOST[side]])
+
+
+def _alpaca(data: str) -> list[tuple[str, str]]:
+    """Short instructions without an input, each once, and their outputs."""
+    with gzip.open(os.path.join(data, 'alpaca', 'alpaca_random_9k.json.gz')) as file:
+        rows = json.load(file)
+    outputs = {}
+    for row in rows:
+        text = ' '.join(row['instruction'].split())
+        if not row['input'] and len(text) < 120:
+            outputs.setdefault(text, row['output'])
+    return list(outputs.items())
 
 
 # --- problems with one step -----------------------------------------------------------------------
@@ -110,3 +125,80 @@ def write_problems(folder: str, data: str) -> None:
             write_rows(folder, 'demonstrations', rows[:DEMONSTRATIONS])
             rows = rows[DEMONSTRATIONS:]
         write_rows(folder, side, rows)
+
+
+# --- pairs of a better and a worse response -------------------------------------------------------
+
+LONGEST = 1200  # characters of a prompt and its longer response, so that two cores can read them
+
+
+class Pair(NamedTuple):
+    prompt: str
+    chosen: str
+    rejected: str
+
+
+def write_pairs(folder: str, data: str) -> None:
+    """Writes pairs, rows of prompt, chosen and rejected, of five kinds.
+
+    oasst: the best and the worst reply by people's ranks. ultrafeedback: as the set has them.
+    crossed: a response of Alpaca's, and one to another instruction. llmbar_natural and
+    llmbar_adversarial, which are tested alone: one response does what is asked, the other does not.
+    The first three have files of each of SIDES, such as oasst_train.jsonl.
+    """
+    for name, pairs in {
+        'oasst': _oasst(data),
+        'ultrafeedback': _ultrafeedback(data),
+        'crossed': _crossed(data),
+    }.items():
+        for side in SIDES:
+            rows = [pair._asdict() for pair in _short(pairs) if side_of(pair.prompt) == side]
+            write_rows(folder, f'{name}_{side}', rows)
+    for name, pairs in _llmbar(data).items():
+        write_rows(folder, f'llmbar_{name}', [pair._asdict() for pair in _short(pairs)])
+
+
+def _short(pairs: list[Pair]) -> list[Pair]:
+    return [
+        pair
+        for pair in pairs
+        if len(pair.prompt) + max(len(pair.chosen), len(pair.rejected)) <= LONGEST
+    ]
+
+
+def _oasst(data: str) -> list[Pair]:
+    pairs = []
+    with open(os.path.join(data, 'oasst', 'en_100_tree.jsonl')) as file:
+        for tree in map(json.loads, file):
+            ranked = [r for r in tree['prompt']['replies'] if r.get('rank') is not None]
+            ranked.sort(key=lambda reply: reply['rank'])
+            if len(ranked) > 1:
+                pairs.append(Pair(tree['prompt']['text'], ranked[0]['text'], ranked[-1]['text']))
+    return pairs
+
+
+def _ultrafeedback(data: str) -> list[Pair]:
+    path = os.path.join(data, 'ultrafeedback_sample', 'train_clean.jsonl.gz')
+    with gzip.open(path, 'rt') as file:
+        rows = list(map(json.loads, file))
+    return [Pair(row['prompt'], row['chosen'], row['rejected']) for row in rows]
+
+
+def _crossed(data: str) -> list[Pair]:
+    rows = _alpaca(data)[:2000]
+    following = [*rows[1:], rows[0]]
+    return [Pair(text, output, other) for (text, output), (_, other) in zip(rows, following)]
+
+
+def _llmbar(data: str) -> dict[str, list[Pair]]:
+    sets = {'natural': [], 'adversarial': []}
+    for path in sorted(os.listdir(os.path.join(data, 'llmbar'))):
+        if not path.endswith('.json'):
+            continue
+        with open(os.path.join(data, 'llmbar', path)) as file:
+            for row in json.load(file):
+                outputs = row['output_1'], row['output_2']
+                best, worst = outputs if row['label'] == 1 else outputs[::-1]
+                name = 'natural' if path == 'natural.json' else 'adversarial'
+                sets[name].append(Pair(row['input'], best, worst))
+    return sets

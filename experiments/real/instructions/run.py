@@ -44,9 +44,9 @@ class Arm:
 SFT = {'name': 'sft', 'mean': 'token'}
 DPO = {'name': 'dpo', 'beta': 0.1}
 IRPO = {'name': 'dpo', 'beta': 0.1, 'nll': 1.0}
-FULL_RATES, LORA_RATES = (3e-6, 1e-5, 1e-6), (1e-4, 3e-4, 3e-5)
+FULL_RATES, LORA_RATES = (3e-6, 1e-5), (1e-4, 3e-4)
 ARMS = {
-    'sft': Arm(SFT, 0, (1e-5, 3e-5, 3e-6)),
+    'sft': Arm(SFT, 0, (1e-5, 3e-5)),
     'dpo': Arm(DPO, 0, FULL_RATES),
     'irpo': Arm(IRPO, 0, FULL_RATES),
     'dpo_lora': Arm(DPO, 16, LORA_RATES),
@@ -89,7 +89,10 @@ def config_of(name: str, seed: int, rate: float) -> dict:
                 lr=rate, batch=16, row_length=512, epochs=1, warmup=0.1, reference='sampler'
             ),
         },
-        evals={'trained': heldout(TRAINED, None), 'others': heldout(NOT_TRAINED, OTHERS)},
+        evals={
+            'trained': heldout(TRAINED, None),
+            'others': heldout(NOT_TRAINED, 64 if settings.TUNE.value else OTHERS),
+        },
     ).to_dict()
 
 

@@ -1,0 +1,1 @@
+"""Can a real small model be taught to judge?"""
