@@ -162,7 +162,8 @@ def _short(pairs: list[Pair]) -> list[Pair]:
     return [
         pair
         for pair in pairs
-        if len(pair.prompt) + max(len(pair.chosen), len(pair.rejected)) <= LONGEST
+        if pair.chosen.strip() != pair.rejected.strip()
+        and len(pair.prompt) + max(len(pair.chosen), len(pair.rejected)) <= LONGEST
     ]
 
 

@@ -13,6 +13,7 @@ from scipy import stats
 import selfrew
 from experiments.real import figures, sources
 from experiments.real.instructions import run as instructions
+from experiments.real.judging import run as judging
 from experiments.real.length import run as length
 from experiments.real.problems import run as problems
 from selfrew.running.config import bind_config
@@ -114,9 +115,26 @@ def test_fluency_is_the_perplexity_under_the_base_and_the_share_of_new_pairs_of_
     assert made['tokens'] == count / 3 and made['cut'] == 0
 
 
-def test_every_arm_is_a_config_that_binds(chosen):
+@have_data
+def test_pairs_to_judge_are_short_and_a_verdict_goes_with_each_response(tmp_path):
+    sources.write_pairs(str(tmp_path), str(data_sets.FOLDER))
+    judging.write_verdicts(str(tmp_path))
+    verdicts = _rows(tmp_path / 'verdicts_crossed.jsonl')
+    assert [row['response'] for row in verdicts[:2]] == ['Score: 5', 'Score: 1']
+    assert len(verdicts) == 2 * judging.PAIRS
+    pair = _rows(tmp_path / 'crossed_train.jsonl')[0]
+    assert pair['chosen'] in verdicts[0]['prompt'] and pair['rejected'] in verdicts[1]['prompt']
+    for name in judging.TESTED.values():
+        pairs = _rows(tmp_path / f'{name}.jsonl')
+        assert len(pairs) >= 20 and all(pair['chosen'] != pair['rejected'] for pair in pairs)
+
+
+@have_data
+def test_every_arm_is_a_config_that_binds(chosen, monkeypatch):
+    monkeypatch.setattr(judging, 'CONTEXT', 512)  # of the tiny base
     made = [instructions.config_of(name, 0, 1e-5) for name in instructions.ARMS]
     made += [length.config_of(target, 0) for target in (8, 96)]
+    made += [judging.config_of(name, 0) for name in judging.ARMS]
     made += [problems.start_config(0)]
     made += [problems.arm_config(name, 0, 1e-5, 'tiny', 3) for name in problems.ARMS]
     for folder, names in (
@@ -125,5 +143,7 @@ def test_every_arm_is_a_config_that_binds(chosen):
     ):
         for name in names:
             sources.write_rows(str(chosen / folder), name, [{'prompt': 'Who?', 'answer': '1'}])
+    sources.write_pairs(str(chosen / 'pairs'), str(data_sets.FOLDER))
+    judging.write_verdicts(str(chosen / 'pairs'))
     for config in made:
         bind_config(config)

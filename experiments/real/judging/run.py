@@ -34,6 +34,7 @@ TEMPLATE = os.path.join(os.path.dirname(__file__), 'verdict.jinja')
 PAIRS = 150  # trained on, of each kind, at most
 ASKED = 150  # pairs judged, of each kind, at most
 RATE = 1e-5
+CONTEXT = 1024  # tokens
 
 
 def write_verdicts(folder: str) -> None:
@@ -66,12 +67,12 @@ def config_of(arm: str, seed: int) -> dict:
     turn = base.imitation_turn(
         *({'name': 'records', 'source': path(f'verdicts_{name}')} for name in ARMS[arm]), lr=RATE
     )
-    turn['train'] |= {'batch': 16, 'row_length': 1024}
+    turn['train'] |= {'batch': 16, 'row_length': CONTEXT}
     return base.get(
         seed=seed,
         rounds=1,
         keep_states=1,
-        model=base.model() | settings.model(max_length=1024),
+        model=base.model() | settings.model(max_length=CONTEXT),
         round=turn,
         evals={
             name: {
