@@ -13,6 +13,7 @@ from selfrew.types import Prompt
 
 LIST_MARK = re.compile(r'^\s*(?:[-*•]|\d+[.)])\s+')
 CLOSING_MARKS = '"\')]*_”’'
+REPEATED = 6  # words; no phrase that is asked for has as many
 ABBREVIATIONS = {'e.g.', 'i.e.', 'etc.', 'vs.', 'dr.', 'mr.', 'mrs.', 'ms.', 'st.', 'a.m.', 'p.m.'}
 KEYWORDS = (
     *('river', 'garden', 'bridge', 'window', 'music', 'friend', 'morning', 'paper', 'mountain'),
@@ -210,7 +211,7 @@ def constrained(prompt: Prompt, constraints: list[dict]) -> Prompt:
     were made without the constraints.
     """
     *earlier, last = prompt.messages
-    requests = ' '.join(KINDS[c['kind']].request.format(**_arguments(c)) for c in constraints)
+    requests = ' '.join(map(_request, constraints))
     asked = f'{last["content"]}\n\n{requests}'
     return dataclasses.replace(
         prompt,
@@ -221,13 +222,27 @@ def constrained(prompt: Prompt, constraints: list[dict]) -> Prompt:
 
 
 def are_kept(constraints: list[dict], text: str) -> list[bool]:
-    """Whether a text keeps each of the constraints. A text without a word keeps none.
+    """Whether a text keeps each of the constraints.
 
+    A text without a word keeps none. Nor does one that repeats REPEATED words in a row of a
+    request: a small model that learns from these scores soon answers with the request itself.
     Raises KeyError for a kind that there is not.
     """
-    return [
-        _has_word(text) and KINDS[c['kind']].is_kept(text, **_arguments(c)) for c in constraints
-    ]
+    words, requests = _letters_only(text), map(_request, constraints)
+    if not _has_word(text) or any(_has_run_of(request, words) for request in requests):
+        return [False] * len(constraints)
+    return [KINDS[c['kind']].is_kept(text, **_arguments(c)) for c in constraints]
+
+
+def _request(constraint: dict) -> str:
+    return KINDS[constraint['kind']].request.format(**_arguments(constraint))
+
+
+def _has_run_of(request: str, words: str) -> bool:
+    """Whether words have REPEATED words of a request in a row."""
+    asked = _letters_only(request).split()
+    runs = (' '.join(asked[i : i + REPEATED]) for i in range(len(asked) - REPEATED + 1))
+    return any(f' {run} ' in f' {words} ' for run in runs)
 
 
 def _arguments(constraint: dict) -> dict:

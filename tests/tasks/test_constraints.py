@@ -80,6 +80,23 @@ def test_a_text_keeps_a_constraint_or_breaks_it(kind, arguments, text, expected)
     assert constraints.are_kept([{'kind': kind} | arguments], text) == [expected]
 
 
+def test_a_text_that_repeats_a_request_keeps_nothing():
+    asked = [{'kind': 'with_word', 'word': 'journey'}, {'kind': 'sentences', 'n': 1}]
+    request = 'The word "journey" must occur in your answer.'
+    assert constraints.are_kept(asked, request) == [False, False]
+    longer = 'the word Journey must occur in the first part'
+    assert constraints.are_kept(asked, longer) == [False, False]
+    assert constraints.are_kept(asked, 'The word "journey" must be old.') == [True, True]
+    phrases = [
+        value
+        for kind in constraints.KINDS.values()
+        for values in kind.choices.values()
+        for value in values
+        if isinstance(value, str)
+    ]
+    assert max(len(phrase.split()) for phrase in phrases) < constraints.REPEATED
+
+
 def test_drawn_constraints_are_of_different_groups_and_ask_nothing_that_the_prompt_gives():
     kinds, rng = tuple(constraints.KINDS), np.random.default_rng(0)
     most = len(constraints.groups_of(kinds))

@@ -44,9 +44,9 @@ class Arm:
 SFT = {'name': 'sft', 'mean': 'token'}
 DPO = {'name': 'dpo', 'beta': 0.1}
 IRPO = {'name': 'dpo', 'beta': 0.1, 'nll': 1.0}
-FULL_RATES, LORA_RATES = (3e-6, 1e-5), (1e-4, 3e-4)
+FULL_RATES, LORA_RATES = (2e-5, 1e-5, 3e-6), (5e-4, 2e-4)
 ARMS = {
-    'sft': Arm(SFT, 0, (1e-5, 3e-5)),
+    'sft': Arm(SFT, 0, (2e-5, 5e-5)),
     'dpo': Arm(DPO, 0, FULL_RATES),
     'irpo': Arm(IRPO, 0, FULL_RATES),
     'dpo_lora': Arm(DPO, 16, LORA_RATES),
@@ -86,7 +86,7 @@ def config_of(name: str, seed: int, rate: float) -> dict:
             'pairs': {'name': 'extremes', 'count': 2},
             'loss': arm.loss,
             'train': base.training(
-                lr=rate, batch=16, row_length=512, epochs=1, warmup=0.1, reference='sampler'
+                lr=rate, batch=8, row_length=512, epochs=1, warmup=0.1, reference='sampler'
             ),
         },
         evals={
