@@ -23,7 +23,7 @@ def test_the_notebook_trains_and_exports_a_model(tmp_path, monkeypatch, capsys):
         if cell['cell_type'] == 'code':
             assert not cell['outputs'], 'the notebook is kept without outputs'
             exec(compile(''.join(cell['source']), str(NOTEBOOK), 'exec'), names)
-    assert len(names['pairs']) >= 4
+    assert len(names['pairs']) >= 2
     assert all(pair['scores'][0] > pair['scores'][1] for pair in names['pairs'])
     assert [row['round'] for row in names['rounds']] == [0, 1]
     lm, params = selfrew.load(str(tmp_path / 'out'), mesh={})
