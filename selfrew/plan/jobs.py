@@ -1,17 +1,15 @@
-"""What a round samples and trains on, read from a config without its data."""
+"""What a round samples, read from a config without its data."""
 
 import dataclasses
 import functools
 import inspect
-import math
 from typing import Any
 
-from selfrew.engine import loss_contract
 from selfrew.engine.generate import memory_plan
-from selfrew.mesh.buckets import bucket, round_up
+from selfrew.mesh.buckets import round_up
 from selfrew.running import binding
 from selfrew.running.turns import Turn, bind_turns
-from selfrew.shelves import evals, pairs, prompts, samplers, scorers
+from selfrew.shelves import evals, prompts, samplers, scorers
 from selfrew.tasks import templates
 
 GiB = 2**30
@@ -34,18 +32,6 @@ class Job:
     max_tokens: int  # of a response
     group: int = 1  # slots that are sampled together, see samplers.blockwise
     is_steered: bool = False  # by the model's own value head
-
-
-@dataclasses.dataclass(frozen=True)
-class BatchShape:
-    """The packed rows of an update."""
-
-    examples: int
-    n: int  # responses of an example
-    micros: int  # micro-batches
-    rows: int  # of a micro-batch
-    length: int  # tokens of a row
-    selected: int  # selected tokens of a part of the rows
 
 
 # A job with the sizes of its arrays, see plan_memory.
@@ -103,20 +89,20 @@ def _sources(turn: Turn) -> tuple:
 
 def prompt_count(turn: Turn) -> int:
     """The number of prompts of a turn. Raises ValueError where the config does not say."""
-    count = sum(map(_source_count, _sources(turn)))
+    count = sum(map(source_count, _sources(turn)))
     if not count:
         raise ValueError('a plan needs to know how many prompts there are: set n of the prompts')
     return count
 
 
-def _source_count(source) -> int:
+def source_count(source) -> int:
     """The number of prompts of a source; of judge prompts, one for each sampled response."""
     if source.func is not prompts.judged:
         return argument(source, 'n') or 0
-    return _source_count(source.keywords['prompts']) * argument(source.keywords['sampler'], 'n')
+    return source_count(source.keywords['prompts']) * argument(source.keywords['sampler'], 'n')
 
 
-def _sampler(turn: Turn) -> tuple[Any, int, int]:
+def sampling_of(turn: Turn) -> tuple[Any, int, int]:
     """(What a turn samples with, without what wraps it; how many responses of a prompt it samples;
     how many there are in all, with those in the data, or of the best of several without the
     others). What it samples with is `given` where it samples nothing.
@@ -182,7 +168,7 @@ def evaluation_jobs(config: dict, turn: Turn, prompt_tokens: int, context: int) 
         bound = binding.bind('evals', _without_files(entry), f'evals.{name}', evals)
         parts = {part: bound.keywords[part] for part in ('prompts', 'sampler', 'scorer')}
         asked = dataclasses.replace(turn, joined=(), **parts)
-        if not sum(map(_source_count, _sources(asked))):
+        if not sum(map(source_count, _sources(asked))):
             continue
         has_opponent = bound.func is evals.win_rate
         for job in pipeline_jobs(asked, prompt_tokens, context, has_opponent=has_opponent):
@@ -197,7 +183,7 @@ def pipeline_jobs(
 
     has_opponent: whether each response is judged beside one of another model, which is sampled too.
     """
-    sampler, sampled, samples = _sampler(turn)
+    sampler, sampled, samples = sampling_of(turn)
     is_given = sampled == 0
     judges = _judges_of(turn.scorer)
     if is_given and not judges:
@@ -214,7 +200,7 @@ def pipeline_jobs(
         for title in ('sample', 'opponent')[: 1 + has_opponent]:
             jobs.append(_job(title, sampler, requests, count, prompt_tokens, beginning, context))
     if turn.sampler.func is samplers.disputed:  # leaves one judge prompt of each original
-        count = _source_count(turn.prompts.keywords['prompts'])
+        count = source_count(turn.prompts.keywords['prompts'])
     best = _best_of_n(turn.sampler)
     for judge in _judges_of(best.keywords['scorer']) if best is not None else ():
         opponents = sampled - 1 if judge.func is scorers.compare else 1
@@ -253,7 +239,7 @@ def _candidates(sampler) -> int:
 def _answers_shown(turn: Turn, prompt_tokens: int, context: int) -> tuple[list[Job], int, str]:
     """(The answers that prompts.judged samples, tokens of a judge prompt, its beginning)."""
     source = turn.prompts.keywords
-    sampler, count = source['sampler'], _source_count(source['prompts'])
+    sampler, count = source['sampler'], source_count(source['prompts'])
     requests = count * argument(sampler, 'n')
     answers = _job('answers', sampler, requests, count, prompt_tokens, '', context)
     template_tokens, beginning = _template_tokens(argument(turn.prompts, 'template'), ('response',))
@@ -326,111 +312,4 @@ def plan_memory(lm, job: Job, device_gib: float) -> memory_plan.MemoryPlan:
         prefix_tokens=job.prefix_tokens,
         memory=cache_gib * GiB,
         group=job.group,
-    )
-
-
-def example_count(turn: Turn) -> int:
-    """How many examples a turn trains on where every prompt gives as many as its pair rule keeps,
-    with those of what is joined to it. Examples of earlier rounds are not counted.
-    """
-    return sum(map(_pipeline_examples, turn.pipelines))
-
-
-def _pipeline_examples(turn: Turn) -> int:
-    """The examples of a turn without what is joined to it."""
-    kept, count = argument(turn.pairs, 'count') or 1, prompt_count(turn)
-    if turn.pairs.func is pairs.agreeing:  # rankings, of which each has a verdict a response
-        kept *= _sampler(turn)[2]
-    if turn.sampler.func is samplers.disputed:
-        count = _source_count(turn.prompts.keywords['prompts'])
-    return min(count * kept, turn.max_examples or math.inf)
-
-
-def trains_on_samples(turn: Turn) -> bool:
-    """Whether a turn trains on sampled responses alone, neither on given ones nor on a judge's
-    verdicts, which it takes as texts.
-    """
-    _, sampled, samples = _sampler(turn)
-    return sampled >= samples and turn.pairs.func is not pairs.agreeing
-
-
-def reference_passes(turn: Turn) -> int:
-    """How often a turn passes over its examples before its updates: because its loss reads the
-    reference, or to compare the log-probs of responses with those that they were sampled with; once
-    more where the loss reads the policy's own, and the reference is another.
-    """
-    reads_reference = not loss_contract.is_reference_free(turn.loss)
-    if reads_reference and loss_contract.reads_old_logp(turn.loss):
-        return 2 if argument(turn.train, 'reference') == 'base' else 1
-    return int(
-        reads_reference
-        or any(
-            _sampler(pipeline)[1] and pipeline.pairs.func is not pairs.agreeing
-            for pipeline in turn.pipelines
-        )
-    )
-
-
-def example_lengths(turn: Turn, jobs: list[Job], prompt_tokens: int) -> tuple[int, int]:
-    """Tokens of an example's prompt and of each of its responses, of full length: the most of the
-    turn and what is joined to it.
-
-    jobs: see `sampling_jobs`. A given response is taken to be as long as a row.
-    """
-    lengths = []
-    for pipeline in turn.pipelines:
-        prefix = f'{pipeline.title} ' if pipeline.title else ''
-        own = [job for job in jobs if job.title.startswith(prefix)]
-        lengths.append(_pipeline_lengths(pipeline, own, prompt_tokens))
-    return max(prompt for prompt, _ in lengths), max(response for _, response in lengths)
-
-
-def _pipeline_lengths(turn: Turn, jobs: list[Job], prompt_tokens: int) -> tuple[int, int]:
-    if turn.pairs.func is pairs.agreeing:  # judge prompts, and a verdict on each
-        for job in jobs:
-            if job.title.startswith('judge'):
-                return job.prompt_tokens, job.max_tokens
-    if trains_on_samples(turn):
-        sample = next(job for job in jobs if job.title.endswith('sample'))
-        is_judged = turn.prompts.func is prompts.judged
-        return (sample.prompt_tokens if is_judged else prompt_tokens), sample.max_tokens
-    return prompt_tokens, argument(turn.train, 'row_length')
-
-
-def _responses_an_example(part, responses: int) -> int:
-    """How many responses the examples of a bound pair rule have, of so many to a prompt."""
-    if part.func is pairs.length_limited:
-        return _responses_an_example(part.keywords['pairs'], responses)
-    if part.func is pairs.group:
-        return responses
-    if part.func in (pairs.singles, pairs.agreeing):
-        return 1
-    return 3 if argument(part, 'keep_last') else 2
-
-
-def batch_shape(
-    turn: Turn, prompt: int, response: int, row_shards: int, micros: int | None = None
-) -> BatchShape:
-    """The shape of an update as `packing` makes it where every response has its full length.
-
-    prompt, response: tokens of one. row_shards: into how many parts the mesh splits the rows.
-    micros: micro-batches; None: as the turn says, or else 1.
-    """
-    # A mismatched response is one more.
-    N = _responses_an_example(turn.pairs, _sampler(turn)[2])
-    N += loss_contract.takes_mismatched(turn.loss)
-    length, examples = argument(turn.train, 'row_length'), argument(turn.train, 'batch')
-    count: int = micros or argument(turn.train, 'accumulate') or 1
-    examples_a_row = max(length // (prompt + N * response), 1)
-    parts = row_shards * count
-    rows = bucket(math.ceil(examples / examples_a_row), parts)
-    # The responses of the fullest part.
-    selected = min(rows // parts * examples_a_row, examples) * N * response
-    return BatchShape(
-        examples=examples,
-        n=N,
-        micros=count,
-        rows=rows // count,
-        length=length,
-        selected=min(bucket(selected), rows // parts * length),
     )

@@ -17,7 +17,8 @@ from selfrew.engine.generate.control import Scorers
 from selfrew.mesh import sharding
 from selfrew.models import decoder, language_model, paged_attention
 from selfrew.models.config import ModelConfig
-from selfrew.plan.jobs import BatchShape, Job, PlannedJob, argument, reference_passes
+from selfrew.plan.jobs import Job, PlannedJob, argument
+from selfrew.plan.training import BatchShape, reference_passes
 from selfrew.running.turns import Turn
 from selfrew.types import Batch, State
 

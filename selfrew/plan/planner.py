@@ -10,7 +10,7 @@ import jax
 from selfrew.engine import update_memory
 from selfrew.mesh import memory, sharding
 from selfrew.models import decoder, hf, language_model, text
-from selfrew.plan import chips, jobs, lowering, prediction, summary
+from selfrew.plan import chips, jobs, lowering, prediction, summary, training
 from selfrew.running.config import model_describer
 
 
@@ -60,16 +60,16 @@ def _size_arrays(config: dict, lm, turn, prompt_tokens: int, device_gib: float, 
     shards = sharding.row_shards(lm.mesh)
     sampling = jobs.sampling_jobs(turn, prompt_tokens, lm.config.max_length)
     planned = [(job, jobs.plan_memory(lm, job, device_gib)) for job in sampling]
-    lengths = jobs.example_lengths(turn, sampling, prompt_tokens)
+    lengths = training.example_lengths(turn, sampling, prompt_tokens)
 
     def pack(micros: int) -> tuple[int, int, int]:
-        shape = jobs.batch_shape(turn, *lengths, shards, micros)
+        shape = training.batch_shape(turn, *lengths, shards, micros)
         return shape.rows, shape.length, shape.selected
 
     optimizer = turn.train.keywords['optimizer']
     accumulate = jobs.argument(turn.train, 'accumulate')
     split = update_memory.choose(lm, optimizer, pack, accumulate=accumulate, limit=limit)
-    shape = jobs.batch_shape(turn, *lengths, shards, split.accumulate)
+    shape = training.batch_shape(turn, *lengths, shards, split.accumulate)
     about = {
         'model': config['model']['folder'],
         'parameters': sum(x.size for x in jax.tree.leaves(lm.abstract_params())),

@@ -9,15 +9,9 @@ import time
 
 from selfrew.engine.generate import scheduler
 from selfrew.plan import chips, hlo
-from selfrew.plan.jobs import (
-    BatchShape,
-    GiB,
-    PlannedJob,
-    argument,
-    example_count,
-    reference_passes,
-)
+from selfrew.plan.jobs import GiB, PlannedJob, argument
 from selfrew.plan.lowering import Program
+from selfrew.plan.training import BatchShape, example_count, reference_passes
 from selfrew.running.turns import Turn
 
 

@@ -14,7 +14,7 @@ from selfrew.mesh import sharding
 from selfrew.models import decoder
 from selfrew.models.language_model import Lm
 from selfrew.plan import lowering
-from selfrew.plan.jobs import BatchShape
+from selfrew.plan.training import BatchShape
 from selfrew.shelves import losses, optimizers
 
 WIDE = dataclasses.replace(SMALL, vocab=512, width=128, layers=6, heads=4, head_dim=32, mlp=384)

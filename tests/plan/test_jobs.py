@@ -15,7 +15,7 @@ from configs import (
     self_rewarding,
     selm,
 )
-from selfrew.plan import chips, jobs, prediction
+from selfrew.plan import chips, jobs, prediction, training
 from selfrew.shelves import losses, pairs, samplers, scorers
 
 CONTEXT = 4096
@@ -76,8 +76,8 @@ def test_what_is_joined_is_planned_too():
     shown = sampling['verdicts sample']
     assert shown.distinct_prompts == 5000 * 7 and shown.prompt_tokens > 500 + 1024
     assert sampling['verdicts judge'].prompt_tokens > shown.prompt_tokens + 2 * shown.max_tokens
-    assert jobs.example_count(turn) == 5000 + 5000
-    lengths = jobs.example_lengths(turn, list(sampling.values()), 500)
+    assert training.example_count(turn) == 5000 + 5000
+    lengths = training.example_lengths(turn, list(sampling.values()), 500)
     assert lengths == (shown.prompt_tokens, max(1024, shown.max_tokens))
 
 
@@ -95,10 +95,10 @@ def test_given_responses_are_judged_too():
     # A response may fill the rest of a row; the template comes on top, and the verdict must fit.
     row_length = jobs.argument(turn.train, 'row_length')
     assert min(row_length, 512 - verdict) <= judge.prompt_tokens <= 512 - verdict
-    assert jobs.example_lengths(turn, [judge], 40) == (judge.prompt_tokens, verdict)
-    assert jobs.batch_shape(turn, judge.prompt_tokens, verdict, 1).n == 1
-    assert jobs.example_count(turn) == 300  # one ranking a prompt
-    assert not jobs.trains_on_samples(turn)
+    assert training.example_lengths(turn, [judge], 40) == (judge.prompt_tokens, verdict)
+    assert training.batch_shape(turn, judge.prompt_tokens, verdict, 1).n == 1
+    assert training.example_count(turn) == 300  # one ranking a prompt
+    assert not training.trains_on_samples(turn)
 
 
 @pytest.mark.parametrize(
@@ -145,8 +145,8 @@ def test_a_greedy_response_beside_those_of_the_data_is_sampled():
     (sample,) = jobs.sampling_jobs(turn, 500, CONTEXT)
     assert (sample.requests, sample.distinct_prompts) == (20_378, 20_378)
     assert (sample.max_tokens, sample.slots) == (1024, 256)
-    assert jobs.example_count(turn) == 20_378 and not jobs.trains_on_samples(turn)
-    assert jobs.batch_shape(turn, 512, 1024, 64).n == 3
+    assert training.example_count(turn) == 20_378 and not training.trains_on_samples(turn)
+    assert training.batch_shape(turn, 512, 1024, 64).n == 3
     judge = functools.partial(scorers.judge, template='additive', votes=2, max_tokens=256)
     _, verdicts = jobs.sampling_jobs(dataclasses.replace(turn, scorer=judge), 500, CONTEXT)
     assert verdicts.requests == 20_378 * 3 * 2
@@ -156,7 +156,7 @@ def test_a_greedy_response_beside_samples_is_one_more(turn):
     both = dataclasses.replace(turn, sampler=functools.partial(GREEDY, sampler=turn.sampler))
     sample, judge = jobs.sampling_jobs(both, 500, CONTEXT)
     assert sample.requests == 7000 * 5 and judge.requests == 7000 * 5 * 3
-    assert jobs.trains_on_samples(both)
+    assert training.trains_on_samples(both)
 
 
 def test_a_reward_model_need_not_be_there_and_what_is_joined_counts():
@@ -164,14 +164,14 @@ def test_a_reward_model_need_not_be_there_and_what_is_joined_counts():
     turn = jobs.sampling_turn(iterative_dpo.get_config('llama2_7b').to_dict())
     (sample,) = jobs.sampling_jobs(turn, 192, 512)
     assert (sample.requests, sample.max_tokens) == (80_000, 300)
-    assert jobs.example_count(turn) == 30_000
+    assert training.example_count(turn) == 30_000
 
 
 def test_responses_that_nobody_judges_need_no_sampling(turn):
     given = functools.partial(samplers.given), functools.partial(scorers.given)
     turn = dataclasses.replace(turn, sampler=given[0], scorer=given[1])
     assert jobs.sampling_jobs(turn, 500, CONTEXT) == []
-    assert jobs.example_lengths(turn, [], 500) == (500, 4096)
+    assert training.example_lengths(turn, [], 500) == (500, 4096)
 
 
 def test_a_job_gets_the_engines_memory_plan(planned):
@@ -181,7 +181,7 @@ def test_a_job_gets_the_engines_memory_plan(planned):
 
 def test_an_update_has_the_shape_of_full_length_responses(turn):
     # 512 + 2 · 1,024 tokens: one example a row
-    assert jobs.batch_shape(turn, 512, 1024, 16) == jobs.BatchShape(
+    assert training.batch_shape(turn, 512, 1024, 16) == training.BatchShape(
         examples=16, n=2, micros=1, rows=16, length=4096, selected=2048
     )
 
@@ -202,26 +202,27 @@ def test_an_update_has_as_many_responses_an_example_as_the_pair_rule_makes(
 ):
     bound = functools.partial(getattr(pairs, rule), **options)
     turn = dataclasses.replace(turn, pairs=bound)
-    assert jobs.batch_shape(turn, 512, 1024, 16).n == responses
+    assert training.batch_shape(turn, 512, 1024, 16).n == responses
 
 
 def test_limits_of_words_leave_the_number_of_responses_as_it_is(turn):
     for rule, responses in ((pairs.singles, 1), (pairs.extremes, 2)):
         limited = functools.partial(pairs.length_limited, pairs=functools.partial(rule), gap=9)
         assert (
-            jobs.batch_shape(dataclasses.replace(turn, pairs=limited), 512, 1024, 16).n == responses
+            training.batch_shape(dataclasses.replace(turn, pairs=limited), 512, 1024, 16).n
+            == responses
         )
 
 
 def test_a_mismatched_response_is_one_more_of_an_example(turn):
     turn = dataclasses.replace(turn, loss=functools.partial(losses.kto))
-    assert jobs.batch_shape(turn, 512, 1024, 16).n == 3
+    assert training.batch_shape(turn, 512, 1024, 16).n == 3
     turn = dataclasses.replace(turn, pairs=functools.partial(pairs.singles))
-    assert jobs.batch_shape(turn, 512, 1024, 16).n == 2
+    assert training.batch_shape(turn, 512, 1024, 16).n == 2
     both = (functools.partial(losses.sft), functools.partial(losses.kto))
     summed = functools.partial(losses.sum, losses=both, weights=(1.0, 1.0))
     turn = dataclasses.replace(turn, loss=summed)
-    assert jobs.batch_shape(turn, 512, 1024, 16).n == 2
+    assert training.batch_shape(turn, 512, 1024, 16).n == 2
 
 
 @pytest.mark.parametrize(
@@ -240,13 +241,13 @@ def test_a_reference_pass_is_made_for_the_loss_or_to_compare_samples(
     given = functools.partial(samplers.given)
     of_given = dataclasses.replace(turn, sampler=given)
     greedy = functools.partial(GREEDY, sampler=given)
-    assert jobs.reference_passes(turn)
-    assert bool(jobs.reference_passes(of_given)) == is_made_of_given
-    assert jobs.reference_passes(dataclasses.replace(turn, sampler=greedy))
-    assert jobs.reference_passes(dataclasses.replace(of_given, joined=(turn,)))
+    assert training.reference_passes(turn)
+    assert bool(training.reference_passes(of_given)) == is_made_of_given
+    assert training.reference_passes(dataclasses.replace(turn, sampler=greedy))
+    assert training.reference_passes(dataclasses.replace(of_given, joined=(turn,)))
     # a judge's verdicts are texts
     verdicts = dataclasses.replace(turn, pairs=functools.partial(pairs.agreeing))
-    assert bool(jobs.reference_passes(verdicts)) == is_made_of_given
+    assert bool(training.reference_passes(verdicts)) == is_made_of_given
 
 
 def test_a_rounds_time_is_that_of_its_programs_times_how_often_they_run(turn, planned):
@@ -258,7 +259,7 @@ def test_a_rounds_time_is_that_of_its_programs_times_how_often_they_run(turn, pl
         'reference': {'seconds': 3.0},
         'update': {'seconds': 9.0},
     }
-    shape = jobs.batch_shape(turn, 512, 1024, 16)
+    shape = training.batch_shape(turn, 512, 1024, 16)
     # 28,000 and 84,000 requests in 256 slots: 110 and 329 to each; 7,000 and 28,000 prompts read by
     # fours, 256 tokens at a time, a judge's rubric once; 16 steps at a time; 7,000 pairs in batches
     # of 16: 438
@@ -276,7 +277,7 @@ def test_a_rounds_time_is_that_of_its_programs_times_how_often_they_run(turn, pl
 
 def test_a_rounds_time_is_unknown_where_a_programs_is(turn, planned):
     results = {'sample: prefill': {'seconds': 1.0}, 'sample: decode': {'seconds': 0.5}}
-    shape = jobs.batch_shape(turn, 512, 1024, 16)
+    shape = training.batch_shape(turn, 512, 1024, 16)
     seconds = prediction.round_seconds(turn, planned[:1], shape, results)
     assert seconds['update'] is None and seconds['round'] is None
     assert seconds['sample'] == 1750 * 2 * 1.0 + 110 * 64 * 0.5
@@ -295,7 +296,7 @@ def test_block_wise_candidates_are_requests_and_share_their_slots():
     assert job.requests == 2000 * 2 * 6 and job.distinct_prompts == 2000
     assert job.is_steered and job.group == 6
     assert jobs.plan_memory(toys.toy()[0], job, 64.0).slots == 252
-    shape = jobs.batch_shape(turn, 100, 64, 1)
+    shape = training.batch_shape(turn, 100, 64, 1)
     assert shape.n == 2  # a group of all responses
 
 
@@ -307,13 +308,13 @@ def test_the_best_of_n_are_sampled_and_judged_and_one_in_n_is_kept(turn):
         ('best of n: judge', 7000 * 4 * 3),
         ('judge', 7000 * 2 * 3),
     ]
-    assert jobs.trains_on_samples(dataclasses.replace(turn, sampler=best))
+    assert training.trains_on_samples(dataclasses.replace(turn, sampler=best))
 
 
 def test_the_policys_own_log_probs_take_a_pass_unless_it_is_the_reference():
     turn = jobs.sampling_turn(rloo.get_config().to_dict())
-    assert jobs.reference_passes(turn) == 2
+    assert training.reference_passes(turn) == 2
     fields = turn.train.keywords | {'reference': 'exact'}
     exact = functools.partial(turn.train.func, **fields)
-    assert jobs.reference_passes(dataclasses.replace(turn, train=exact)) == 1
-    assert jobs.batch_shape(turn, 40, 24, 1).n == 8
+    assert training.reference_passes(dataclasses.replace(turn, train=exact)) == 1
+    assert training.batch_shape(turn, 40, 24, 1).n == 8

@@ -8,7 +8,7 @@ from toys import toy
 from selfrew.engine import train_state
 from selfrew.models.config import ModelConfig
 from selfrew.plan import lowering
-from selfrew.plan.jobs import BatchShape
+from selfrew.plan.training import BatchShape
 from selfrew.shelves import losses, optimizers
 
 
