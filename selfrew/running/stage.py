@@ -92,6 +92,13 @@ class Folder:
             self._write(f'{name}.jsonl', data)
             self.mark_done(name, {'lines': len(nouns), 'sha256': hashlib.sha256(data).hexdigest()})
         processes.on_main(lambda: _remove(self._partial_path(name)))
+        return self.read_nouns(name, kind)
+
+    def read_nouns(self, name: str, kind: type) -> list:
+        """The nouns of a finished `name`.jsonl, each of type `kind`.
+
+        Raises ValueError if the file was changed after it was written.
+        """
         text = processes.on_main(lambda: self.read_stage(name)).decode()
         return [from_json(kind, json.loads(line)) for line in text.split('\n') if line]
 

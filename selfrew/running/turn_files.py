@@ -19,7 +19,7 @@ def earlier_examples(workdir: str, turn) -> list[Example]:
     for number in rounds if turn.earlier < 0 else rounds[len(rounds) - turn.earlier :]:
         folder = Folder(workdir, f'{number:02d}{kind}')
         if folder.has('examples'):
-            examples += folder.make_once('examples', Example, list)
+            examples += folder.read_nouns('examples', Example)
     return [
         dataclasses.replace(
             example, responses=tuple(dataclasses.replace(r, logp=None) for r in example.responses)

@@ -30,7 +30,7 @@ def measures(judgements, *, greedy_last: bool = False) -> dict:
     several = [j for j in judgements if len(j.rollout.responses) > 1]
     values: dict[str, float | None] = {'distinct_answers': _mean(map(_distinct_answers, several))}
     for n in range(1, LONGEST_NGRAM + 1):
-        values[f'distinct_{n}'] = _mean(_distinct_ngrams(j.rollout.responses, n) for j in several)
+        values[f'distinct_{n}'] = _mean(distinct_ngrams(j.rollout.responses, n) for j in several)
     scores_of = [[s for s in j.scores if not math.isnan(s)] for j in several]
     best = [max(scores) for scores in scores_of if scores]
     values['best_score'] = _mean(best)
@@ -51,11 +51,16 @@ def _distinct_answers(judgement) -> float | None:
     return len(set(answers)) / len(answers) if answers else None
 
 
-def _distinct_ngrams(responses, n: int) -> float | None:
+def distinct_ngrams(responses, n: int, most: int | None = None) -> float | None:
+    """The different n-grams of words as a share of all in the responses; None if there are none.
+
+    most: counts so many n-grams, the first ones; the share falls with their number. None: all.
+    """
     ngrams = []
     for response in responses:
         words = re.findall(r'\w+|[^\w\s]', response.text.lower())
         ngrams += zip(*(words[i:] for i in range(n)))
+    ngrams = ngrams[:most]
     return len(set(ngrams)) / len(ngrams) if ngrams else None
 
 

@@ -30,7 +30,7 @@ HELPERS = {
     f'{losses.__name__}.responses': {'is_positive', 'must_read', 'per_token', 'want_responses'},
     scorers.__name__: {'unread_reason'},
     f'{scorers.__name__}.judging': {'shortest_judge_prompt'},
-    f'{scorers.__name__}.rules': {'correctness', 'kept_share', 'says_nothing', 'was_cut'},
+    f'{scorers.__name__}.rules': {'correctness', 'says_nothing', 'was_cut'},
     f'{scorers.__name__}.expected_scores': {'expected_scores'},
     f'{prompts.__name__}.rows': {
         'draw',

@@ -8,7 +8,9 @@ from selfrew.types import Prompt
 
 
 def _check_counts(*, least: int = 1, most: int = 2, kinds: tuple | None = None, **_) -> None:
-    groups = constraints.groups_of(kinds or tuple(constraints.KINDS))
+    names = tuple(constraints.KINDS) if kinds is None else kinds
+    constraints.check_kinds(names)
+    groups = constraints.groups_of(names)
     if not least <= most <= len(groups):
         raise ValueError(
             f'constrained: least={least}, most={most}: want least <= most <= {len(groups)}, since '
@@ -29,7 +31,7 @@ def constrained(
       kinds: names of the kinds that may be drawn; None: all.
     Raises ValueError for an unknown kind, or where `most` are more than there are groups of kinds.
     """
-    names = kinds or tuple(constraints.KINDS)
+    names = tuple(constraints.KINDS) if kinds is None else kinds
     _check_counts(least=least, most=most, kinds=names)
     k_prompts, k_draw = jax.random.split(key)
     constrained_prompts = []

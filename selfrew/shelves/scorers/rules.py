@@ -92,15 +92,14 @@ def _vote_shares(rollout) -> list[float]:
 def constraints(lm, params, rollouts, key) -> list[Judgement]:
     """The share of a prompt's constraints that a response keeps; nan for a prompt that has none.
 
-    prompts.constrained makes such prompts.
-
-    A response that was cut keeps none: how it would have ended is not known.
+    prompts.constrained makes such prompts. A response that was cut keeps none: how it would have
+    ended is not known.
     """
     del lm, params, key
-    return _score_each(rollouts, kept_share)
+    return _score_each(rollouts, _kept_share)
 
 
-def kept_share(prompt, response) -> float:
+def _kept_share(prompt, response) -> float:
     """The share of a prompt's constraints that a response keeps, see `constraints`."""
     asked = prompt.meta.get('constraints')
     if not asked:
