@@ -1,22 +1,23 @@
 """What the studies of a real model measure: paired differences, and how fluent responses are."""
 
-import json
-import math
 import os
 
 import numpy as np
 from scipy import stats
 
-from selfrew.types import Judgement, from_json
+from selfrew.engine.run_files import write_atomic
+from selfrew.running.stage import Folder, json_bytes
+from selfrew.shelves.evals.intervals import student
+from selfrew.tasks.exploration import distinct_ngrams
+from selfrew.types import Judgement
 
 RESAMPLES = 100_000
+PAIRS = 5_000  # of words, that are counted: fewer than responses of any run have
 
 
 def judgements(workdir: str, number: int, name: str) -> list[Judgement]:
     """The responses of an evaluation of a round, and their scores."""
-    path = os.path.join(workdir, 'rounds', f'{number:02d}', f'eval_{name}.jsonl')
-    with open(path) as file:
-        return [from_json(Judgement, json.loads(line)) for line in file]
+    return Folder(workdir, f'{number:02d}').read_nouns(f'eval_{name}', Judgement)
 
 
 def scores(judged: list[Judgement]) -> dict[str, float]:
@@ -30,15 +31,21 @@ def mean_by_prompt(runs: list[dict[str, float]]) -> dict[str, float]:
     return {name: float(np.mean([run[name] for run in runs if name in run])) for name in ids}
 
 
-def against_the_start(folder: str, arm: str, seeds: list[int], name: str, number: int) -> dict:
-    """An arm's evaluation after a round against that before training, paired, over all seeds."""
-    before, after = (
-        mean_by_prompt(
-            [scores(judgements(f'{folder}/{arm}-{seed}', rounds, name)) for seed in seeds]
-        )
-        for rounds in (0, number)
-    )
-    return paired(after, before)
+def write_tests(folder: str, arms: list[str], seeds: list[int], names: tuple, last: int) -> dict:
+    """Writes tests.json, and returns it: arm -> evaluation -> `paired`, of round `last` against the
+    model before training, over all seeds.
+    """
+
+    def after(number: int, arm: str, name: str) -> dict[str, float]:
+        runs = [judgements(os.path.join(folder, f'{arm}-{seed}'), number, name) for seed in seeds]
+        return mean_by_prompt(list(map(scores, runs)))
+
+    tests = {
+        arm: {name: paired(after(last, arm, name), after(0, arm, name)) for name in names}
+        for arm in arms
+    }
+    write_atomic(os.path.join(folder, 'tests.json'), json_bytes(tests))
+    return tests
 
 
 def paired(after: dict[str, float], before: dict[str, float]) -> dict:
@@ -52,17 +59,16 @@ def paired(after: dict[str, float], before: dict[str, float]) -> dict:
     if after.keys() != before.keys():
         raise ValueError('the prompts are not the same')
     gains = np.array([after[name] - before[name] for name in sorted(before)])
-    mean, count = float(gains.mean()), len(gains)
-    half = stats.t.ppf(0.975, count - 1) * gains.std(ddof=1) / math.sqrt(count)
+    low, high = student(gains)
     test = stats.permutation_test(
         (gains,), np.mean, permutation_type='samples', n_resamples=RESAMPLES, rng=0
     )
     return {
-        'gain': mean,
-        'low': float(mean - half),
-        'high': float(mean + half),
+        'gain': float(gains.mean()),
+        'low': low,
+        'high': high,
         'p': float(test.pvalue),
-        'n': count,
+        'n': len(gains),
     }
 
 
@@ -70,22 +76,16 @@ def fluency(base, judged: list[Judgement]) -> dict:
     """What training may cost: perplexity under the base, and how much responses repeat themselves.
 
     base: (lm, params) of the untouched model. 'perplexity' is exp of the mean negative
-    log-probability of a token, 'distinct_2' the share of the pairs of neighbouring words of all
-    responses that differ, of as many words from each run; 'tokens' and 'cut' are the mean length
-    and the share that max_tokens cut.
+    log-probability of a token, 'distinct_2' the share of different ones among the first PAIRS pairs
+    of neighbouring words; 'tokens' and 'cut' are the mean length and the share that max_tokens cut.
     """
     lm, params = base
     pairs = [(j.rollout.prompt, r) for j in judged for r in j.rollout.responses if r.tokens]
     logp = lm.logp(params, [prompt for prompt, _ in pairs], [response for _, response in pairs])
     lengths = [len(response.tokens) for _, response in pairs]
-    words = ' '.join(response.text for _, response in pairs).split()[:WORDS]
-    neighbours = list(zip(words, words[1:]))
     return {
         'perplexity': float(np.exp(-logp.total.sum() / sum(lengths))),
-        'distinct_2': len(set(neighbours)) / len(neighbours),
+        'distinct_2': distinct_ngrams([response for _, response in pairs], 2, most=PAIRS),
         'tokens': float(np.mean(lengths)),
         'cut': float(np.mean([response.finish == 'length' for _, response in pairs])),
     }
-
-
-WORDS = 5_000  # of the share of distinct pairs, which falls with the number of words

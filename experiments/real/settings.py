@@ -2,6 +2,8 @@
 
 from absl import flags
 
+from experiments import study
+
 FOLDER = flags.DEFINE_string('folder', None, 'Where the runs go.', required=True)
 MODEL = flags.DEFINE_string('model', None, 'A folder, hub name or GGUF file.', required=True)
 DATA = flags.DEFINE_string('data', None, 'The folder with the data sets.', required=True)
@@ -15,3 +17,18 @@ TUNE = flags.DEFINE_bool('tune', False, 'Instead, try all settings, asked on oth
 def model(**fields) -> dict:
     """The model of a config."""
     return {'folder': MODEL.value, 'max_length': 512, 'dtype': DTYPE.value, **fields}
+
+
+def seeds() -> list[int]:
+    """The seeds of the runs: those of the flag, or the one on which settings are chosen."""
+    return [study.TUNING_SEED] if TUNE.value else list(map(int, SEEDS.value))
+
+
+def heldout() -> str:
+    """The file of prompts that are asked: test, or to choose settings, dev."""
+    return 'dev' if TUNE.value else 'test'
+
+
+def trials(arm: str, rates: tuple) -> dict[str, float]:
+    """Each run of an arm -> its learning rate: the first of `rates`, or all, to choose one."""
+    return {f'{arm}@{rate:g}': rate for rate in rates} if TUNE.value else {arm: rates[0]}

@@ -5,11 +5,10 @@ import json
 import operator
 import os
 import re
-import xml.etree.ElementTree as ElementTree
 from typing import NamedTuple
 
 from selfrew.engine.run_files import write_atomic
-from selfrew.tasks import answers, hashing, splitting
+from selfrew.tasks import answers, hashing, published, records, splitting
 
 SIDES = 'train', 'dev', 'test'
 
@@ -36,8 +35,12 @@ def write_rows(folder: str, name: str, rows: list[dict]) -> None:
 
 def read_rows(folder: str, name: str) -> list[dict]:
     """The rows of a file that `write_rows` wrote."""
-    with open(os.path.join(folder, f'{name}.jsonl')) as file:
-        return list(map(json.loads, file))
+    return _read(folder, f'{name}.jsonl')
+
+
+def _read(data: str, path: str) -> list[dict]:
+    """All rows of a file."""
+    return records.read_records(os.path.join(data, path), lambda _, row: row, max_bad=0)
 
 
 # Instructions that already ask for a form, or for more than a short answer.
@@ -62,6 +65,7 @@ def write_instructions(folder: str, data: str) -> None:
 
 def _alpaca(data: str) -> list[tuple[str, str]]:
     """Short instructions without an input, each once, and their outputs."""
+    # read_records takes no .json.gz.
     with gzip.open(os.path.join(data, 'alpaca', 'alpaca_random_9k.json.gz')) as file:
         rows = json.load(file)
     outputs = {}
@@ -83,22 +87,19 @@ SOLUTION = '{0} {sign} {1} = {2}\nFinal answer: {2}'
 
 def read_problems(data: str) -> list[dict]:
     """Rows of prompt, answer and response, a worked solution, of the problems with one step."""
-    rows = []
-    with open(os.path.join(data, 'svamp', 'svamp_dev_700.jsonl')) as file:
-        for row in map(json.loads, file):
-            rows.append((row['Body'], row['Question'], row['Equation']))
-    for problem in ElementTree.parse(os.path.join(data, 'asdiv', 'ASDiv.xml')).iter('Problem'):
-        rows.append(tuple(problem.findtext(n, '') for n in ('Body', 'Question', 'Formula')))
+    equations = {}  # by question
+    for form, path, field in (
+        ('svamp', 'svamp/svamp_dev_700.jsonl', 'Equation'),
+        ('asdiv', 'asdiv/ASDiv.xml', 'Formula'),
+    ):
+        for row in _read(data, path):
+            equations[published.read(form, row).question.strip()] = row[field]
     problems = {}
-    for body, question, equation in rows:
+    for text, equation in equations.items():
         if match := CALCULATION.fullmatch(equation.strip()):
             left, sign, right = match.groups()
             result = OPERATORS[sign](float(left), float(right))
             if result == round(result, 2):  # one that can be written out
-                body = body.strip()
-                text = (
-                    f'{body}{"" if body.endswith((".", "?", "!", ",")) else "."} {question.strip()}'
-                )
                 numbers = [answers.truth_text(float(n)) for n in (left, right, result)]
                 problems[text] = sign, numbers
     return [
@@ -169,19 +170,16 @@ def _short(pairs: list[Pair]) -> list[Pair]:
 
 def _oasst(data: str) -> list[Pair]:
     pairs = []
-    with open(os.path.join(data, 'oasst', 'en_100_tree.jsonl')) as file:
-        for tree in map(json.loads, file):
-            ranked = [r for r in tree['prompt']['replies'] if r.get('rank') is not None]
-            ranked.sort(key=lambda reply: reply['rank'])
-            if len(ranked) > 1:
-                pairs.append(Pair(tree['prompt']['text'], ranked[0]['text'], ranked[-1]['text']))
+    for tree in _read(data, 'oasst/en_100_tree.jsonl'):
+        ranked = [r for r in tree['prompt']['replies'] if r.get('rank') is not None]
+        ranked.sort(key=lambda reply: reply['rank'])
+        if len(ranked) > 1:
+            pairs.append(Pair(tree['prompt']['text'], ranked[0]['text'], ranked[-1]['text']))
     return pairs
 
 
 def _ultrafeedback(data: str) -> list[Pair]:
-    path = os.path.join(data, 'ultrafeedback_sample', 'train_clean.jsonl.gz')
-    with gzip.open(path, 'rt') as file:
-        rows = list(map(json.loads, file))
+    rows = _read(data, 'ultrafeedback_sample/train_clean.jsonl.gz')
     return [Pair(row['prompt'], row['chosen'], row['rejected']) for row in rows]
 
 
@@ -193,13 +191,11 @@ def _crossed(data: str) -> list[Pair]:
 
 def _llmbar(data: str) -> dict[str, list[Pair]]:
     sets = {'natural': [], 'adversarial': []}
-    for path in sorted(os.listdir(os.path.join(data, 'llmbar'))):
-        if not path.endswith('.json'):
-            continue
-        with open(os.path.join(data, 'llmbar', path)) as file:
-            for row in json.load(file):
+    for name in sorted(os.listdir(os.path.join(data, 'llmbar'))):
+        if name.endswith('.json'):
+            kind = 'natural' if name == 'natural.json' else 'adversarial'
+            for row in _read(data, f'llmbar/{name}'):
                 outputs = row['output_1'], row['output_2']
                 best, worst = outputs if row['label'] == 1 else outputs[::-1]
-                name = 'natural' if path == 'natural.json' else 'adversarial'
-                sets[name].append(Pair(row['input'], best, worst))
+                sets[kind].append(Pair(row['input'], best, worst))
     return sets

@@ -7,10 +7,11 @@ alpaca/alpaca_random_9k.json.gz (Alpaca's rows: instruction, input, output). The
 answers to each training prompt, which asks for one or two constraints that a program checks
 (selfrew.tasks.constraints). The arms learn from the answers that keep most and fewest. Held-out
 prompts ask for constraints of the kinds that were trained on, and of kinds that were not.
-A run that is in the folder is read, not repeated. Writes results.json.
+A run that is in the folder is read, not repeated. Writes results.json and tests.json.
 """
 
 import dataclasses
+import json
 import os
 
 import numpy as np
@@ -20,8 +21,6 @@ import selfrew
 from configs import base
 from experiments import study
 from experiments.real import figures, settings, sources
-from selfrew.engine.run_files import write_atomic
-from selfrew.running.stage import json_bytes
 from selfrew.tasks import constraints
 
 NOT_TRAINED = 'numbered', 'starts_with', 'without_word'  # kinds
@@ -30,6 +29,7 @@ SAMPLES = 8
 PROMPTS = 128
 OTHERS = 256  # held-out prompts with constraints of other kinds
 LONGEST = 96  # tokens of an answer
+EVALUATIONS = 'trained', 'others'  # with constraints of kinds that were trained on, and of others
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +66,7 @@ def config_of(name: str, seed: int, rate: float) -> dict:
     def heldout(kinds: tuple, n: int | None) -> dict:
         greedy = {'name': 'sample', 'n': 1, 'temperature': 0.0, 'max_tokens': LONGEST}
         scorer = {'name': 'constraints'}
-        prompts = asked('dev' if settings.TUNE.value else 'test', kinds, n=n)
+        prompts = asked(settings.heldout(), kinds, n=n)
         return {'name': 'mean_score', 'prompts': prompts, 'sampler': greedy, 'scorer': scorer}
 
     return base.get(
@@ -103,34 +103,25 @@ def main(_):
 
     def extra_figures(workdir: str, number: int) -> dict:
         more = {}
-        for name in ('trained', 'others'):
+        for name in EVALUATIONS:
             judged = figures.judgements(workdir, number, name)
             kept_all = [score == 1.0 for score in figures.scores(judged).values()]
             made = figures.fluency(untouched, judged) | {'all_kept': float(np.mean(kept_all))}
             more |= {f'{name}_{key}': value for key, value in made.items()}
         return more
 
-    seeds = [study.TUNING_SEED] if settings.TUNE.value else list(map(int, settings.SEEDS.value))
+    seeds = settings.seeds()
+    trials = [
+        (label, name, rate)
+        for name in settings.ARMS.value or ARMS
+        for label, rate in settings.trials(name, ARMS[name].rates).items()
+    ]
     runs = {
-        (f'{name}@{rate:g}' if settings.TUNE.value else name, seed): config_of(name, seed, rate)
-        for seed in seeds
-        for name in (settings.ARMS.value or ARMS)
-        for rate in (ARMS[name].rates if settings.TUNE.value else ARMS[name].rates[:1])
+        (label, seed): config_of(name, seed, rate) for seed in seeds for label, name, rate in trials
     }
-    first = {seed: next(arm for arm, other in runs if other == seed) for seed in seeds}
-    takes_from = {(arm, seed): first[seed] for arm, seed in runs}
-    results = study.run(folder, runs, extra_figures, takes_from)
-    tests = {
-        arm: {
-            name: figures.against_the_start(folder, arm, seeds, name, 1)
-            for name in ('trained', 'others')
-        }
-        for arm in dict.fromkeys(arm for arm, _ in runs)
-    }
-    write_atomic(os.path.join(folder, 'tests.json'), json_bytes(tests))
-    for arm, by_name in tests.items():
-        for name, test in by_name.items():
-            print(f'{arm} {name}: {test}')
+    arms = [label for label, _, _ in trials]
+    results = study.run(folder, runs, extra_figures, sources=dict.fromkeys(runs, arms[0]))
+    print(json.dumps(figures.write_tests(folder, arms, seeds, EVALUATIONS, 1), indent=1))
     print(study.table(results, 'trained'))
 
 

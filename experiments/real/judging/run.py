@@ -23,18 +23,18 @@ ARMS = {
     'crossed': ('crossed',),
     'all': ('oasst', 'ultrafeedback', 'crossed'),
 }
-TESTED = {
-    'natural': 'llmbar_natural',
-    'adversarial': 'llmbar_adversarial',
-    'oasst': 'oasst_test',
-    'ultrafeedback': 'ultrafeedback_test',
-    'crossed': 'crossed_test',
-}
 TEMPLATE = os.path.join(os.path.dirname(__file__), 'verdict.jinja')
 PAIRS = 150  # trained on, of each kind, at most
 ASKED = 150  # pairs judged, of each kind, at most
 RATE = 1e-5
 CONTEXT = 1024  # tokens
+
+
+def tested() -> dict[str, str]:
+    """Evaluation -> the file of its pairs; LLMBar's are not looked at to choose settings."""
+    heldout = {name: f'{name}_{settings.heldout()}' for name in ARMS['all']}
+    llmbar = {name: f'llmbar_{name}' for name in ('natural', 'adversarial')}
+    return heldout if settings.TUNE.value else llmbar | heldout
 
 
 def write_verdicts(folder: str) -> None:
@@ -81,7 +81,7 @@ def config_of(arm: str, seed: int) -> dict:
                 'sampler': {'name': 'given'},
                 'scorer': judge,
             }
-            for name, file in TESTED.items()
+            for name, file in tested().items()
         },
     ).to_dict()
 
@@ -91,12 +91,12 @@ def main(_):
     sources.write_pairs(os.path.join(folder, 'pairs'), settings.DATA.value)
     write_verdicts(os.path.join(folder, 'pairs'))
     runs = {
-        (arm, int(seed)): config_of(arm, int(seed))
-        for seed in settings.SEEDS.value
+        (arm, seed): config_of(arm, seed)
+        for seed in settings.seeds()
         for arm in settings.ARMS.value or ARMS
     }
     results = study.run(folder, runs)
-    for name in TESTED:
+    for name in tested():
         print(f'\npairs ordered rightly: {name}\n\n{study.table(results, name)}')
 
 

@@ -17,8 +17,6 @@ import selfrew
 from configs import base
 from experiments import study
 from experiments.real import figures, settings, sources
-from selfrew.engine.run_files import write_atomic
-from selfrew.running.stage import json_bytes
 
 RATE = flags.DEFINE_float('rate', 2e-4, 'Learning rate.')
 
@@ -37,7 +35,7 @@ def config_of(target: int, seed: int) -> dict:
 
     scorer = {'name': 'length', 'target': target}
     greedy = {'name': 'sample', 'n': 1, 'temperature': 0.0, 'max_tokens': LONGEST}
-    heldout = {'name': 'mean_score', 'prompts': asked('test', ASKED), 'sampler': greedy}
+    heldout = {'name': 'mean_score', 'prompts': asked(settings.heldout(), ASKED), 'sampler': greedy}
     return base.get(
         seed=seed,
         rounds=1,
@@ -57,8 +55,8 @@ def config_of(target: int, seed: int) -> dict:
 
 
 def main(_):
-    targets = settings.ARMS.value or TARGETS
-    folder, seeds = settings.FOLDER.value, list(map(int, settings.SEEDS.value))
+    folder, seeds = settings.FOLDER.value, settings.seeds()
+    targets = list(settings.ARMS.value or TARGETS)
     sources.write_instructions(os.path.join(folder, 'prompts'), settings.DATA.value)
     untouched = selfrew.load(settings.MODEL.value, mesh={})
 
@@ -66,16 +64,9 @@ def main(_):
         made = figures.fluency(untouched, figures.judgements(workdir, number, 'lengths'))
         return {f'lengths_{name}': value for name, value in made.items()}
 
-    runs = {
-        (f'{target}', seed): config_of(int(target), seed) for seed in seeds for target in targets
-    }
-    takes_from = dict.fromkeys(runs, targets[0])
-    results = study.run(folder, runs, extra_figures, takes_from)
-    tests = {
-        target: figures.against_the_start(folder, target, seeds, 'lengths', 1) for target in targets
-    }
-    write_atomic(os.path.join(folder, 'tests.json'), json_bytes(tests))
-    print(json.dumps(tests, indent=1))
+    runs = {(target, seed): config_of(int(target), seed) for seed in seeds for target in targets}
+    results = study.run(folder, runs, extra_figures, sources=dict.fromkeys(runs, targets[0]))
+    print(json.dumps(figures.write_tests(folder, targets, seeds, ('lengths',), 1), indent=1))
     print(study.table(results, 'lengths'), study.table(results, 'lengths_cut'), sep='\n\n')
     panels = {'lengths': ('tokens', None), 'lengths_cut': (f'cut at {LONGEST}', (0, 1))}
     study.plot(results, os.path.join(folder, 'curve.png'), panels)

@@ -18,8 +18,7 @@ from configs import base
 from experiments import study
 from experiments.real import figures, settings, sources
 from selfrew import export
-from selfrew.engine.run_files import write_atomic
-from selfrew.running.stage import json_bytes
+from selfrew.engine.run_files import PUT_BACK, read_json
 
 ROUNDS = flags.DEFINE_integer('rounds', 2, 'Rounds after the SFT.')
 SAMPLES = flags.DEFINE_integer('samples', 8, 'Answers to each problem.')
@@ -33,7 +32,8 @@ SAMPLED, GOLD, DEMONSTRATED = 'sampled', 'gold', 'demonstrated'
 # What an arm learns from, with which loss, and the rates tried with --tune, the chosen one first.
 # sampled: pairs of a right and a wrong answer of its own; of these SFT learns the right ones.
 # gold: the same, with the demonstration among the right ones, also where no answer is right.
-# demonstrated: the demonstrations of the SFT once more, as many updates as irpo makes.
+# demonstrated: the demonstrations of the SFT once more, in each round as many updates as the first
+# arm that samples makes in its first.
 ARMS = {
     'irpo': (SAMPLED, IRPO, (5e-6, 2e-6, 1e-5)),
     'dpo': (SAMPLED, DPO, (2e-6, 5e-6, 1e-6)),
@@ -50,9 +50,9 @@ def _records(name: str, **fields) -> dict:
 
 
 def _config(seed: int, rounds: int, model: str, turn: dict) -> dict:
-    """A config with this turn and the evaluations: greedy answers, and eight samples of each."""
+    """A config with this turn, which evaluates greedy answers before it and after the last."""
     sampler = {'name': 'sample', 'n': 1, 'temperature': 0.0, 'max_tokens': LONGEST}
-    heldout = _records('dev' if settings.TUNE.value else 'test')
+    heldout = _records(settings.heldout())
     accuracy = {
         'name': 'accuracy',
         'prompts': heldout,
@@ -111,35 +111,38 @@ def trained_start(folder: str, seed: int) -> str:
 
 def updates_of(workdir: str) -> int:
     """The updates of the first round of a run."""
-    with open(os.path.join(workdir, 'metrics.jsonl')) as file:
-        return sum('loss' in row and row['turn'] == '01' for row in map(json.loads, file))
+    return read_json(os.path.join(workdir, 'rounds', '01', 'turn.json'), PUT_BACK)['steps']
 
 
 def main(_):
-    folder = settings.FOLDER.value
+    folder, seeds = settings.FOLDER.value, settings.seeds()
     sources.write_problems(os.path.join(folder, 'problems'), settings.DATA.value)
-    seeds = [study.TUNING_SEED] if settings.TUNE.value else list(map(int, settings.SEEDS.value))
-    runs, takes_from, sampled = {}, {}, {}
-    for seed in seeds:
-        start = trained_start(folder, seed)
-        for name in settings.ARMS.value or ARMS:
-            source, _, rates = ARMS[name]
-            for rate in rates if settings.TUNE.value else rates[:1]:
-                label = f'{name}@{rate:g}' if settings.TUNE.value else name
-                updates = None
-                if source == DEMONSTRATED:
-                    updates = updates_of(os.path.join(folder, f'{sampled[seed]}-{seed}'))
-                else:
-                    takes_from[label, seed] = sampled.setdefault(seed, label)
-                runs[label, seed] = arm_config(name, seed, rate, start, updates)
-                results = study.run(folder, runs, sources=takes_from)
-    tests = {
-        arm: figures.against_the_start(folder, arm, seeds, 'accuracy', ROUNDS.value)
-        for arm in dict.fromkeys(arm for arm, _ in runs)
-    }
-    write_atomic(os.path.join(folder, 'tests.json'), json_bytes(tests))
-    for arm, test in tests.items():
-        print(f'{arm}: {test}')
+    trials = [
+        (label, name, rate)
+        for name in settings.ARMS.value or ARMS
+        for label, rate in settings.trials(name, ARMS[name][2]).items()
+    ]
+    sampling = [trial for trial in trials if ARMS[trial[1]][0] != DEMONSTRATED]
+    if not sampling:
+        raise app.UsageError('--arms: want one that samples, which says how many updates there are')
+    first = sampling[0][0]
+    starts = {seed: trained_start(folder, seed) for seed in seeds}
+
+    def configs(some, updates: dict) -> dict:
+        return {
+            (label, seed): arm_config(name, seed, rate, starts[seed], updates.get(seed))
+            for seed in seeds
+            for label, name, rate in some
+        }
+
+    runs = configs(sampling, {})
+    takes_from = dict.fromkeys(runs, first)
+    study.run(folder, runs, sources=takes_from)
+    updates = {seed: updates_of(os.path.join(folder, f'{first}-{seed}')) for seed in seeds}
+    results = study.run(folder, configs(trials, updates), sources=takes_from)
+    arms = [label for label, _, _ in trials]
+    tests = figures.write_tests(folder, arms, seeds, ('accuracy',), ROUNDS.value)
+    print(json.dumps(tests, indent=1))
     print(study.table(results))
 
 
