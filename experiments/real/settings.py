@@ -1,17 +1,26 @@
 """The flags that all studies of a real model have."""
 
-from absl import flags
+from collections.abc import Callable
+
+from absl import app, flags
 
 from experiments import study
 
-FOLDER = flags.DEFINE_string('folder', None, 'Where the runs go.', required=True)
-MODEL = flags.DEFINE_string('model', None, 'A folder, hub name or GGUF file.', required=True)
-DATA = flags.DEFINE_string('data', None, 'The folder with the data sets.', required=True)
+FOLDER = flags.DEFINE_string('folder', None, 'Where the runs go.')
+MODEL = flags.DEFINE_string('model', None, 'A folder, hub name or GGUF file.')
+DATA = flags.DEFINE_string('data', None, 'The folder with the data sets.')
 SEEDS = flags.DEFINE_list('seeds', ['0', '1', '2'], 'One run of each arm each.')
 DTYPE = flags.DEFINE_string('dtype', 'float32', 'Of the compute.')
 ARMS = flags.DEFINE_list('arms', None, 'Which to run; by default all.')
 PROMPTS = flags.DEFINE_integer('prompts', None, 'Training prompts of a run, if not as measured.')
 TUNE = flags.DEFINE_bool('tune', False, 'Instead, try all settings, asked on other prompts.')
+
+
+def run_study(main: Callable) -> None:
+    """Runs a study as a program."""
+    # Here and not where they are defined, so that others can import a study without setting them.
+    flags.mark_flags_as_required([FOLDER, MODEL, DATA])
+    app.run(main)
 
 
 def model(**fields) -> dict:

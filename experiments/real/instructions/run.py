@@ -15,7 +15,6 @@ import json
 import os
 
 import numpy as np
-from absl import app
 
 import selfrew
 from configs import base
@@ -126,4 +125,4 @@ def main(_):
 
 
 if __name__ == '__main__':
-    app.run(main)
+    settings.run_study(main)

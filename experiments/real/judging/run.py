@@ -10,8 +10,6 @@ kinds by the expected score. A run that is in the folder is read, not repeated. 
 
 import os
 
-from absl import app
-
 from configs import base
 from experiments import study
 from experiments.real import settings, sources
@@ -101,4 +99,4 @@ def main(_):
 
 
 if __name__ == '__main__':
-    app.run(main)
+    settings.run_study(main)

@@ -11,7 +11,7 @@ folder is read, not repeated. Writes results.json, tests.json and curve.png.
 import json
 import os
 
-from absl import app, flags
+from absl import flags
 
 import selfrew
 from configs import base
@@ -73,4 +73,4 @@ def main(_):
 
 
 if __name__ == '__main__':
-    app.run(main)
+    settings.run_study(main)

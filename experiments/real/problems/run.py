@@ -147,4 +147,4 @@ def main(_):
 
 
 if __name__ == '__main__':
-    app.run(main)
+    settings.run_study(main)
