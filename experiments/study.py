@@ -35,8 +35,9 @@ def run(
 ) -> list[dict]:
     """Runs what is not in the folder yet; returns a row for each run and round.
 
-    configs: (arm, seed) -> config. extra_figures(workdir, round): further figures of a row. The
-    rows are also written to results.json. A run that was killed continues where it stopped.
+    configs: (arm, seed) -> config. extra_figures(workdir, round): further figures of a row. A run's
+    rows are kept in its folder, as figures.json, and after each run all are written to
+    results.json. A run that was killed continues where it stopped.
     sources: (arm, seed) -> the arm of the same seed whose samples, and evaluations before training,
     are taken where its own would be the same.
     """
@@ -47,14 +48,28 @@ def run(
         other = sources.get((arm, seed), arm)
         source = None if other == arm else os.path.join(folder, f'{other}-{seed}')
         print(binding.bind_arguments(loop.run, config, 'config')(workdir, source), flush=True)
-        with open(os.path.join(workdir, 'summary.json')) as file:
-            rounds = json.load(file)['rounds']
-        for row in rounds:
-            number = row['round']
-            figures = row | reward_means(workdir, number) | extra_figures(workdir, number)
-            results.append({'method': arm, 'seed': seed} | figures)
-    write_atomic(os.path.join(folder, 'results.json'), json_bytes(results))
+        for row in _rows(workdir, extra_figures):
+            results.append({'method': arm, 'seed': seed} | row)
+        write_atomic(os.path.join(folder, 'results.json'), json_bytes(results))
     return results
+
+
+def _rows(workdir: str, extra_figures: Callable[[str, int], dict]) -> list[dict]:
+    """The figures of a finished run, by round. They are made once."""
+    with open(os.path.join(workdir, 'summary.json')) as file:
+        rounds = json.load(file)['rounds']
+    path = os.path.join(workdir, 'figures.json')
+    if os.path.exists(path):
+        with open(path) as file:
+            rows = json.load(file)
+        if len(rows) == len(rounds):
+            return rows
+    rows = [
+        row | reward_means(workdir, row['round']) | extra_figures(workdir, row['round'])
+        for row in rounds
+    ]
+    write_atomic(path, json_bytes(rows))
+    return rows
 
 
 def tune(

@@ -9,9 +9,10 @@ from selfrew.engine.run_files import write_atomic
 from selfrew.running.stage import Folder, json_bytes
 from selfrew.shelves.evals.intervals import student
 from selfrew.tasks.exploration import distinct_ngrams
-from selfrew.types import Judgement
+from selfrew.types import Judgement, Prompt
 
 RESAMPLES = 100_000
+READ = 64  # responses, by the untouched model
 PAIRS = 5_000  # of words, that are counted: fewer than responses of any run have
 
 
@@ -73,19 +74,32 @@ def paired(after: dict[str, float], before: dict[str, float]) -> dict:
 
 
 def fluency(base, judged: list[Judgement]) -> dict:
-    """What training may cost: perplexity under the base, and how much responses repeat themselves.
+    """What training may cost: whether responses are still fluent, and about what was asked.
 
-    base: (lm, params) of the untouched model. 'perplexity' is exp of the mean negative
-    log-probability of a token, 'distinct_2' the share of different ones among the first PAIRS pairs
-    of neighbouring words; 'tokens' and 'cut' are the mean length and the share that max_tokens cut.
+    base: (lm, params) of the untouched model. Under it, of the first READ responses: 'perplexity'
+    is exp of the mean negative log-probability of a token, 'relevance' the share of responses that
+    are more probable after their own instruction than after that of the next one (instructions
+    without their constraints, see `_instruction`). Of all responses: 'distinct_2' is the share of
+    different ones among the first PAIRS pairs of neighbouring words; 'tokens' and 'cut' are the
+    mean length and the share that max_tokens cut.
     """
     lm, params = base
     pairs = [(j.rollout.prompt, r) for j in judged for r in j.rollout.responses if r.tokens]
-    logp = lm.logp(params, [prompt for prompt, _ in pairs], [response for _, response in pairs])
-    lengths = [len(response.tokens) for _, response in pairs]
+    prompts, read = zip(*pairs[:READ])
+    instructions = list(map(_instruction, prompts))
+    others = instructions[1:] + instructions[:1]
+    logp = lm.logp(params, prompts, read).total
+    own, other = (lm.logp(params, asked, read).total for asked in (instructions, others))
+    responses = [response for _, response in pairs]
     return {
-        'perplexity': float(np.exp(-logp.total.sum() / sum(lengths))),
-        'distinct_2': distinct_ngrams([response for _, response in pairs], 2, most=PAIRS),
-        'tokens': float(np.mean(lengths)),
-        'cut': float(np.mean([response.finish == 'length' for _, response in pairs])),
+        'perplexity': float(np.exp(-logp.sum() / sum(len(r.tokens) for r in read))),
+        'relevance': float(np.mean(own > other)),
+        'distinct_2': distinct_ngrams(responses, 2, most=PAIRS),
+        'tokens': float(np.mean([len(r.tokens) for r in responses])),
+        'cut': float(np.mean([r.finish == 'length' for r in responses])),
     }
+
+
+def _instruction(prompt: Prompt) -> str:
+    """The first paragraph: what `constraints.constrained` adds to a prompt comes after it."""
+    return prompt.text.split('\n\n')[0]

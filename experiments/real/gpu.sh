@@ -3,10 +3,10 @@
 #
 #   experiments/real/gpu.sh MODEL DATA OUT
 #
-# MODEL: a folder of SmolLM2-135M-Instruct, whose model.safetensors may lie in parts
-# (model.safetensors.part-00, -01, …) that `split --bytes=60M` made. DATA: as in experiments.real.
-# OUT: where runs and results go; a run that is there is read, not repeated, and the arms that matter
-# most are run first, so that whatever the time allows is whole.
+# MODEL: a folder or GGUF file of SmolLM2-135M-Instruct; or the name of a file of which there are
+# parts alone (MODEL.part-00, -01, …), as `split -d --bytes=60M` makes them. DATA: as in
+# experiments.real. OUT: where runs, logs and results go; a run that is there is read, not repeated.
+# The seeds of both studies run side by side and share the GPU.
 set -euo pipefail
 
 if [ $# -ne 3 ]; then
@@ -14,38 +14,52 @@ if [ $# -ne 3 ]; then
   exit 2
 fi
 model=$1 data=$2 out=$3
+seeds=(0 1 2)
 
-python - "$data" <<'PYTHON'
+mkdir -p "$out"
+if [ ! -e "$model" ] && [ -e "$model.part-00" ]; then
+  cat "$model".part-* > "$out/$(basename "$model")"
+  model=$out/$(basename "$model")
+fi
+
+python3 - "$model" "$data" <<'PYTHON'
 import importlib.util
 import os
 import sys
 
 import jax
 
-wanted = 'flax optax orbax.checkpoint transformers ml_collections math_verify tensorboardX matplotlib'
-missing = [name for name in wanted.split() if importlib.util.find_spec(name.split('.')[0]) is None]
-if missing:
+model, data = sys.argv[1:]
+wanted = 'flax optax orbax transformers ml_collections math_verify tensorboardX matplotlib scipy'
+wanted = [*wanted.split(), *(['gguf'] if model.endswith('.gguf') else [])]
+if missing := [name for name in wanted if importlib.util.find_spec(name) is None]:
     sys.exit(f'not installed: {", ".join(missing)}')
 if jax.default_backend() != 'gpu':
     sys.exit(f'jax {jax.__version__} sees no GPU, only {jax.devices()}')
-for name in ('alpaca/alpaca_random_9k.json.gz', 'asdiv/ASDiv.xml', 'svamp/svamp_dev_700.jsonl'):
-    if not os.path.exists(os.path.join(sys.argv[1], name)):
-        sys.exit(f'{sys.argv[1]} has no {name}')
+sources = ('alpaca/alpaca_random_9k.json.gz', 'asdiv/ASDiv.xml', 'svamp/svamp_dev_700.jsonl')
+if missing := [p for p in (model, *(os.path.join(data, s) for s in sources)) if not os.path.exists(p)]:
+    sys.exit(f'not there: {", ".join(missing)}')
 print(f'jax {jax.__version__} on {jax.devices()[0].device_kind}')
 PYTHON
 
-mkdir -p "$out"
-if [ ! -e "$model/model.safetensors" ]; then
-  mkdir -p "$out/model"
-  find "$model" -maxdepth 1 -type f ! -name '*.part-*' -exec cp {} "$out/model" \;
-  cat "$model"/model.safetensors.part-* > "$out/model/model.safetensors"
-  model=$out/model
-fi
+study() { # NAME SEEDS: a study with these seeds
+  local sizes=(--prompts=1024 --arms=dpo,irpo,sft)
+  [ "$1" = problems ] && sizes=(--samples=16 --rounds=3 --arms=irpo,sft)
+  python3 -m "experiments.real.$1.run" --folder="$out/$1" --model="$model" --data="$data" \
+    --dtype=bfloat16 --seeds="$2" "${sizes[@]}"
+}
 
-common=(--model="$model" --data="$data" --dtype=bfloat16)
-for seed in 0 1 2; do
-  python -m experiments.real.instructions.run --folder="$out/instructions" "${common[@]}" \
-    --prompts=1024 --seeds="$(seq -s, 0 "$seed")" --arms=dpo,irpo,sft
-  python -m experiments.real.problems.run --folder="$out/problems" "${common[@]}" \
-    --samples=16 --rounds=3 --seeds="$(seq -s, 0 "$seed")" --arms=irpo,own_sft,sft
+export XLA_PYTHON_CLIENT_MEM_FRACTION=0.15 # of the GPU's memory, for each of six processes
+processes=()
+for name in instructions problems; do
+  for seed in "${seeds[@]}"; do
+    study "$name" "$seed" > "$out/$name-$seed.log" 2>&1 &
+    processes+=($!)
+  done
+done
+for process in "${processes[@]}"; do
+  wait "$process" || echo "a run failed, see the logs in $out" >&2
+done
+for name in instructions problems; do # reads the runs, and writes results.json and tests.json
+  study "$name" "$(IFS=,; echo "${seeds[*]}")" 2> "$out/$name.log" | tee "$out/$name.txt"
 done

@@ -1,9 +1,11 @@
 """The flags that all studies of a real model have."""
 
+import functools
 from collections.abc import Callable
 
 from absl import app, flags
 
+import selfrew
 from experiments import study
 
 FOLDER = flags.DEFINE_string('folder', None, 'Where the runs go.')
@@ -26,6 +28,12 @@ def run_study(main: Callable) -> None:
 def model(**fields) -> dict:
     """The model of a config."""
     return {'folder': MODEL.value, 'max_length': 512, 'dtype': DTYPE.value, **fields}
+
+
+@functools.cache
+def untouched() -> tuple:
+    """(lm, params) of the model before training."""
+    return selfrew.load(MODEL.value, mesh={})
 
 
 def seeds() -> list[int]:

@@ -1,6 +1,7 @@
 """Prompts for a real model from public sets, with near-copies on one side."""
 
 import gzip
+import itertools
 import json
 import operator
 import os
@@ -130,7 +131,7 @@ def write_problems(folder: str, data: str) -> None:
 
 # --- pairs of a better and a worse response -------------------------------------------------------
 
-LONGEST = 1200  # characters of a prompt and its longer response, so that two cores can read them
+LONGEST = 600  # characters of a prompt and its longer response, so that two cores can read them
 
 
 class Pair(NamedTuple):
@@ -142,7 +143,7 @@ class Pair(NamedTuple):
 def write_pairs(folder: str, data: str) -> None:
     """Writes pairs, rows of prompt, chosen and rejected, of five kinds.
 
-    oasst: the best and the worst reply by people's ranks. ultrafeedback: as the set has them.
+    oasst: replies to a first message, as people ranked them. ultrafeedback: as the set has them.
     crossed: a response of Alpaca's, and one to another instruction. llmbar_natural and
     llmbar_adversarial, which are tested alone: one response does what is asked, the other does not.
     The first three have files of each of SIDES, such as oasst_train.jsonl.
@@ -173,8 +174,8 @@ def _oasst(data: str) -> list[Pair]:
     for tree in _read(data, 'oasst/en_100_tree.jsonl'):
         ranked = [r for r in tree['prompt']['replies'] if r.get('rank') is not None]
         ranked.sort(key=lambda reply: reply['rank'])
-        if len(ranked) > 1:
-            pairs.append(Pair(tree['prompt']['text'], ranked[0]['text'], ranked[-1]['text']))
+        for better, worse in itertools.combinations(ranked, 2):
+            pairs.append(Pair(tree['prompt']['text'], better['text'], worse['text']))
     return pairs
 
 

@@ -1,6 +1,8 @@
 """The studies of a real model: which prompts are tested, what is measured, and that arms bind."""
 
 import json
+import pathlib
+import subprocess
 
 import data_sets
 import jax
@@ -94,20 +96,30 @@ def test_a_prompt_of_several_runs_counts_once():
     assert figures.mean_by_prompt(runs) == {'a': 0.5, 'b': 0.0}
 
 
-def test_fluency_is_the_perplexity_under_the_base_and_the_share_of_new_pairs_of_words():
+def test_fluency_is_what_the_base_says_of_responses_and_the_share_of_new_pairs_of_words():
     lm, params = selfrew.load('tiny', mesh={})
     texts = ['the sum is 5', 'the sum is 5', 'a sum']
-    prompts = [user_prompt(f'p{i}', 'What?') for i in range(3)]
+    asked_for = ['What is 2 + 3?', 'Who?', 'What is a sum?']
+    prompts = [user_prompt(f'p{i}', f'{a}\n\nUse words.') for i, a in enumerate(asked_for)]
     responses = [Response(text, (*lm.text.encode(text), lm.text.eos)) for text in texts]
     judged = [Judgement(Rollout(p, (r,)), (1.0,)) for p, r in zip(prompts, responses)]
     made = figures.fluency((lm, params), judged)
-    logps = []
-    for prompt, response in zip(prompts, responses):
+
+    def logp(prompt, response):
         asked = lm.text.prompt_tokens(prompt)
         logits = np.asarray(lm.logits(params, [[*asked, *response.tokens]]))[0]
         places = np.arange(len(asked) - 1, len(logits) - 1)
         all_logps = np.asarray(jax.nn.log_softmax(logits))
-        logps.append(all_logps[places, list(response.tokens)].sum())
+        return all_logps[places, list(response.tokens)].sum()
+
+    logps = list(map(logp, prompts, responses))
+    own = [user_prompt('p', text) for text in asked_for]
+    is_relevant = [
+        logp(own[i], response) > logp(own[(i + 1) % 3], response)
+        for i, response in enumerate(responses)
+    ]
+    assert 0 < sum(is_relevant) < 3
+    assert made['relevance'] == pytest.approx(np.mean(is_relevant))
     count = sum(len(response.tokens) for response in responses)
     assert made['perplexity'] == pytest.approx(np.exp(-sum(logps) / count), rel=1e-4)
     # the sum, sum is, is 5, the same again, a sum
@@ -147,3 +159,15 @@ def test_every_arm_is_a_config_that_binds(chosen, monkeypatch):
     judging.write_verdicts(str(chosen / 'pairs'))
     for config in made:
         bind_config(config)
+
+
+def test_the_script_for_a_gpu_joins_a_file_and_says_what_is_missing(tmp_path):
+    for i, part in enumerate((b'GG', b'UF')):
+        (tmp_path / f'm.gguf.part-{i:02d}').write_bytes(part)
+    script = pathlib.Path(sources.__file__).with_name('gpu.sh')
+    words = tmp_path / 'm.gguf', tmp_path, tmp_path / 'out'
+    done = subprocess.run(['bash', script, *words], capture_output=True, text=True)
+    assert done.returncode == 1 and 'sees no GPU' in done.stderr
+    assert (tmp_path / 'out' / 'm.gguf').read_bytes() == b'GGUF'
+    done = subprocess.run(['bash', script], capture_output=True, text=True)
+    assert done.returncode == 2 and 'MODEL DATA OUT' in done.stderr

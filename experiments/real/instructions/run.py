@@ -16,7 +16,6 @@ import os
 
 import numpy as np
 
-import selfrew
 from configs import base
 from experiments import study
 from experiments.real import figures, settings, sources
@@ -43,9 +42,9 @@ class Arm:
 SFT = {'name': 'sft', 'mean': 'token'}
 DPO = {'name': 'dpo', 'beta': 0.1}
 IRPO = {'name': 'dpo', 'beta': 0.1, 'nll': 1.0}
-FULL_RATES, LORA_RATES = (2e-5, 1e-5, 3e-6), (5e-4, 2e-4)
+FULL_RATES, LORA_RATES = (2e-5, 1e-5, 5e-6), (5e-4, 2e-4)
 ARMS = {
-    'sft': Arm(SFT, 0, (2e-5, 5e-5)),
+    'sft': Arm(SFT, 0, (2e-5, 5e-5, 1e-5)),
     'dpo': Arm(DPO, 0, FULL_RATES),
     'irpo': Arm(IRPO, 0, FULL_RATES),
     'dpo_lora': Arm(DPO, 16, LORA_RATES),
@@ -98,14 +97,15 @@ def config_of(name: str, seed: int, rate: float) -> dict:
 def main(_):
     folder = settings.FOLDER.value
     sources.write_instructions(os.path.join(folder, 'prompts'), settings.DATA.value)
-    untouched = selfrew.load(settings.MODEL.value, mesh={})
 
     def extra_figures(workdir: str, number: int) -> dict:
         more = {}
         for name in EVALUATIONS:
             judged = figures.judgements(workdir, number, name)
             kept_all = [score == 1.0 for score in figures.scores(judged).values()]
-            made = figures.fluency(untouched, judged) | {'all_kept': float(np.mean(kept_all))}
+            made = figures.fluency(settings.untouched(), judged) | {
+                'all_kept': float(np.mean(kept_all))
+            }
             more |= {f'{name}_{key}': value for key, value in made.items()}
         return more
 

@@ -15,15 +15,14 @@ from experiments import study
 from experiments.real import settings, sources
 from selfrew.tasks import templates
 
-ARMS = {
-    'oasst': ('oasst',),
-    'ultrafeedback': ('ultrafeedback',),
+ARMS = {  # -> the kinds of pairs that it learns from
+    'people': ('oasst', 'ultrafeedback'),
     'crossed': ('crossed',),
     'all': ('oasst', 'ultrafeedback', 'crossed'),
 }
 TEMPLATE = os.path.join(os.path.dirname(__file__), 'verdict.jinja')
-PAIRS = 150  # trained on, of each kind, at most
-ASKED = 150  # pairs judged, of each kind, at most
+PAIRS = 64  # trained on, of each kind, at most
+ASKED = 64  # pairs judged, of each kind, at most
 RATE = 1e-5
 CONTEXT = 1024  # tokens
 

@@ -13,15 +13,14 @@ import os
 
 from absl import flags
 
-import selfrew
 from configs import base
 from experiments import study
 from experiments.real import figures, settings, sources
 
-RATE = flags.DEFINE_float('rate', 2e-4, 'Learning rate.')
+RATE = flags.DEFINE_float('rate', 5e-4, 'Learning rate.')
 
-PROMPTS = 96
-TARGETS = '8', '24', '48', '96'  # wanted lengths, in tokens; the arms
+PROMPTS = 64
+TARGETS = '8', '32', '96'  # wanted lengths, in tokens; the arms
 LONGEST = 128  # tokens of an answer
 ASKED = 128  # held-out prompts
 
@@ -47,7 +46,7 @@ def config_of(target: int, seed: int) -> dict:
             'scorer': scorer,
             'pairs': {'name': 'extremes'},
             'loss': {'name': 'dpo', 'beta': 0.1},
-            'train': base.training(lr=RATE.value, batch=16, row_length=512, epochs=2, warmup=0.1),
+            'train': base.training(lr=RATE.value, batch=8, row_length=512, epochs=1, warmup=0.1),
             'max_unread': 1.0,
         },
         evals={'lengths': heldout | {'scorer': {'name': 'length'}}},
@@ -58,10 +57,9 @@ def main(_):
     folder, seeds = settings.FOLDER.value, settings.seeds()
     targets = list(settings.ARMS.value or TARGETS)
     sources.write_instructions(os.path.join(folder, 'prompts'), settings.DATA.value)
-    untouched = selfrew.load(settings.MODEL.value, mesh={})
 
     def extra_figures(workdir: str, number: int) -> dict:
-        made = figures.fluency(untouched, figures.judgements(workdir, number, 'lengths'))
+        made = figures.fluency(settings.untouched(), figures.judgements(workdir, number, 'lengths'))
         return {f'lengths_{name}': value for name, value in made.items()}
 
     runs = {(target, seed): config_of(int(target), seed) for seed in seeds for target in targets}

@@ -35,11 +35,11 @@ SAMPLED, GOLD, DEMONSTRATED = 'sampled', 'gold', 'demonstrated'
 # demonstrated: the demonstrations of the SFT once more, in each round as many updates as the first
 # arm that samples makes in its first.
 ARMS = {
-    'irpo': (SAMPLED, IRPO, (5e-6, 2e-6, 1e-5)),
+    'irpo': (SAMPLED, IRPO, (1e-5, 5e-6, 2e-5)),
     'dpo': (SAMPLED, DPO, (2e-6, 5e-6, 1e-6)),
     'own_sft': (SAMPLED, SFT, (1e-5, 5e-6, 3e-5)),
     'sft': (DEMONSTRATED, SFT, (1e-5, 5e-6, 3e-5)),
-    'irpo_gold': (GOLD, IRPO, (5e-6, 2e-6, 1e-5)),
+    'irpo_gold': (GOLD, IRPO, (5e-6, 1e-5, 2e-5)),
     'gold_sft': (GOLD, SFT, (1e-5, 5e-6, 3e-5)),
 }
 
