@@ -12,6 +12,7 @@ from selfrew.tasks.exploration import distinct_ngrams
 from selfrew.types import Judgement, Prompt
 
 RESAMPLES = 100_000
+BASELINE = 'sft'  # the arm that the others should beat
 READ = 64  # responses, by the untouched model
 PAIRS = 5_000  # of words, that are counted: fewer than responses of any run have
 
@@ -34,17 +35,22 @@ def mean_by_prompt(runs: list[dict[str, float]]) -> dict[str, float]:
 
 def write_tests(folder: str, arms: list[str], seeds: list[int], names: tuple, last: int) -> dict:
     """Writes tests.json, and returns it: arm -> evaluation -> `paired`, of round `last` against the
-    model before training, over all seeds.
+    model before training, over all seeds; and where an arm is called BASELINE, 'ARM against
+    BASELINE' for the others, both of round `last`.
     """
 
-    def after(number: int, arm: str, name: str) -> dict[str, float]:
+    def measured(number: int, arm: str, name: str) -> dict[str, float]:
         runs = [judgements(os.path.join(folder, f'{arm}-{seed}'), number, name) for seed in seeds]
         return mean_by_prompt(list(map(scores, runs)))
 
-    tests = {
-        arm: {name: paired(after(last, arm, name), after(0, arm, name)) for name in names}
-        for arm in arms
-    }
+    tests = {}
+    for arm in arms:
+        after = {name: measured(last, arm, name) for name in names}
+        tests[arm] = {name: paired(after[name], measured(0, arm, name)) for name in names}
+        if BASELINE in arms and arm != BASELINE:
+            tests[f'{arm} against {BASELINE}'] = {
+                name: paired(after[name], measured(last, BASELINE, name)) for name in names
+            }
     write_atomic(os.path.join(folder, 'tests.json'), json_bytes(tests))
     return tests
 

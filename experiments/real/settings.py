@@ -14,7 +14,9 @@ DATA = flags.DEFINE_string('data', None, 'The folder with the data sets.')
 SEEDS = flags.DEFINE_list('seeds', ['0', '1', '2'], 'One run of each arm each.')
 DTYPE = flags.DEFINE_string('dtype', 'float32', 'Of the compute.')
 ARMS = flags.DEFINE_list('arms', None, 'Which to run; by default all.')
-PROMPTS = flags.DEFINE_integer('prompts', None, 'Training prompts of a run, if not as measured.')
+PROMPTS = flags.DEFINE_integer(
+    'prompts', None, 'Training prompts of a run, if not as on two cores.'
+)
 TUNE = flags.DEFINE_bool('tune', False, 'Instead, try all settings, asked on other prompts.')
 
 

@@ -131,8 +131,6 @@ def write_problems(folder: str, data: str) -> None:
 
 # --- pairs of a better and a worse response -------------------------------------------------------
 
-LONGEST = 600  # characters of a prompt and its longer response, so that two cores can read them
-
 
 class Pair(NamedTuple):
     prompt: str
@@ -140,13 +138,15 @@ class Pair(NamedTuple):
     rejected: str
 
 
-def write_pairs(folder: str, data: str) -> None:
+def write_pairs(folder: str, data: str, longest: int) -> None:
     """Writes pairs, rows of prompt, chosen and rejected, of five kinds.
 
     oasst: replies to a first message, as people ranked them. ultrafeedback: as the set has them.
     crossed: a response of Alpaca's, and one to another instruction. llmbar_natural and
     llmbar_adversarial, which are tested alone: one response does what is asked, the other does not.
     The first three have files of each of SIDES, such as oasst_train.jsonl.
+
+    longest: the most characters of a prompt and the longer of its responses.
     """
     for name, pairs in {
         'oasst': _oasst(data),
@@ -154,18 +154,18 @@ def write_pairs(folder: str, data: str) -> None:
         'crossed': _crossed(data),
     }.items():
         for side in SIDES:
-            rows = [pair._asdict() for pair in _short(pairs) if side_of(pair.prompt) == side]
-            write_rows(folder, f'{name}_{side}', rows)
+            chosen = [pair for pair in _short(pairs, longest) if side_of(pair.prompt) == side]
+            write_rows(folder, f'{name}_{side}', [pair._asdict() for pair in chosen])
     for name, pairs in _llmbar(data).items():
-        write_rows(folder, f'llmbar_{name}', [pair._asdict() for pair in _short(pairs)])
+        write_rows(folder, f'llmbar_{name}', [pair._asdict() for pair in _short(pairs, longest)])
 
 
-def _short(pairs: list[Pair]) -> list[Pair]:
+def _short(pairs: list[Pair], longest: int) -> list[Pair]:
     return [
         pair
         for pair in pairs
         if pair.chosen.strip() != pair.rejected.strip()
-        and len(pair.prompt) + max(len(pair.chosen), len(pair.rejected)) <= LONGEST
+        and len(pair.prompt) + max(len(pair.chosen), len(pair.rejected)) <= longest
     ]
 
 

@@ -1,6 +1,7 @@
 """The studies of a real model: which prompts are tested, what is measured, and that arms bind."""
 
 import json
+import os
 import pathlib
 import subprocess
 
@@ -19,6 +20,7 @@ from experiments.real.judging import run as judging
 from experiments.real.length import run as length
 from experiments.real.problems import run as problems
 from selfrew.running.config import bind_config
+from selfrew.running.stage import Folder
 from selfrew.tasks import splitting
 from selfrew.types import Judgement, Response, Rollout, user_prompt
 
@@ -96,6 +98,31 @@ def test_a_prompt_of_several_runs_counts_once():
     assert figures.mean_by_prompt(runs) == {'a': 0.5, 'b': 0.0}
 
 
+def test_arms_are_tested_against_the_model_before_and_against_sft(tmp_path):
+    rng = np.random.default_rng(0)
+    made = {}
+    for arm in ('sft', 'dpo'):
+        for seed in (0, 1):
+            for number in (0, 1):
+                made[arm, seed, number] = rng.random(20)
+                stage = Folder(str(tmp_path / f'{arm}-{seed}'), f'{number:02d}')
+                os.makedirs(stage.path)
+                judged = _scored(made[arm, seed, number])
+                stage.make_once('eval_kept', Judgement, lambda judged=judged: judged)
+    tests = figures.write_tests(str(tmp_path), ['sft', 'dpo'], [0, 1], ('kept',), 1)
+    assert json.loads((tmp_path / 'tests.json').read_text()) == tests
+    assert sorted(tests) == ['dpo', 'dpo against sft', 'sft']
+
+    def mean(arm, number):
+        return np.mean([made[arm, seed, number].mean() for seed in (0, 1)])
+
+    for arm in ('sft', 'dpo'):
+        assert tests[arm]['kept']['gain'] == pytest.approx(mean(arm, 1) - mean(arm, 0))
+        assert tests[arm]['kept']['n'] == 20
+    against = tests['dpo against sft']['kept']
+    assert against['gain'] == pytest.approx(mean('dpo', 1) - mean('sft', 1))
+
+
 def test_fluency_is_what_the_base_says_of_responses_and_the_share_of_new_pairs_of_words():
     lm, params = selfrew.load('tiny', mesh={})
     texts = ['the sum is 5', 'the sum is 5', 'a sum']
@@ -129,7 +156,7 @@ def test_fluency_is_what_the_base_says_of_responses_and_the_share_of_new_pairs_o
 
 @have_data
 def test_pairs_to_judge_are_short_and_a_verdict_goes_with_each_response(tmp_path, chosen):
-    sources.write_pairs(str(tmp_path), str(data_sets.FOLDER))
+    sources.write_pairs(str(tmp_path), str(data_sets.FOLDER), 600)
     judging.write_verdicts(str(tmp_path))
     verdicts = _rows(tmp_path / 'verdicts_crossed.jsonl')
     assert [row['response'] for row in verdicts[:2]] == ['Score: 5', 'Score: 1']
@@ -155,7 +182,7 @@ def test_every_arm_is_a_config_that_binds(chosen, monkeypatch):
     ):
         for name in names:
             sources.write_rows(str(chosen / folder), name, [{'prompt': 'Who?', 'answer': '1'}])
-    sources.write_pairs(str(chosen / 'pairs'), str(data_sets.FOLDER))
+    sources.write_pairs(str(chosen / 'pairs'), str(data_sets.FOLDER), 600)
     judging.write_verdicts(str(chosen / 'pairs'))
     for config in made:
         bind_config(config)

@@ -10,10 +10,17 @@ kinds by the expected score. A run that is in the folder is read, not repeated. 
 
 import os
 
+from absl import flags
+
 from configs import base
 from experiments import study
 from experiments.real import settings, sources
 from selfrew.tasks import templates
+
+ASKED = flags.DEFINE_integer('asked', 64, 'Pairs judged, of each kind, at most.')
+LONGEST = flags.DEFINE_integer(
+    'longest', 600, 'Characters of a prompt and its longer response, at most.'
+)
 
 ARMS = {  # -> the kinds of pairs that it learns from
     'people': ('oasst', 'ultrafeedback'),
@@ -21,8 +28,7 @@ ARMS = {  # -> the kinds of pairs that it learns from
     'all': ('oasst', 'ultrafeedback', 'crossed'),
 }
 TEMPLATE = os.path.join(os.path.dirname(__file__), 'verdict.jinja')
-PAIRS = 64  # trained on, of each kind, at most
-ASKED = 64  # pairs judged, of each kind, at most
+PAIRS = 64  # trained on, of each kind, at most; or --prompts
 RATE = 1e-5
 CONTEXT = 1024  # tokens
 
@@ -38,7 +44,7 @@ def write_verdicts(folder: str) -> None:
     """Writes verdicts_oasst.jsonl and so on: judge prompts with the score that they should get."""
     for name in ARMS['all']:
         rows = []
-        for pair in sources.read_rows(folder, f'{name}_train')[:PAIRS]:
+        for pair in sources.read_rows(folder, f'{name}_train')[: settings.PROMPTS.value or PAIRS]:
             for response, score in ((pair['chosen'], 5), (pair['rejected'], 1)):
                 asked = templates.render(TEMPLATE, prompt=pair['prompt'], response=response)
                 rows.append({'prompt': asked, 'response': f'Score: {score}'})
@@ -74,7 +80,7 @@ def config_of(arm: str, seed: int) -> dict:
         evals={
             name: {
                 'name': 'judge',
-                'prompts': {'name': 'preferences', 'source': path(file), 'n': ASKED},
+                'prompts': {'name': 'preferences', 'source': path(file), 'n': ASKED.value},
                 'sampler': {'name': 'given'},
                 'scorer': judge,
             }
@@ -85,7 +91,7 @@ def config_of(arm: str, seed: int) -> dict:
 
 def main(_):
     folder = settings.FOLDER.value
-    sources.write_pairs(os.path.join(folder, 'pairs'), settings.DATA.value)
+    sources.write_pairs(os.path.join(folder, 'pairs'), settings.DATA.value, LONGEST.value)
     write_verdicts(os.path.join(folder, 'pairs'))
     runs = {
         (arm, seed): config_of(arm, seed)

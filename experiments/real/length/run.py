@@ -20,7 +20,7 @@ from experiments.real import figures, settings, sources
 RATE = flags.DEFINE_float('rate', 5e-4, 'Learning rate.')
 
 PROMPTS = 64
-TARGETS = '8', '32', '96'  # wanted lengths, in tokens; the arms
+TARGETS = '8', '24', '48', '96'  # wanted lengths, in tokens; the arms
 LONGEST = 128  # tokens of an answer
 ASKED = 128  # held-out prompts
 

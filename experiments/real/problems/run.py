@@ -24,6 +24,7 @@ ROUNDS = flags.DEFINE_integer('rounds', 2, 'Rounds after the SFT.')
 SAMPLES = flags.DEFINE_integer('samples', 8, 'Answers to each problem.')
 
 LONGEST = 48  # tokens of an answer
+SAMPLED_PROBLEMS = 200  # held-out ones, that are also answered with samples at temperature 1
 
 SFT = {'name': 'sft', 'mean': 'token'}
 DPO = {'name': 'dpo', 'beta': 0.1}
@@ -50,14 +51,18 @@ def _records(name: str, **fields) -> dict:
 
 
 def _config(seed: int, rounds: int, model: str, turn: dict) -> dict:
-    """A config with this turn, which evaluates greedy answers before it and after the last."""
-    sampler = {'name': 'sample', 'n': 1, 'temperature': 0.0, 'max_tokens': LONGEST}
-    heldout = _records(settings.heldout())
-    accuracy = {
-        'name': 'accuracy',
-        'prompts': heldout,
-        'sampler': sampler,
-        'scorer': {'name': 'exact_answer'},
+    """A config with this turn, which evaluates answers before it and after the last: the accuracy
+    of greedy ones, and of sampled ones to a part of the problems.
+    """
+    greedy = {'name': 'sample', 'n': 1, 'temperature': 0.0, 'max_tokens': LONGEST}
+    exact, heldout = {'name': 'exact_answer'}, settings.heldout()
+    evals = {
+        'accuracy': {'name': 'accuracy', 'prompts': _records(heldout), 'sampler': greedy},
+        'sampled': {
+            'name': 'mean_score',
+            'prompts': _records(heldout, n=SAMPLED_PROBLEMS),
+            'sampler': greedy | {'n': 4, 'temperature': 1.0},
+        },
     }
     return base.get(
         seed=seed,
@@ -66,7 +71,7 @@ def _config(seed: int, rounds: int, model: str, turn: dict) -> dict:
         evals_every=rounds,
         model=base.model() | settings.model() | {'folder': model},
         round=turn,
-        evals={'accuracy': accuracy},
+        evals={name: evaluation | {'scorer': exact} for name, evaluation in evals.items()},
     ).to_dict()
 
 
@@ -141,9 +146,9 @@ def main(_):
     updates = {seed: updates_of(os.path.join(folder, f'{first}-{seed}')) for seed in seeds}
     results = study.run(folder, configs(trials, updates), sources=takes_from)
     arms = [label for label, _, _ in trials]
-    tests = figures.write_tests(folder, arms, seeds, ('accuracy',), ROUNDS.value)
+    tests = figures.write_tests(folder, arms, seeds, ('accuracy', 'sampled'), ROUNDS.value)
     print(json.dumps(tests, indent=1))
-    print(study.table(results))
+    print(study.table(results), study.table(results, 'sampled'), sep='\n\n')
 
 
 if __name__ == '__main__':
