@@ -32,6 +32,7 @@ def test_importing_selfrew_alone_loads_nothing():
         _ = selfrew.lode
 
 
+@pytest.mark.slow
 def test_generate_is_the_sampler_of_the_loop(model):
     lm, params = model
     rollouts = lm.generate(params, QUESTIONS, n=2, max_tokens=24, seed=3)

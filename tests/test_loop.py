@@ -473,6 +473,7 @@ def _wins(opponent):
     }
 
 
+@pytest.mark.slow
 def test_any_two_models_are_compared_without_a_round(tmp_path):
     config = _small(rounds=0, evals={'wins': _wins('tiny')}, round={})
     table = _run(config, tmp_path)
@@ -613,6 +614,7 @@ def test_answers_without_a_conclusion_stop_after_the_first_samples(tmp_path):
     assert sampled < 150
 
 
+@pytest.mark.slow
 def test_all_ties_stop_after_the_first_prompts_and_max_unread_1_goes_on(tmp_path):
     """Greedy responses to a prompt are the same, and so are greedy verdicts on them."""
     sampler = {'name': 'sample', 'n': 2, 'max_tokens': 40, 'slots': 32, 'temperature': 0.0}
@@ -687,6 +689,7 @@ def test_joined_pipelines_sample_from_the_same_parameters_and_train_together(tmp
     assert stats['more/prompts'] == 5 and stats['gap_max'] < 1e-4  # all are of the same M_t
 
 
+@pytest.mark.slow
 def test_pairs_of_people_join_the_pairs_of_all_rounds(tmp_path, monkeypatch):
     """They are in every round once; the model's own add up."""
     rows = [
@@ -753,6 +756,7 @@ def test_a_run_killed_in_a_joined_pipeline_ends_as_one_that_was_not(
     assert _timeless(_json(whole, 'turn.json')) == _timeless(_json(killed, 'turn.json'))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('earlier, kept', [(0, [0, 0, 0]), (1, [0, 1, 1]), (-1, [0, 1, 2])])
 def test_a_turn_also_trains_on_the_examples_of_earlier_rounds(tmp_path, monkeypatch, earlier, kept):
     config = _joined(rounds=3, earlier=earlier)

@@ -165,6 +165,7 @@ def _transcendentals(lm, params, batch, loss):
     return compiled.lower(*arguments).compile().cost_analysis()['transcendentals']
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['sft', 'dpo'])
 def test_what_no_loss_asks_for_is_not_computed(name):
     """The entropy takes one exponential and one logarithm more per logit; a step without it has

@@ -165,6 +165,7 @@ def _random_pairs(count, rng):
     ]
 
 
+@pytest.mark.slow
 def test_rounds_of_different_sizes_compile_a_program_for_each_shape_only(monkeypatch):
     """Six rounds of 20 to 25 examples of random lengths: two numbers of rows, two of selected
     tokens.

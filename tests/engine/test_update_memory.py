@@ -108,6 +108,7 @@ def test_a_model_recomputing_something_else_is_one_object():
     assert full.module.remat == 'full' and full is update_memory.with_remat(lm, 'full')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('limit', [1e6, 1])
 def test_training_is_the_same_up_to_rounding_however_it_is_split(monkeypatch, limit, caplog):
     lm = _lm(dataclasses.replace(SMALL, vocab=64))

@@ -26,6 +26,7 @@ def world(tmp_path_factory):
     return made, params, *letters.token_laws(made, params, head), head
 
 
+@pytest.mark.slow
 def test_all_answers_have_probability_1_and_rewards_of_their_own(world):
     made, _, law, _, _ = world
     outcomes = letters.outcome_law(made, law)
@@ -44,6 +45,7 @@ def test_all_answers_have_probability_1_and_rewards_of_their_own(world):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('fields', [{}, {'strength': 1.5}, {'candidates': 3, 'block': 2}], ids=str)
 def test_samples_come_from_the_exact_law(world, fields):
     """The mean reward of 3,600 answers, and their mean log-prob under the base: within 4.5 standard

@@ -56,6 +56,7 @@ def test_flops_are_those_counted_by_hand():
     assert workload.sample_bytes(shape, [2], [[2, 1]], slots=1, width=4) == 4 * (3 * 54 + 3 * 4)
 
 
+@pytest.mark.slow
 def test_run_writes_all_figures(tmp_path, monkeypatch, capsys):
     path = tmp_path / 'out.json'
     monkeypatch.setattr('sys.argv', ['run', *TINY, f'--json={path}'])

@@ -68,6 +68,7 @@ assert memory.peak_bytes(device) >= block.nbytes > before
 """
 
 
+@pytest.mark.slow
 def test_the_peak_of_a_cpu_is_that_of_the_process_and_grows_with_it():
     """In a process of its own, whose peak is small."""
     subprocess.run([sys.executable, '-c', PEAKS], check=True, timeout=120)

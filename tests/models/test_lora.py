@@ -138,6 +138,7 @@ def test_a_loaded_model_has_fresh_adapters_and_answers_as_without(tiny):
 # --- parameters kept in bfloat16 --------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_small_updates_of_bfloat16_parameters_add_up_in_a_float32_copy():
     """A step of 1e-4 on weights of 0.2 is below bfloat16's resolution, about 1e-3; ten are not."""
     lm, params = toy()

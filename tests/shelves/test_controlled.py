@@ -48,6 +48,7 @@ def scorer(tmp_path_factory):
     return str(workdir), lm, params
 
 
+@pytest.mark.slow
 def test_a_head_is_read_from_a_run_and_from_an_exported_folder_alike(scorer, tmp_path):
     workdir, lm, params = scorer
     own = samplers.tokenwise(lm, params, PROMPTS, KEY, strength=2.0, **OPTIONS)
@@ -186,6 +187,7 @@ def test_best_of_n_is_a_sampler_around_any_other():
 # --- from Python ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_generate_takes_control(scorer):
     workdir, _, _ = scorer
     lm, params = selfrew.load('tiny', mesh={})

@@ -610,6 +610,7 @@ def test_the_contrast_moves_both_logits():
     _assert_near(grad, [[slope, -slope, 0.0]])
 
 
+@pytest.mark.slow
 def test_cringe_is_the_published_computation_on_a_batch_of_logits():
     """In numpy, from logits, with k = 1, whose draw is certain; over positives and negatives of
     different lengths, whatever micro-batch they lie in.

@@ -180,6 +180,7 @@ def test_trained_alone_the_head_learns_and_not_a_bit_of_the_rest_changes():
     assert set(moments) == {params['value'].shape}
 
 
+@pytest.mark.slow
 def test_with_adapters_the_expectation_is_under_the_model_without_them():
     """It is that of the plain model with the same hidden states for values: computed apart."""
     config = dataclasses.replace(SMALL, value_head=True, lora=2)

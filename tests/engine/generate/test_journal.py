@@ -104,6 +104,7 @@ def logp_counts_slots(monkeypatch):
     decode.clear_cache()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures('logp_counts_slots')
 @pytest.mark.parametrize('options', [{}, {'stop': ('63',)}], ids=str)
 def test_slots_shrink_at_the_end_and_not_a_bit_changes_where_a_call_was_killed(

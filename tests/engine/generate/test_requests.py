@@ -83,6 +83,7 @@ def test_no_request_gives_no_response():
     assert sample(*toy(), [], keys=request_keys(1)) == []
 
 
+@pytest.mark.slow
 def test_each_request_has_its_own_options():
     lm, params = toy()
     prompts, keys = ragged_prompts(), request_keys(12)

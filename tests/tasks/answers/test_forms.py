@@ -220,6 +220,7 @@ def test_no_changed_formula_is_right_and_its_spellings_are():
     assert len(truths) > 110 and not false and share >= 0.995
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not data_sets.FOLDER.is_dir(), reason='the data sets are not here')
 @pytest.mark.parametrize('has_options', [False, True], ids=['letters alone', 'with options'])
 def test_no_other_choice_of_arc_is_right_and_spellings_of_the_choice_are(has_options):
