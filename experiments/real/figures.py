@@ -43,13 +43,15 @@ def write_tests(folder: str, arms: list[str], seeds: list[int], names: tuple, la
         runs = [judgements(os.path.join(folder, f'{arm}-{seed}'), number, name) for seed in seeds]
         return mean_by_prompt(list(map(scores, runs)))
 
-    tests = {}
-    for arm in arms:
-        after = {name: measured(last, arm, name) for name in names}
-        tests[arm] = {name: paired(after[name], measured(0, arm, name)) for name in names}
-        if BASELINE in arms and arm != BASELINE:
+    after = {arm: {name: measured(last, arm, name) for name in names} for arm in arms}
+    tests = {
+        arm: {name: paired(after[arm][name], measured(0, arm, name)) for name in names}
+        for arm in arms
+    }
+    for arm in arms if BASELINE in arms else ():
+        if arm != BASELINE:
             tests[f'{arm} against {BASELINE}'] = {
-                name: paired(after[name], measured(last, BASELINE, name)) for name in names
+                name: paired(after[arm][name], after[BASELINE][name]) for name in names
             }
     write_atomic(os.path.join(folder, 'tests.json'), json_bytes(tests))
     return tests

@@ -6,8 +6,8 @@
 # MODEL: a folder or GGUF file of SmolLM2-135M-Instruct; or the name of a file of which there are
 # parts alone (MODEL.part-00, -01, …), as `split -d --bytes=60M` makes them. DATA: as in
 # experiments.real. OUT: where runs, logs and results go; a run that is there is read, not repeated.
-# STUDY: instructions, length, problems or judging; by default the first and the third. Their seeds
-# run side by side and share the GPU.
+# STUDY: instructions, length, problems or judging; by default instructions and problems.
+# The seeds of all run side by side and share the GPU.
 set -euo pipefail
 
 if [ $# -lt 3 ]; then
