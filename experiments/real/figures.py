@@ -9,7 +9,7 @@ from selfrew.engine.run_files import write_atomic
 from selfrew.running.stage import Folder, json_bytes
 from selfrew.shelves.evals.intervals import student
 from selfrew.tasks.exploration import distinct_ngrams
-from selfrew.types import Judgement, Prompt
+from selfrew.types import Judgement, Prompt, Response
 
 RESAMPLES = 100_000
 BASELINE = 'sft'  # the arm that the others should beat
@@ -81,31 +81,48 @@ def paired(after: dict[str, float], before: dict[str, float]) -> dict:
     }
 
 
-def fluency(base, judged: list[Judgement]) -> dict:
-    """What training may cost: whether responses are still fluent, and about what was asked.
+class Untouched:
+    """The model before training, as a reader of what others answer.
 
-    base: (lm, params) of the untouched model. Under it, of the first READ responses: 'perplexity'
-    is exp of the mean negative log-probability of a token, 'relevance' the share of responses that
-    are more probable after their own instruction than after that of the next one (instructions
-    without their constraints, see `_instruction`). Of all responses: 'distinct_2' is the share of
-    different ones among the first PAIRS pairs of neighbouring words; 'tokens' and 'cut' are the
-    mean length and the share that max_tokens cut.
+    It remembers what it has read: the arms of a seed have the same answers before training.
     """
-    lm, params = base
-    pairs = [(j.rollout.prompt, r) for j in judged for r in j.rollout.responses if r.tokens]
-    prompts, read = zip(*pairs[:READ])
-    instructions = list(map(_instruction, prompts))
-    others = instructions[1:] + instructions[:1]
-    logp = lm.logp(params, prompts, read).total
-    own, other = (lm.logp(params, asked, read).total for asked in (instructions, others))
-    responses = [response for _, response in pairs]
-    return {
-        'perplexity': float(np.exp(-logp.sum() / sum(len(r.tokens) for r in read))),
-        'relevance': float(np.mean(own > other)),
-        'distinct_2': distinct_ngrams(responses, 2, most=PAIRS),
-        'tokens': float(np.mean([len(r.tokens) for r in responses])),
-        'cut': float(np.mean([r.finish == 'length' for r in responses])),
-    }
+
+    def __init__(self, lm, params):
+        self._lm, self._params = lm, params
+        self._known: dict[tuple, dict] = {}
+
+    def fluency(self, judged: list[Judgement]) -> dict:
+        """What training may cost: whether responses are still fluent, and about what was asked.
+
+        Of the first READ responses, under this model: 'perplexity' is exp of the mean negative
+        log-probability of a token, 'relevance' the share of responses that are more probable after
+        their own instruction than after that of the next one (instructions without their
+        constraints, see `_instruction`). Of all responses: 'distinct_2' is the share of different
+        ones among the first PAIRS pairs of neighbouring words; 'tokens' and 'cut' are the mean
+        length and the share that max_tokens cut.
+        """
+        pairs = [(j.rollout.prompt, r) for j in judged for r in j.rollout.responses if r.tokens]
+        read = tuple((prompt.text, response.tokens) for prompt, response in pairs[:READ])
+        if read not in self._known:
+            self._known[read] = self._read(*zip(*pairs[:READ]))
+        responses = [response for _, response in pairs]
+        return self._known[read] | {
+            'distinct_2': distinct_ngrams(responses, 2, most=PAIRS),
+            'tokens': float(np.mean([len(r.tokens) for r in responses])),
+            'cut': float(np.mean([r.finish == 'length' for r in responses])),
+        }
+
+    def _read(self, prompts: tuple[Prompt, ...], read: tuple[Response, ...]) -> dict:
+        instructions = list(map(_instruction, prompts))
+        others = instructions[1:] + instructions[:1]
+        logp, own, other = (
+            self._lm.logp(self._params, asked, read).total
+            for asked in (prompts, instructions, others)
+        )
+        return {
+            'perplexity': float(np.exp(-logp.sum() / sum(len(r.tokens) for r in read))),
+            'relevance': float(np.mean(own > other)),
+        }
 
 
 def _instruction(prompt: Prompt) -> str:

@@ -49,7 +49,7 @@ PYTHON
 study() { # NAME SEEDS: a study with these seeds
   local sizes=()
   case $1 in
-    instructions) sizes=(--prompts=1024 --arms=dpo,irpo,sft) ;;
+    instructions) sizes=(--prompts=1024 --others=256 --arms=dpo,irpo,sft) ;;
     length) sizes=(--prompts=256) ;;
     problems) sizes=(--samples=16 --rounds=3 --arms=irpo,sft) ;;
     judging) sizes=(--prompts=200 --asked=200 --longest=1200) ;;

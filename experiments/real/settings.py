@@ -7,6 +7,7 @@ from absl import app, flags
 
 import selfrew
 from experiments import study
+from experiments.real import figures
 
 FOLDER = flags.DEFINE_string('folder', None, 'Where the runs go.')
 MODEL = flags.DEFINE_string('model', None, 'A folder, hub name or GGUF file.')
@@ -33,9 +34,9 @@ def model(**fields) -> dict:
 
 
 @functools.cache
-def untouched() -> tuple:
-    """(lm, params) of the model before training."""
-    return selfrew.load(MODEL.value, mesh={})
+def untouched() -> figures.Untouched:
+    """The model before training."""
+    return figures.Untouched(*selfrew.load(MODEL.value, mesh={}))
 
 
 def seeds() -> list[int]:

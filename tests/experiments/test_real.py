@@ -130,7 +130,7 @@ def test_fluency_is_what_the_base_says_of_responses_and_the_share_of_new_pairs_o
     prompts = [user_prompt(f'p{i}', f'{a}\n\nUse words.') for i, a in enumerate(asked_for)]
     responses = [Response(text, (*lm.text.encode(text), lm.text.eos)) for text in texts]
     judged = [Judgement(Rollout(p, (r,)), (1.0,)) for p, r in zip(prompts, responses)]
-    made = figures.fluency((lm, params), judged)
+    made = figures.Untouched(lm, params).fluency(judged)
 
     def logp(prompt, response):
         asked = lm.text.prompt_tokens(prompt)
@@ -173,7 +173,7 @@ def test_every_arm_is_a_config_that_binds(chosen, monkeypatch):
     monkeypatch.setattr(judging, 'CONTEXT', 512)  # of the tiny base
     made = [instructions.config_of(name, 0, 1e-5) for name in instructions.ARMS]
     made += [length.config_of(target, 0) for target in (8, 96)]
-    made += [judging.config_of(name, 0) for name in judging.ARMS]
+    made += [judging.config_of(name, 0, 1e-5) for name in judging.ARMS]
     made += [problems.start_config(0)]
     made += [problems.arm_config(name, 0, 1e-5, 'tiny', 3) for name in problems.ARMS]
     for folder, names in (

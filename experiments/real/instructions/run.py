@@ -15,17 +15,19 @@ import json
 import os
 
 import numpy as np
+from absl import flags
 
 from configs import base
 from experiments import study
 from experiments.real import figures, settings, sources
 from selfrew.tasks import constraints
 
+OTHERS = flags.DEFINE_integer('others', 128, 'Held-out prompts with constraints of other kinds.')
+
 NOT_TRAINED = 'numbered', 'starts_with', 'without_word'  # kinds
 TRAINED = tuple(kind for kind in constraints.KINDS if kind not in NOT_TRAINED)
 SAMPLES = 8
 PROMPTS = 128
-OTHERS = 256  # held-out prompts with constraints of other kinds
 LONGEST = 96  # tokens of an answer
 EVALUATIONS = 'trained', 'others'  # with constraints of kinds that were trained on, and of others
 
@@ -89,7 +91,7 @@ def config_of(name: str, seed: int, rate: float) -> dict:
         },
         evals={
             'trained': heldout(TRAINED, None),
-            'others': heldout(NOT_TRAINED, 64 if settings.TUNE.value else OTHERS),
+            'others': heldout(NOT_TRAINED, 64 if settings.TUNE.value else OTHERS.value),
         },
     ).to_dict()
 
@@ -103,10 +105,10 @@ def main(_):
         for name in EVALUATIONS:
             judged = figures.judgements(workdir, number, name)
             kept_all = [score == 1.0 for score in figures.scores(judged).values()]
-            made = figures.fluency(settings.untouched(), judged) | {
-                'all_kept': float(np.mean(kept_all))
-            }
-            more |= {f'{name}_{key}': value for key, value in made.items()}
+            more[f'{name}_all_kept'] = float(np.mean(kept_all))
+            if name == 'trained':
+                made = settings.untouched().fluency(judged)
+                more |= {f'{name}_{key}': value for key, value in made.items()}
         return more
 
     seeds = settings.seeds()

@@ -59,7 +59,7 @@ def main(_):
     sources.write_instructions(os.path.join(folder, 'prompts'), settings.DATA.value)
 
     def extra_figures(workdir: str, number: int) -> dict:
-        made = figures.fluency(settings.untouched(), figures.judgements(workdir, number, 'lengths'))
+        made = settings.untouched().fluency(figures.judgements(workdir, number, 'lengths'))
         return {f'lengths_{name}': value for name, value in made.items()}
 
     runs = {(target, seed): config_of(int(target), seed) for seed in seeds for target in targets}
