@@ -22,13 +22,20 @@ def get(**fields) -> ConfigDict:
         {
             'seed': 0,
             'model': model(),
-            'mesh': {'data': 1, 'fsdp': 1, 'tensor': 1},
+            'mesh': mesh(),
             'evals': placeholder(dict),  # default_evals, if it stays open
             'evals_every': 1,
             'states_every': 1,
             **fields,
         }
     )
+
+
+def mesh(fsdp: int = 1, tensor: int = 1) -> dict:
+    """Over how many devices the model is split, for updates and for sampling;
+    models.language_model.describe says what each field means.
+    """
+    return {'data': 1, 'fsdp': fsdp, 'tensor': tensor, 'sampling': placeholder(int)}
 
 
 def model() -> dict:
@@ -38,7 +45,7 @@ def model() -> dict:
         'dtype': 'float32',
         'params': 'float32',
         'max_length': placeholder(int),
-        'attention': 'xla',
+        'attention': placeholder(str),
         'remat': placeholder(str),
         'cache': placeholder(str),
         'cache_gib': placeholder(float),

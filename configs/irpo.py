@@ -78,7 +78,7 @@ def at_scale(task: str):
     """
     paper = PAPER[task]
     temperatures = paper['temperatures']
-    sampler = {'name': 'sample', 'max_tokens': 512 if task == 'arc' else 1024, 'slots': 256}
+    sampler = {'name': 'sample', 'max_tokens': 512 if task == 'arc' else 1024}
     shots = 'math_shots.jsonl' if task == 'math' else None
     problems = {'name': 'problems', 'form': task, 'shots': shots}
     test_problems = problems | {'source': f'{task}_test.jsonl'}
@@ -89,7 +89,7 @@ def at_scale(task: str):
         rounds=len(temperatures),
         keep_states=1,
         model=model,
-        mesh={'data': 1, 'fsdp': -1, 'tensor': 4},
+        mesh=base.mesh(fsdp=-1, tensor=4),
         round={
             'prompts': problems | {'source': f'{task}.jsonl', 'n': paper['rows']},
             'sampler': sampler | {'n': paper['samples'], 'temperature': temperatures[0]},

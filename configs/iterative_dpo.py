@@ -55,14 +55,14 @@ def at_scale(name: str):
         'dtype': 'bfloat16',
         'stored': 'bfloat16',
     }
-    sampler = {'name': 'sample', 'max_tokens': 300, 'slots': 256}
+    sampler = {'name': 'sample', 'max_tokens': 300}
     human = {'name': 'preferences', 'source': 'human.jsonl', 'n': 10_000}
     return base.get(
         rounds=3,
         keep_states=1,
         # A prompt and a response have 512 tokens, so that the prompt has 212 at most.
         model=self_rewarding.model_at_scale(name, lora=False) | {'max_length': 512},
-        mesh={'data': 1, 'fsdp': -1, 'tensor': 1},
+        mesh=base.mesh(fsdp=-1),
         round={
             'prompts': prompts | {'split': 'train', 'n': 20_000},
             'sampler': sampler | {'n': 4, 'temperature': 1.0},

@@ -85,12 +85,12 @@ def limited(pairs: dict, gap: int) -> dict:
 
 def at_scale(name: str):
     """The paper's LIFT-DPO (§4): one round from a fine-tuned model, on pairs of rank 0 and 1."""
-    judging = {'name': 'compare', 'votes': 1, 'max_tokens': 256, 'slots': 64}
+    judging = {'name': 'compare', 'votes': 1, 'max_tokens': 256}
     return base.get(
         rounds=1,
         keep_states=1,
         model=self_rewarding.model_at_scale(name, lora=False),
-        mesh={'data': 1, 'fsdp': -1, 'tensor': 4 if name == 'llama2_70b' else 1},
+        mesh=base.mesh(fsdp=-1, tensor=4 if name == 'llama2_70b' else 1),
         round={
             'prompts': {'name': 'preferences', 'source': 'human.jsonl', 'n': 2977},
             'sampler': {'name': 'given'},

@@ -68,15 +68,13 @@ def at_scale(name: str, lora: bool):
     """
     model = model_at_scale(name, lora)
     is_large = model['shape']['hidden_size'] >= 8192
-    sampling = {'temperature': 0.7, 'top_p': 0.9, 'slots': 256}
+    sampling = {'temperature': 0.7, 'top_p': 0.9}
     train = {'batch': 16, 'row_length': 4096, 'warmup': 0.0, 'schedule': 'cosine'}
     lr_scale = 10.0 if lora else 1.0  # adapters start at 0 and need larger steps
     trees = {'name': 'trees', 'source': 'trees.jsonl', 'part': 'ift'}
     ift, eft = trees | {'n': 3200}, {'name': 'examples', 'source': 'eft.jsonl', 'n': 1630}
     start_train = base.training(lr=5.5e-6 * lr_scale, final=0.2, epochs=2, **train)
     judging = {'name': 'judge', 'template': 'additive', 'votes': 3, 'max_tokens': 256, **sampling}
-    if lora:
-        judging['slots'] = 64  # what small chips can hold of a judge's long prompts
     judge = {
         'name': 'judge',
         'prompts': trees | {'part': 'heldout'},
@@ -89,7 +87,7 @@ def at_scale(name: str, lora: bool):
         model=model,
         # All devices. Rows are split over data × fsdp; where that is more than a batch has
         # examples, the rest is padding.
-        mesh={'data': 1, 'fsdp': -1, 'tensor': 4 if is_large else 1},
+        mesh=base.mesh(fsdp=-1, tensor=4 if is_large else 1),
         start=base.imitation_turn(ift, eft, lr=0.0) | {'train': start_train},
         round={
             'prompts': new_prompts(trees, lora),
@@ -121,7 +119,7 @@ def new_prompts(trees: dict, lora: bool) -> dict:
     """Prompts like those of the trees, made up by a fixed model, or with lora by the model itself
     as in App. A.5.
     """
-    prompts = {'name': 'self_instruct', 'prompts': trees, 'n': 7000, 'slots': 256}
+    prompts = {'name': 'self_instruct', 'prompts': trees, 'n': 7000}
     if not lora:
         generator = models.get('llama2_70b_chat')['folder']
         prompts |= {'generator': generator, 'dtype': 'bfloat16', 'stored': 'bfloat16'}

@@ -102,14 +102,13 @@ def at_scale(name: str):
     train = base.training(
         lr=rates[0], batch=paper['batch'], row_length=4096, schedule='cosine', warmup=0.1
     )
-    greedy = {'name': 'sample', 'n': 1, 'temperature': 0.0, 'max_tokens': 1024, 'slots': 256}
+    greedy = {'name': 'sample', 'n': 1, 'temperature': 0.0, 'max_tokens': 1024}
     turn = {
         'prompts': data,
         'sampler': {
             'name': 'with_greedy',
             'sampler': {'name': 'given'},
             'max_tokens': 1024,
-            'slots': 256,
         },
         'scorer': scorer,
         'pairs': {'name': 'extremes', 'count': 1, 'keep_last': True},
@@ -127,7 +126,7 @@ def at_scale(name: str):
         rounds=portions,
         keep_states=1,
         model=self_rewarding.model_at_scale(paper['model'], lora=False),
-        mesh={'data': 1, 'fsdp': -1, 'tensor': 1},
+        mesh=base.mesh(fsdp=-1),
         start=turn | plain if first == 2 else None,
         round=turn,
         by_round={

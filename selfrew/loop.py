@@ -14,6 +14,7 @@ import jax
 from selfrew.engine import progress, train_state
 from selfrew.engine.finite import NotFinite
 from selfrew.engine.generate import early_stop
+from selfrew.engine.sampling_layout import SamplingCopy
 from selfrew.mesh import keys, memory, processes, stopping
 from selfrew.running import (
     checkpoint,
@@ -126,10 +127,11 @@ def run_turns(workdir: str, config: dict, lm, turns, evaluations: dict, log, run
     params = lm.base_params()
     lm = at_start(lm, start_time(workdir))
     key, state = jax.random.key(config['seed']), State(params, None, 0, 0)
-    console.print_run(config, lm, params)
+    for_sampling = SamplingCopy(lm)
+    console.print_run(config, lm, params, for_sampling.lm.mesh)
     del params  # the first round's updates overwrite them
     rounds = config['rounds']
-    evaluate(lm, state, evaluations, Folder(workdir, '00'), key, log, run_status)
+    evaluate(for_sampling, state, evaluations, Folder(workdir, '00'), key, log, run_status)
     if turns:
         status.write_report(workdir, 'running')
     folders = [Folder(workdir, turn.name) for turn in turns]
@@ -142,7 +144,7 @@ def run_turns(workdir: str, config: dict, lm, turns, evaluations: dict, log, run
             state = checkpoint.restore(trained, folder, optimizer, state.params)
         else:
             k_turn = keys.fold_name(key, turn.name)
-            state = learn(lm, state, turn, folder, k_turn, log, saves, run_status)
+            state = learn(lm, for_sampling, state, turn, folder, k_turn, log, saves, run_status)
             if is_due(turn, config['states_every'], rounds):
                 run_status.begin(turn.name, 'save')
                 checkpoint.save(lm, folder, state)
@@ -151,7 +153,7 @@ def run_turns(workdir: str, config: dict, lm, turns, evaluations: dict, log, run
         if following is None or not following.keeps_optimizer:
             state = state._replace(opt=None)  # sampling needs the memory
         if turn.ends_round and is_due(turn, config['evals_every'], rounds):
-            evaluate(lm, state, evaluations, folder, key, log, run_status)
+            evaluate(for_sampling, state, evaluations, folder, key, log, run_status)
             if following is not None:
                 status.write_report(workdir, 'running')
         if turn.ends_round:
@@ -181,11 +183,14 @@ def at_start(lm, started):
     return dataclasses.replace(lm, text=text)
 
 
-def learn(lm, state: State, turn, folder, key, log, saves, run_status) -> State:
+def learn(
+    lm, for_sampling: SamplingCopy, state: State, turn, folder, key, log, saves, run_status
+) -> State:
     """One turn: from the parameters M_t, through their scored samples, to M_t+1.
 
-    The turn's own examples come first, then those of each pipeline that is joined to it. `saves`
-    has the states amid a training that was stopped.
+    The turn's own examples come first, then those of each pipeline that is joined to it.
+    `for_sampling` is the model as it samples. `saves` has the states amid a training that was
+    stopped.
 
     Raises ValueError if there are no prompts, no examples to train on, or if a number of the
     training is not finite.
@@ -200,7 +205,7 @@ def learn(lm, state: State, turn, folder, key, log, saves, run_status) -> State:
         own_folder = Folder(folder.workdir, pipeline.name) if title else folder
         try:
             prompts, judgements, made = make_stages(
-                lm, state.params, pipeline, own_folder, k_pipeline, run_status
+                for_sampling, state.params, pipeline, own_folder, k_pipeline, run_status
             )
         except early_stop.StopEarly as problem:
             raise ValueError(
@@ -219,6 +224,7 @@ def learn(lm, state: State, turn, folder, key, log, saves, run_status) -> State:
     if not examples:
         raise ValueError(f'turn {turn.name} has nothing to learn from: {"; ".join(missing)}')
 
+    for_sampling.drop()
     step, k_update = int(state.step), keys.fold_name(key, 'update')
 
     def log_step(i: int, metrics: dict) -> None:
@@ -242,7 +248,9 @@ def learn(lm, state: State, turn, folder, key, log, saves, run_status) -> State:
     return state
 
 
-def make_stages(lm, params, turn, folder, key, run_status) -> tuple[list, list, list]:
+def make_stages(
+    for_sampling: SamplingCopy, params, turn, folder, key, run_status
+) -> tuple[list, list, list]:
     """(prompts, judgements, examples) of a turn. Each stage is made once and kept as a file."""
 
     def key_of(stage: str):
@@ -251,16 +259,20 @@ def make_stages(lm, params, turn, folder, key, run_status) -> tuple[list, list, 
         return keys.fold_name(key, stage)
 
     prompts = folder.make_once(
-        'prompts', Prompt, lambda: turn.prompts(lm, params, key_of('prompts'))
+        'prompts', Prompt, lambda: turn.prompts(*for_sampling.of(params), key_of('prompts'))
     )
     if not prompts:
         raise ValueError(f'turn {turn.name}: no prompts came from {turn.prompts.func.__name__}')
     with early_stop.watching(turn.max_unread, scorers.unread_reason(turn.scorer)):
         rollouts = folder.make_once(
-            'rollouts', Rollout, lambda: turn.sampler(lm, params, prompts, key_of('sampler'))
+            'rollouts',
+            Rollout,
+            lambda: turn.sampler(*for_sampling.of(params), prompts, key_of('sampler')),
         )
         judgements = folder.make_once(
-            'judgements', Judgement, lambda: turn.scorer(lm, params, rollouts, key_of('scorer'))
+            'judgements',
+            Judgement,
+            lambda: turn.scorer(*for_sampling.of(params), rollouts, key_of('scorer')),
         )
     examples = folder.make_once(
         'examples', Example, lambda: make_examples(turn, judgements, key_of('pairs'))
@@ -280,7 +292,9 @@ def make_examples(turn, judgements, key) -> list[Example]:
     return selection.subsample(examples, turn.max_examples, keys.named_rng(key, ''))
 
 
-def evaluate(lm, state: State, evaluations: dict, folder, key, log, run_status) -> None:
+def evaluate(
+    for_sampling: SamplingCopy, state: State, evaluations: dict, folder, key, log, run_status
+) -> None:
     """Evaluates a round, unless that is done; prompts and draws are the same for every round."""
     if folder.has_json('evals'):
         return
@@ -292,7 +306,7 @@ def evaluate(lm, state: State, evaluations: dict, folder, key, log, run_status) 
         stopping.check()
         with folder.recording(f'eval_{name}'):
             results[name], judgements_of[name] = evaluation(
-                lm, state.params, keys.fold_name(key, name)
+                *for_sampling.of(state.params), keys.fold_name(key, name)
             )
         console.print_metrics(results[name], title=name)
     # Only after the last evaluation: writing a stage deletes the recorded samples that a resumed

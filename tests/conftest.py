@@ -30,6 +30,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # for configs and
 
 import jax
 import pytest
+from jax._src import literals
+from jax.experimental import pallas
 
 from selfrew.models import language_model
 
@@ -67,3 +69,12 @@ def _clear_programs():
         with open('/proc/self/maps') as file:
             if sum(1 for _ in file) > 20_000:
                 jax.clear_caches()
+
+
+@pytest.fixture
+def interpreted_kernel(monkeypatch):
+    """The TPU's kernel of paged attention runs on a CPU, interpreted."""
+    interpreted = functools.partial(pallas.pallas_call, interpret=True)
+    monkeypatch.setattr(pallas, 'pallas_call', interpreted)
+    # What interprets it asks an index for its shape, which jax's own int has not (jax 0.10.2).
+    monkeypatch.setattr(literals.TypedInt, 'shape', (), raising=False)

@@ -185,7 +185,7 @@ def _ultrafeedback(data: str) -> list[Pair]:
 
 
 def _crossed(data: str) -> list[Pair]:
-    rows = _alpaca(data)[:2000]
+    rows = _alpaca(data)
     following = [*rows[1:], rows[0]]
     return [Pair(text, output, other) for (text, output), (_, other) in zip(rows, following)]
 

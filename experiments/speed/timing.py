@@ -196,9 +196,11 @@ def work_rates(lm, shape: workload.Shape, options, prompts: list, rounds: list) 
     """Useful FLOPs and bytes read a second, the medians of timed rounds of sampling, each (seconds,
     tokens of each sample).
     """
-    slots = options.slots or memory_plan.default_slots(lm, options.prompts * options.samples)
-    width = jnp.dtype(options.dtype).itemsize
     prompt_lengths, flops, read = [len(prompt) for prompt in prompts], [], []
+    requests = [length for length in prompt_lengths for _ in range(options.samples)]
+    limits = [options.max_tokens] * len(requests)
+    slots = options.slots or memory_plan.default_slots(lm, requests, limits)
+    width = jnp.dtype(options.dtype).itemsize
     for seconds, lengths in rounds:
         flops.append(workload.sample_flops(shape, prompt_lengths, lengths) / seconds)
         touched = workload.sample_bytes(shape, prompt_lengths, lengths, slots, width)

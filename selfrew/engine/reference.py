@@ -6,14 +6,14 @@ base model. Beside it, for losses that ask, the policy's before the first update
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from selfrew.engine import finite, logprobs, loss_contract, packing, progress
-from selfrew.mesh import processes, stopping
+from selfrew.mesh import processes, sharding, stopping
 from selfrew.types import Batch
 
 REFERENCES = 'exact', 'sampler', 'base'
@@ -25,10 +25,26 @@ def check_reference(reference: str) -> None:
         raise ValueError(f'no reference {reference!r}; there are: {", ".join(REFERENCES)}')
 
 
-@functools.partial(jax.jit, static_argnums=0, static_argnames='with_tokens')
 def response_logp(module, params, batch, *, with_tokens: bool = False):
     """Forward of the batch: each response's log-prob in nats, and each token's if asked for."""
-    return logprobs.forward(module, params, batch, **({'token_logp': True} if with_tokens else {}))
+    forward = compiled_response_logp(sharding.platform(module.mesh))
+    return forward(module, params, batch, with_tokens=with_tokens)
+
+
+@functools.cache
+def compiled_response_logp(platform: str) -> Callable:
+    """`response_logp` as a compiled function for a platform."""
+
+    def response_logp(module, params, batch, *, with_tokens: bool = False):
+        wanted = {'token_logp': True} if with_tokens else {}
+        return logprobs.forward(module, params, batch, **wanted)
+
+    return jax.jit(
+        response_logp,
+        static_argnums=0,
+        static_argnames='with_tokens',
+        compiler_options=sharding.COMPILER_OPTIONS.get(platform),
+    )
 
 
 class Reference(NamedTuple):

@@ -69,7 +69,12 @@ def compiled_step(lm, loss, optimizer) -> TrainStep:
     # would be another program.
     shardings = jax.tree.map(lambda leaf: leaf.sharding, train_state.abstract_state(lm, optimizer))
     shardings = shardings._replace(params=train_state.trainable_params(lm, shardings.params))
-    compiled = jax.jit(step, donate_argnums=0, out_shardings=(shardings, sharding.of(lm.mesh)))
+    compiled = jax.jit(
+        step,
+        donate_argnums=0,
+        out_shardings=(shardings, sharding.of(lm.mesh)),
+        compiler_options=sharding.COMPILER_OPTIONS.get(sharding.platform(lm.mesh)),
+    )
     return TrainStep(lm, compiled)
 
 

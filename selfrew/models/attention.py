@@ -19,7 +19,16 @@ from selfrew.models import flash_attention
 BACKENDS = 'xla', *flash_attention.KERNELS
 BLOCK = 128  # the smallest block of queries that are computed together
 MAX_BLOCKS = 8
+SPLASH_FEATURES = 128  # of a head, or a multiple
 MASKED = -1e30  # the score of a column that a query may not see
+
+
+def default_backend(config, mesh) -> str:
+    """The back end for a model of this config where a user chooses none: on a TPU 'splash', where
+    it can compute its heads, else 'xla'.
+    """
+    is_on_tpu = sharding.platform(mesh) == 'tpu'
+    return 'splash' if is_on_tpu and config.head_dim % SPLASH_FEATURES == 0 else 'xla'
 
 
 def attend(
@@ -160,11 +169,25 @@ def read_cache(cache, layer):
 
 
 def constrain_cache(cache, mesh):
-    """The cache {'k' [X R K H C], 'v' [X R K C H]} with rows and heads split over the mesh."""
-    return {
-        name: sharding.constrain(mesh, x, None, 'rows', 'kv', None, None)
-        for name, x in cache.items()
-    }
+    """The cache {'k' [X R K H C], 'v' [X R K C H]}, or {'kv' [X R C 2·K H]} as
+    paged_attention.attend has it, with rows and heads split over the mesh.
+    """
+    return {name: _constrain_part(name, x, mesh) for name, x in cache.items()}
+
+
+def cache_sharding(name: str, shape, mesh):
+    """The sharding of a part of the cache with this name and shape, see constrain_cache."""
+    if name != 'kv':
+        return sharding.of_shape(mesh, shape, (None, 'rows', 'kv', None, None))
+    # A head's keys and values stay together.
+    by_head = *shape[:3], shape[3] // 2, *shape[4:]
+    return sharding.of_shape(mesh, by_head, (None, 'rows', None, 'kv', None))
+
+
+def _constrain_part(name: str, x, mesh):
+    if mesh is None:
+        return x
+    return jax.lax.with_sharding_constraint(x, cache_sharding(name, x.shape, mesh))
 
 
 def writes_in_place(mesh) -> bool:

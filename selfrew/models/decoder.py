@@ -89,6 +89,13 @@ class Decoder(nn.Module):
         policy = dots if self.remat == 'dots' else None
         return nn.remat(layers.Block, prevent_cse=False, policy=policy)
 
+    def _unroll(self, tokens: int) -> int:
+        """How many layers of the scan are one step of its loop, for so many tokens a row."""
+        # A single token is cheap to compute and expensive to loop over; but on a TPU the parameters
+        # of several layers would be copied for it.
+        is_unrolled = tokens == 1 and sharding.platform(self.mesh) != 'tpu'
+        return min(self.config.layers, 8) if is_unrolled else 1
+
     def _scan_blocks(self, x_RLD, cache, prefix, broadcast):
         """(x_RLD, cache) after one Block scanned over the stacked layers."""
         config = self.config
@@ -97,8 +104,7 @@ class Decoder(nn.Module):
             variable_axes={'params': 0},
             split_rngs={'params': True},
             length=config.layers,
-            # A single token a row is cheap to compute and expensive to loop over.
-            unroll=min(config.layers, 8) if x_RLD.shape[1] == 1 else 1,
+            unroll=self._unroll(x_RLD.shape[1]),
             in_axes=cast(Any, (0, nn.broadcast)),  # the stubs say int
             metadata_params={nn.PARTITION_NAME: 'layers'},
         )

@@ -30,7 +30,7 @@ def attend(
     if kernel == 'cudnn':
         compute = functools.partial(_cudnn, scale=scale)
     else:
-        platform = (jax.devices()[0] if mesh is None else mesh.devices.flat[0]).platform
+        platform = sharding.platform(mesh)
         if platform not in ('tpu', 'cpu'):
             raise ValueError(
                 "attention='splash' runs on a TPU (a CPU interprets it), "

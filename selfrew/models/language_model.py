@@ -41,6 +41,7 @@ class Lm:
     adapter: str | None = None  # the PEFT folder that its adapters came from
     only: str | None = None  # the part that updates change alone, see train_state.training_only
     has_fixed_remat: bool = True  # whether updates recompute what module.remat says; else: chosen
+    sampling: int | None = None  # `tensor` of the mesh to sample on, see engine.sampling_layout
 
     @property
     def config(self) -> ModelConfig:
@@ -151,10 +152,11 @@ def describe(
     data: int = 1,
     fsdp: int = 1,
     tensor: int = 1,
+    sampling: int | None = None,
     dtype: str = 'float32',
     params: str = 'float32',
     max_length: int | None = None,
-    attention: str = 'xla',
+    attention: str | None = None,
     remat: str | None = None,
     cache: str | None = None,
     cache_gib: float | None = None,
@@ -173,11 +175,15 @@ def describe(
       folder: of a family in hf.FAMILIES. shape: its config.json as a preset states it; the folder's
         must say the same.
       data, fsdp, tensor: the mesh.
+      sampling: the `tensor` of the mesh on which a run samples, with replicas over the other
+        devices. None: the least with which the weights fit, see engine.sampling_layout. 0: a run
+        samples on the mesh that it trains on.
       dtype: of the compute, 'float32' or 'bfloat16'; softmax, norms and log-probs are float32.
       params: dtype of the stored parameters; for 'bfloat16' the optimizer holds a float32 copy
         while it trains.
       max_length: the longest context, at most the checkpoint's; None: see hf.config_of.
-      attention: 'xla', 'cudnn' (GPU) or 'splash' (TPU).
+      attention: 'xla', 'cudnn' (GPU) or 'splash' (TPU; decoding by paged attention's kernel). None:
+        see attention.default_backend.
       remat: what the backward pass recomputes to save memory: 'none', 'full' (whole blocks) or
         'dots' (all but matrix products). None: chosen for each turn by the device's memory, see
         engine.trainer.train.
@@ -196,16 +202,18 @@ def describe(
     check_dtype(dtype)
     check_dtype(params)
     _check_choice('remat', remat or 'none', decoder.REMAT)
-    _check_choice('attention', attention, attention_backends.BACKENDS)
+    _check_choice('attention', attention or 'xla', attention_backends.BACKENDS)
     _check_choice('cache', cache or dtype, DTYPES)
     if cache_gib is not None and cache_gib <= 0:
         raise ValueError(f'cache_gib={cache_gib}: want more than 0, or None')
     if lora < 0:
         raise ValueError(f'lora={lora}: want a rank of at least 0')
     mesh = sharding.make_mesh(data, fsdp, tensor)
+    _check_sampling(sampling, mesh)
     _check_platform(attention, mesh)
     folder = resolve_folder(folder)
     config = hf.read_config(folder, max_length)
+    attention = attention or attention_backends.default_backend(config, mesh)
     if shape is not None:
         _check_shape(hf.config_of(shape, 'model.shape', max_length), config, folder)
     _check_cudnn(attention, dtype, config, folder)
@@ -227,6 +235,7 @@ def describe(
         cache_gib,
         adapter,
         has_fixed_remat=is_fixed,
+        sampling=sampling,
     )
 
 
@@ -251,14 +260,23 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise ValueError(f'no {name} {value!r}; there are: {", ".join(choices)}')
 
 
-def _check_platform(attention: str, mesh: jax.sharding.Mesh) -> None:
+def _check_platform(attention: str | None, mesh: jax.sharding.Mesh) -> None:
     """ValueError where the attention back end does not run on the mesh's devices."""
     device = mesh.devices.flat[0]
-    platform = {'cudnn': 'gpu', 'splash': 'tpu'}.get(attention)
+    platform = {'cudnn': 'gpu', 'splash': 'tpu'}.get(attention or '')
     if platform is not None and device.platform != platform:
         raise ValueError(
             f'attention={attention!r} runs on a {platform.upper()} only, '
             f'and this machine has {device.device_kind}: use xla'
+        )
+
+
+def _check_sampling(tensor: int | None, mesh: jax.sharding.Mesh) -> None:
+    """ValueError where the mesh's devices cannot form replicas of so many."""
+    if tensor is not None and (tensor < 0 or (tensor and mesh.size % tensor)):
+        raise ValueError(
+            f'mesh.sampling={tensor}: want a number that divides the {mesh.size} devices of the '
+            f'mesh, 0 (to sample as it trains) or None (to choose it)'
         )
 
 

@@ -81,13 +81,13 @@ class Block(nn.Module):
         prefix cache). broadcast: (the views of global and local layers, start). See Decoder.
         """
         x_RLD, cache = carry
-        layer, is_local, prefix = scanned
+        _, is_local, _ = scanned
         views, start = broadcast
         view = _select_view(self.config, views, is_local)
         R, L, D = x_RLD.shape
         x_XD = x_RLD.reshape(R * L, D)
         q_RLNH, k_RKHL, v_RKLH = self._project(x_XD, R, L, view)
-        out_RLE, cache = self._attend(q_RLNH, k_RKHL, v_RKLH, view, cache, layer, start, prefix)
+        out_RLE, cache = self._attend(q_RLNH, k_RKHL, v_RKLH, view, cache, scanned, start)
         out_XD = self._dense('o', out_RLE.reshape(R * L, -1), D, 'heads', 'embed')
         x_XD = x_XD + self._output_norm('attention_post', out_XD)
         x_XD = x_XD + self._output_norm('mlp_post', self._mlp(self._input_norm('mlp_norm', x_XD)))
@@ -147,8 +147,9 @@ class Block(nn.Module):
         heads_RLNH = sharding.constrain(self.mesh, heads_RLNH, 'rows', None, axis, None)
         return rotary.rotate(heads_RLNH, view.cos, view.sin)
 
-    def _attend(self, q_RLNH, k_RKHL, v_RKLH, view: View, cache, layer, start, prefix):
+    def _attend(self, q_RLNH, k_RKHL, v_RKLH, view: View, cache, scanned, start):
         """(what the queries see [R L N·H], the cache with the new keys and values)."""
+        layer, is_local, prefix = scanned
         options: dict[str, Any] = {
             'scale': self.config.attention_scale or self.config.head_dim**-0.5,
             'softcap': self.config.attention_softcap,
@@ -156,7 +157,19 @@ class Block(nn.Module):
         }
         new, mask = {'k': k_RKHL, 'v': v_RKLH}, view.mask
         if isinstance(start, paged_attention.Pages):
-            return paged_attention.attend(q_RLNH, new, cache, layer, start, mask, prefix, **options)
+            window = self.config.window if any(self.config.local) else None
+            return paged_attention.attend(
+                q_RLNH,
+                new,
+                cache,
+                layer,
+                start,
+                mask,
+                prefix,
+                is_local=is_local is not None and is_local,
+                window=window,
+                **options,
+            )
         options['backend'] = self.attention
         if cache is None:
             return attention.attend(q_RLNH, k_RKHL, v_RKLH, mask, prefix, **options), None

@@ -1,8 +1,9 @@
-"""Attention of one token of each sample over a cache in pages.
+"""Attention of one token of each sample over a cache in pages: plain products, or a TPU's kernel.
 
 Axis letters beside those of selfrew.types: S samples, P pages of the cache, W columns of a page,
 B pages that a sample may have, X layers of the cache, Y stretches of columns that are attended to
-on their own (pages, or the prefix), N = K·G query heads, M = S·G queries of each key head, E = N·H.
+on their own (pages, or the prefix), N = K·G query heads, M = S·G queries of each key head, E = N·H,
+J = 2·K heads of keys and of values.
 """
 
 import functools
@@ -10,9 +11,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.pallas.ops.tpu.ragged_paged_attention import ragged_paged_attention
 from jax.sharding import PartitionSpec
 
+from selfrew.mesh import sharding
 from selfrew.models import attention, flash_attention
+
+# Of the TPU's kernel: pages and samples that it works on at a time, and what it wants of a head.
+KERNEL_PAGES, KERNEL_SAMPLES = 4, 8
+KERNEL_FEATURES = 128
 
 
 class Pages(NamedTuple):
@@ -36,6 +43,41 @@ class _Part(NamedTuple):
     out: Any  # [… K G H] float32, the sum of the weighted values
 
 
+def has_kernel(module) -> bool:
+    """Whether a module reads the pages of a cache by a TPU's kernel: on a TPU with attention
+    'splash', where the kernel can compute its heads.
+    """
+    config, mesh = module.config, module.mesh
+    if module.attention != 'splash' or sharding.platform(mesh) != 'tpu':
+        return False
+    heads = config.kv_heads
+    if mesh is not None:
+        _, axes = flash_attention.row_and_head_axes(mesh, (0, 1, config.heads, 0), heads)
+        heads //= mesh.shape['tensor'] if axes else 1
+    is_tiled = heads in (1, 2, 4) or heads % 8 == 0
+    return config.head_dim % KERNEL_FEATURES == 0 and is_tiled
+
+
+def empty_pages(module, dtype, pages: int, page_size: int) -> tuple:
+    """Zeros for the tokens of samples: a part of the cache for each stack of X layers, as `attend`
+    takes it; X is all layers or, of an unstacked module, 1.
+    """
+    c = module.config
+    stacks, layers = (1, c.layers) if module.stacked else (c.layers, 1)
+    if has_kernel(module):
+        kv_XPWJH = jnp.zeros((layers, pages, page_size, 2 * c.kv_heads, c.head_dim), dtype)
+        part = {'kv': kv_XPWJH}
+    else:
+        k_XPKHW = jnp.zeros((layers, pages, c.kv_heads, c.head_dim, page_size), dtype)
+        part = {'k': k_XPKHW, 'v': k_XPKHW.swapaxes(3, 4)}
+    return tuple(attention.constrain_cache(part, module.mesh) for _ in range(stacks))
+
+
+def page_size(part) -> int:
+    """Tokens of a page of a part of the cache."""
+    return part['kv'].shape[2] if 'kv' in part else part['k'].shape[4]
+
+
 def attend(
     q_S1NH,
     new,
@@ -48,33 +90,90 @@ def attend(
     scale: float,
     softcap: float | None,
     mesh,
+    is_local=False,
+    window: int | None = None,
 ):
     """Attention of one more token of each sample. Returns ([S 1 N·H], the cache with the tokens).
 
-    Keys and values are read once, in place: each page gathers its owner's queries. Then the
-    softmaxes of a sample's pages are combined in the order of its pages.
-
-    q: [S 1 N H]. new: {'k' [S K H 1], 'v' [S K 1 H]}. cache: {'k' [X P K H W], 'v' [X P K W H]}.
-    layer: which of the X. mask: [S 1 C] bool; its columns are the prefix, then B pages. The rest:
-    see attention.attend.
+    q: [S 1 N H]. new: {'k' [S K H 1], 'v' [S K 1 H]}. layer: which of the X. The rest: see
+    attention.attend.
+    cache: {'k' [X P K H W], 'v' [X P K W H]} for plain products. Keys and values are read once, in
+    place: each page gathers its owner's queries. Then the softmaxes of a sample's pages are
+    combined in the order of its pages.
+    Or {'kv' [X P W J H]} for the kernel, J = 2·K: each head's keys, then its values. A sample's
+    pages hold all of its tokens, so there is no prefix beside them.
+    mask: [S 1 C] bool, for plain products; its columns are the prefix, then B pages.
+    is_local, window: for the kernel. Where is_local, which may be traced, a token sees the `window`
+    tokens up to its own.
     """
+    if 'kv' in cache:
+        attend_by_kernel = functools.partial(
+            _attend_by_kernel, scale=scale, softcap=softcap, window=window
+        )
+        args = q_S1NH, new, cache, jnp.asarray(layer, jnp.int32), pages, jnp.asarray(is_local)
+        return _on_parts(attend_by_kernel, args, mesh)
     kernel = functools.partial(
         _attend, scale=scale, softcap=softcap, in_place=attention.writes_in_place(mesh)
     )
     args = q_S1NH, new, cache, jnp.asarray(layer, jnp.int32), pages, mask_S1C, prefix
+    return _on_parts(kernel, args, mesh)
+
+
+def _on_parts(compute, args, mesh):
+    """compute(*args) on each part of the mesh, with its own samples, pages and heads.
+
+    args: q, new, cache, layer, pages; then, for plain products, the mask and the prefix, or for the
+    kernel, is_local.
+    """
     if mesh is None or mesh.size == 1:
-        return kernel(*args)
-    rows, heads = flash_attention.row_and_head_axes(mesh, q_S1NH.shape, cache['k'].shape[2])
+        return compute(*args)
+    q_S1NH, new, cache = args[:3]
+    rows, heads = flash_attention.row_and_head_axes(mesh, q_S1NH.shape, new['k'].shape[1])
     q_spec, row_spec = PartitionSpec(rows, None, heads), PartitionSpec(rows)
-    new_specs = dict.fromkeys('kv', PartitionSpec(rows, heads))
-    cache_specs = dict.fromkeys('kv', PartitionSpec(None, rows, heads))
+    new_specs = dict.fromkeys(new, PartitionSpec(rows, heads))
+    by_head = PartitionSpec(None, rows, heads)
+    cache_specs = {
+        name: PartitionSpec(None, rows, None, heads) if name == 'kv' else by_head for name in cache
+    }
     page_specs = Pages(row_spec, row_spec, row_spec, row_spec)
-    layer_spec, prefix_spec = PartitionSpec(), PartitionSpec(heads)
-    in_specs = q_spec, new_specs, cache_specs, layer_spec, page_specs, row_spec, prefix_spec
+    rest_specs = (PartitionSpec(),) if 'kv' in cache else (row_spec, PartitionSpec(heads))
+    in_specs = q_spec, new_specs, cache_specs, PartitionSpec(), page_specs, *rest_specs
     out_S1E, cache = jax.shard_map(
-        kernel, mesh=mesh, in_specs=in_specs, out_specs=(q_spec, cache_specs), check_vma=False
+        compute, mesh=mesh, in_specs=in_specs, out_specs=(q_spec, cache_specs), check_vma=False
     )(*args)
     return out_S1E, attention.constrain_cache(cache, mesh)
+
+
+def _attend_by_kernel(q_S1NH, new, cache, layer, pages, is_local, *, scale, softcap, window):
+    """What `attend` says, on one device's samples and pages, by jax's ragged paged attention."""
+    (S, _, N, H), (X, P, W, J, _) = q_S1NH.shape, cache['kv'].shape
+    new_SKLH = new['k'].swapaxes(2, 3), new['v']
+    kv_SJH = jnp.stack([x[:, :, 0] for x in new_SKLH], axis=2).reshape(S, J, H)
+    page_S, column_S = _next_places(pages, W)
+    kv_XPWJH = cache['kv'].at[layer, page_S, column_S].set(kv_SJH.astype(cache['kv'].dtype))
+    # The kernel takes one layer's pages: those of all layers, and the numbers of this one's.
+    kv_PWJH = kv_XPWJH.reshape(X * P, W, J, H)
+
+    def attend_within(window):
+        return ragged_paged_attention(
+            q_S1NH[:, 0],
+            kv_PWJH,
+            pages.filled + 1,
+            layer * P + pages.table,
+            jnp.arange(S + 1, dtype=jnp.int32),
+            jnp.array([S], jnp.int32),
+            sm_scale=scale,
+            sliding_window=window,
+            soft_cap=softcap,
+            num_kv_pages_per_block=min(KERNEL_PAGES, pages.table.shape[1]),
+            num_queries_per_block=min(KERNEL_SAMPLES, S),
+        )
+
+    if window is None:
+        out_SNH = attend_within(None)
+    else:
+        out_SNH = jax.lax.cond(is_local, lambda: attend_within(window), lambda: attend_within(None))
+    return out_SNH.reshape(S, 1, N * H), {'kv': kv_XPWJH}
 
 
 def _attend(q_S1NH, new, cache, layer, pages, mask_S1C, prefix, *, scale, softcap, in_place):
@@ -135,15 +234,19 @@ def _combine(parts: _Part):
     return jnp.einsum('sbkg,sbkgh->skgh', share_SBKG, parts.out)
 
 
+def _next_places(pages: Pages, width: int):
+    """([S] page, [S] column in it) of each sample's next token."""
+    block_S1 = jnp.minimum(pages.filled // width, pages.table.shape[1] - 1)[:, None]
+    page_S = jnp.take_along_axis(pages.table, block_S1, axis=1)[:, 0]
+    return page_S, pages.filled % width
+
+
 def _write_tokens(cache, new, layer, pages: Pages, in_place: bool):
     """The cache with a token of each sample in the next free column of its pages.
 
     cache, new: see `attend`.
     """
-    W, B = cache['k'].shape[4], pages.table.shape[1]
-    block_S1 = jnp.minimum(pages.filled // W, B - 1)[:, None]
-    page_S = jnp.take_along_axis(pages.table, block_S1, axis=1)[:, 0]
-    column_S = pages.filled % W
+    page_S, column_S = _next_places(pages, cache['k'].shape[4])
     new = {name: x.astype(cache[name].dtype) for name, x in new.items()}
     if not in_place:
         return {

@@ -27,16 +27,22 @@ class Chip:
     axes: int = 2  # of the torus
     options: tuple = ()
 
+    def kernel_seconds(self, flops: float, touched: float) -> float:
+        """The least time of Pallas kernels, which the compiler has no estimate for: of their FLOPs
+        at peak, or of the bytes that they read and write, on one chip.
+        """
+        return max(flops / self.peak, touched / self.bandwidth)
+
     def seconds(
-        self, count: int, *, cycles: float, flops: float, touched: float, wire: float
+        self, count: int, *, kernels: float, flops: float, touched: float, wire: float
     ) -> float:
         """The time of a program on `count` chips: its slowest floor, then its collectives.
 
-        The floors: its kernels by the compiler's estimate (`cycles` a chip), its model FLOPs (all
+        The floors: `kernels`, the estimated seconds of all that it computes, its model FLOPs (all
         chips together) at peak, and `touched` bytes a chip read once from HBM. The collectives
         receive `wire` bytes a chip.
         """
-        floors = cycles / self.clock, flops / count / self.peak, touched / self.bandwidth
+        floors = kernels, flops / count / self.peak, touched / self.bandwidth
         return max(floors) + wire / self.ici
 
 

@@ -43,7 +43,7 @@ def read(text: str) -> dict:
 
     Returns a dict:
       'cycles': the compiler's estimates for its kernels.
-      'untimed': how many sorts and Pallas kernels run, which have no estimate.
+      'sorts', 'kernels': how many sorts and Pallas kernels run, which have no estimate.
       'collectives': kind -> {'count', 'bytes'}, bytes of their outputs.
       'wire': the least number of bytes that a device receives for them.
       'unknown': how many loops were counted once because their length could not be read.
@@ -61,7 +61,8 @@ def read(text: str) -> dict:
         'collectives': collectives,
         'wire': wire,
         'unknown': totals.unknown_loops,
-        'untimed': totals.untimed,
+        'sorts': totals.sorts,
+        'kernels': totals.kernels,
     }
 
 
@@ -103,7 +104,7 @@ class _Totals:
     def __init__(self, computations: dict[str, Computation]):
         self.computations = computations
         self.cycles = 0.0
-        self.untimed = self.unknown_loops = 0
+        self.sorts = self.kernels = self.unknown_loops = 0
         # (kind, channel and chain or else a number) -> bytes of output, times, devices in a group
         self.collectives: dict[tuple, tuple[int, int, int]] = {}
 
@@ -126,8 +127,10 @@ class _Totals:
         estimate = re.search(r'"estimated_cycles":"(\d+)"', line)
         if estimate and int(estimate[1]) < NO_ESTIMATE:
             self.cycles += times * int(estimate[1])
-        if not estimate and (op == 'sort' or 'custom_call_target="tpu_custom_call"' in line):
-            self.untimed += times
+        if not estimate and op == 'sort':
+            self.sorts += times
+        if not estimate and 'custom_call_target="tpu_custom_call"' in line:
+            self.kernels += times
 
     def _add_called(self, op: str, line: str, times: int, is_in_kernel: bool) -> None:
         called = _called(line)

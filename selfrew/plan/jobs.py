@@ -308,7 +308,7 @@ def plan_memory(lm, job: Job, device_gib: float) -> memory_plan.MemoryPlan:
         [job.prompt_tokens] * job.requests,
         [job.max_tokens] * job.requests,
         job.distinct_prompts,
-        slots=job.slots or max(memory_plan.SLOTS, job.group),
+        slots=job.slots,
         prefix_tokens=job.prefix_tokens,
         memory=cache_gib * GiB,
         group=job.group,

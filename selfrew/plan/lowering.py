@@ -4,18 +4,17 @@ Arrays are jax.ShapeDtypeStructs: nothing is allocated.
 """
 
 import functools
-import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from selfrew.engine import loss_contract, reference, train_state, train_step
+from selfrew.engine import loss_contract, reference, sampling_layout, train_state, train_step
 from selfrew.engine.generate import memory_plan, programs, scheduler
 from selfrew.engine.generate.control import Scorers
 from selfrew.mesh import sharding
-from selfrew.models import decoder, language_model, paged_attention
+from selfrew.models import attention, decoder, language_model, paged_attention
 from selfrew.models.config import ModelConfig
 from selfrew.plan.jobs import Job, PlannedJob, argument
 from selfrew.plan.training import BatchShape, reference_passes
@@ -31,6 +30,8 @@ class Program(NamedTuple):
     flops: float  # of a call, on all devices; see model_flops
     lower: Callable[[], jax.stages.Lowered]
     bytes: dict[str, int]  # a device: 'params', 'optimiser', 'cache'
+    # (FLOPs, bytes read and written) of its Pallas kernels on a device, where it has any
+    kernel_work: tuple[float, float] = (0.0, 0.0)
 
 
 def model_flops(
@@ -46,16 +47,29 @@ def model_flops(
 
 
 def round_programs(
-    lm: language_model.Lm, turn: Turn, planned_jobs: list[PlannedJob], shape: BatchShape
+    lm: language_model.Lm,
+    sampling: language_model.Lm,
+    turn: Turn,
+    planned_jobs: list[PlannedJob],
+    shape: BatchShape,
 ) -> Iterator[Program]:
-    """The programs of a round: prefill and decode of each job, reference, update."""
-    optimizer = train_state.cached_optimizer(turn.train.keywords['optimizer'])
+    """The programs of a round: prefill and decode of each job, reference, update.
+
+    sampling: the model on the mesh that it samples on; `lm` itself where that is one with the mesh
+    of updates.
+    """
+    optimizer, is_one = (
+        train_state.cached_optimizer(turn.train.keywords['optimizer']),
+        sampling is lm,
+    )
     lm = train_state.training_only(lm, argument(turn.train, 'only'))
     state = train_state.abstract_state(lm, optimizer)
+    sampled = state.params if is_one else sampling_layout.sampled_params(sampling)
     for job, sizes in planned_jobs:
-        prefix = _prefix_cache(lm, sizes.prefix_tokens)
-        yield _prefill_program(lm, state.params, job, sizes, prefix)
-        yield _decode_program(lm, state.params, job, sizes, prefix)
+        prefix = _prefix_cache(sampling, sizes.prefix_tokens)
+        yield _prefill_program(sampling, sampled, job, sizes, prefix)
+        beside = None if sizes.prefix_pages else prefix
+        yield _decode_program(sampling, sampled, job, sizes, beside)
     batch = _batch(lm, shape)
     if reference_passes(turn):
         yield _reference_program(lm, turn.loss, state.params, batch, shape)
@@ -77,13 +91,14 @@ def _replicated(lm, shape: tuple, dtype) -> jax.ShapeDtypeStruct:
 def _with_cache_shardings(lm, tree):
     """The arrays of slots or caches: rows and heads of caches are split, the rest is replicated."""
 
-    def place(array):
-        is_cache = array.ndim == 5
-        names = (None, 'rows', 'kv', None, None) if is_cache else (None,) * array.ndim
-        layout = sharding.of_shape(lm.mesh, array.shape, names)
+    def place(path, array):
+        if array.ndim == 5:
+            layout = attention.cache_sharding(path[-1].key, array.shape, lm.mesh)
+        else:
+            layout = sharding.of(lm.mesh)
         return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=layout)
 
-    return jax.tree.map(place, tree)
+    return jax.tree.map_with_path(place, tree)
 
 
 def _cache(lm, rows: int, columns: int):
@@ -132,9 +147,7 @@ def _batch(lm, shape: BatchShape) -> Batch:
 
 def _device_bytes(tree) -> int:
     """Bytes of a tree of arrays on one device."""
-    return sum(
-        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
-    )
+    return sum(map(sharding.bytes_of_shard, jax.tree.leaves(tree)))
 
 
 # --- programs ---------------------------------------------------------------------------------
@@ -163,7 +176,8 @@ def _prefill_program(lm, params, job: Job, sizes: memory_plan.MemoryPlan, prefix
 def _decode_program(lm, params, job: Job, sizes: memory_plan.MemoryPlan, prefix) -> Program:
     """A burst of steps, with a cache in which every sample may reach its full length."""
     S, B = sizes.slots, sizes.pages_per_slot
-    page_count = sharding.row_shards(lm.mesh) + S * B
+    shards, shared = sharding.row_shards(lm.mesh), sizes.prefix_pages
+    page_count = shards * (1 + shared) + S * (B - shared)
     make_slots = functools.partial(
         programs.empty_slots,
         lm.module,
@@ -197,7 +211,27 @@ def _decode_program(lm, params, job: Job, sizes: memory_plan.MemoryPlan, prefix)
         model_flops(lm.config, weights, tokens, tokens, tokens * context),
         lower,
         {'params': _device_bytes(params), 'cache': _device_bytes(slots.cache)},
+        _decode_kernel_work(lm, job, sizes, tokens // shards),
     )
+
+
+def _decode_kernel_work(
+    lm, job: Job, sizes: memory_plan.MemoryPlan, tokens: int
+) -> tuple[float, float]:
+    """(FLOPs, bytes) of paged attention for so many tokens of a device's samples.
+
+    Of each sample it reads blocks of pages, and multiplies them with as many samples' queries as it
+    works on together.
+    """
+    block = min(paged_attention.KERNEL_PAGES, sizes.pages_per_slot) * sizes.page_size
+    first, last = (
+        -(-length // block) for length in (job.prompt_tokens, job.prompt_tokens + job.max_tokens)
+    )
+    columns = (first + last) / 2 * block
+    c = lm.config
+    heads = c.heads // sharding.shards(lm.mesh, 'heads', c.heads)
+    flops = 4 * c.layers * heads * c.head_dim * columns * paged_attention.KERNEL_SAMPLES
+    return tokens * flops, tokens * columns * memory_plan.column_bytes(lm)
 
 
 def _burst(module, params, prefix, slots, pages, scorers):
@@ -215,7 +249,8 @@ def _reference_program(lm, loss, params, batch: Batch, shape: BatchShape) -> Pro
     with_tokens |= loss_contract.reads_old_logp(loss)
 
     def lower():
-        return reference.response_logp.lower(lm.module, params, batch, with_tokens=with_tokens)
+        forward = reference.compiled_response_logp(sharding.platform(lm.mesh))
+        return forward.lower(lm.module, params, batch, with_tokens=with_tokens)
 
     return Program(
         'reference',
@@ -223,7 +258,19 @@ def _reference_program(lm, loss, params, batch: Batch, shape: BatchShape) -> Pro
         _forward_flops(lm, shape),
         lower,
         {'params': _device_bytes(params)},
+        _splash_work(lm, shape, passes=1.0),
     )
+
+
+def _splash_work(lm, shape: BatchShape, passes: float) -> tuple[float, float]:
+    """(FLOPs, bytes) of splash attention over a device's rows of a micro-batch: of a causal row the
+    half of its square, and the masks, of four bytes an element, of all of it.
+    """
+    R, L = shape.rows // sharding.row_shards(lm.mesh), shape.length
+    c = lm.config
+    heads = c.heads // sharding.shards(lm.mesh, 'heads', c.heads)
+    flops = 4 * c.layers * heads * c.head_dim * R * L * L / 2
+    return passes * flops, passes * c.layers * R * 4 * L * L
 
 
 def _forward_flops(lm, shape: BatchShape) -> float:
@@ -271,4 +318,6 @@ def _update_program(lm, loss, optimizer, state: State, batch: Batch, shape: Batc
         A * _forward_flops(lm, shape) * _passes(lm),
         lower,
         {'params': _device_bytes(state.params), 'optimiser': _device_bytes(state.opt)},
+        # A backward pass has five products for the two of a forward pass.
+        _splash_work(lm, shape, passes=A * (3.5 + (lm.module.remat != 'none'))),
     )

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import jax
 
-from selfrew.engine import update_memory
+from selfrew.engine import sampling_layout, update_memory
 from selfrew.mesh import memory, sharding
-from selfrew.models import decoder, hf, language_model, text
+from selfrew.models import attention, decoder, hf, language_model, text
 from selfrew.plan import chips, jobs, lowering, prediction, summary, training
 from selfrew.running.config import model_describer
 
@@ -29,11 +29,15 @@ def make(
     chip, turn, lm = chips.CHIPS[kind], jobs.sampling_turn(config), build_lm(config, devices)
     measured = jobs.evaluation_jobs(config, turn, prompt_tokens, lm.config.max_length)
     limit = int(update_memory.SHARE * chip.hbm_gib * jobs.GiB)
-    lm, planned, shape, about = _size_arrays(config, lm, turn, prompt_tokens, chip.hbm_gib, limit)
+    sampling = sampling_layout.sampling_lm(lm, chip.hbm_gib * jobs.GiB)
+    lm, planned, shape, about = _size_arrays(
+        config, lm, sampling, turn, prompt_tokens, chip.hbm_gib, limit
+    )
     results = {}
-    for program in lowering.round_programs(lm, turn, planned, shape):
+    for program in lowering.round_programs(lm, sampling, turn, planned, shape):
         report(f'compiling {program.title} …')
         results[program.title] = prediction.compile_and_predict(program, chip, lm.mesh.size)
+    copied = 0 if sampling is lm else sampling_layout.weight_bytes(sampling)
     changes = summary.advice(results, chip, config['model'])
     verdict = 'does not fit; change\n  ' + '\n  '.join(changes) if changes else 'fits.'
     if (idle := len(devices) - lm.mesh.size) > 0:
@@ -46,20 +50,25 @@ def make(
         'libtpu': importlib.metadata.version('libtpu'),
         'evaluations': [dataclasses.asdict(job) for job in measured],
         'programs': results,
-        'round_seconds': prediction.round_seconds(turn, planned, shape, results),
+        'round_seconds': prediction.round_seconds(
+            turn, planned, shape, results, copy_seconds=copied / chip.ici
+        ),
         'verdict': verdict,
     }
 
 
-def _size_arrays(config: dict, lm, turn, prompt_tokens: int, device_gib: float, limit: int):
+def _size_arrays(
+    config: dict, lm, sampling_lm, turn, prompt_tokens: int, device_gib: float, limit: int
+):
     """(lm as it recomputes, planned jobs, shape of an update, what the plan says of these), as a
     run chooses them where the config leaves them open.
 
-    device_gib: the memory of a device. limit: bytes of it that an update may take.
+    sampling_lm: the model on the mesh that it samples on. device_gib: the memory of a device.
+    limit: bytes of it that an update may take.
     """
     shards = sharding.row_shards(lm.mesh)
     sampling = jobs.sampling_jobs(turn, prompt_tokens, lm.config.max_length)
-    planned = [(job, jobs.plan_memory(lm, job, device_gib)) for job in sampling]
+    planned = [(job, jobs.plan_memory(sampling_lm, job, device_gib)) for job in sampling]
     lengths = training.example_lengths(turn, sampling, prompt_tokens)
 
     def pack(micros: int) -> tuple[int, int, int]:
@@ -74,6 +83,7 @@ def _size_arrays(config: dict, lm, turn, prompt_tokens: int, device_gib: float, 
         'model': config['model']['folder'],
         'parameters': sum(x.size for x in jax.tree.leaves(lm.abstract_params())),
         'mesh': dict(lm.mesh.shape),
+        'sampling_mesh': dict(sampling_lm.mesh.shape),
         'prompt_tokens': prompt_tokens,
         'jax': jax.__version__,
         'samples': [
@@ -96,9 +106,10 @@ def make_here(
     lm, turn = build_lm(config, jax.devices()), jobs.sampling_turn(config)
     device = lm.mesh.local_devices[0]
     gib, limit = memory.device_bytes(device) / jobs.GiB, update_memory.budget(device)
-    lm, planned, shape, about = _size_arrays(config, lm, turn, prompt_tokens, gib, limit)
+    sampling = sampling_layout.sampling_lm(lm)
+    lm, planned, shape, about = _size_arrays(config, lm, sampling, turn, prompt_tokens, gib, limit)
     results = {}
-    for program in lowering.round_programs(lm, turn, planned, shape):
+    for program in lowering.round_programs(lm, sampling, turn, planned, shape):
         report(f'compiling {program.title} …')
         needed = prediction.memory_bytes(program.lower().compile())
         total = sum(needed.values())
@@ -137,7 +148,7 @@ def build_lm(config: dict, devices) -> language_model.Lm:
     module = decoder.make_module(
         model_config,
         fields['dtype'],
-        attention=fields['attention'],
+        attention=fields['attention'] or attention.default_backend(model_config, mesh),
         remat=fields['remat'] or 'none',
         mesh=mesh,
     )
@@ -150,4 +161,5 @@ def build_lm(config: dict, devices) -> language_model.Lm:
         cache=fields['cache'],
         cache_gib=fields['cache_gib'],
         has_fixed_remat=fields['remat'] is not None,
+        sampling=fields['sampling'],
     )

@@ -30,11 +30,12 @@ def compile_and_predict(program: Program, chip: chips.Chip, count: int) -> dict:
             raise
         return result | {'bytes': program.bytes, 'fits': False, 'refused': _refusal(problem)}
     counted, cost = hlo.read(text), compiled.cost_analysis() or {}
+    pallas = chip.kernel_seconds(*program.kernel_work) if counted['kernels'] else 0.0
     needed = memory_bytes(compiled)
     total = sum(needed.values())
     seconds = chip.seconds(
         count,
-        cycles=counted['cycles'],
+        kernels=counted['cycles'] / chip.clock + pallas,
         flops=program.flops,
         touched=needed['arguments'],
         wire=counted['wire'],
@@ -45,11 +46,13 @@ def compile_and_predict(program: Program, chip: chips.Chip, count: int) -> dict:
         'seconds': seconds,
         'tokens_per_s': program.tokens / seconds,
         'mfu': program.flops / seconds / count / chip.peak,
-        'kernel_seconds': counted['cycles'] / chip.clock,
+        'kernel_seconds': counted['cycles'] / chip.clock + pallas,
+        'pallas_seconds': pallas,
         'collective_seconds': counted['wire'] / chip.ici,
         'collectives': counted['collectives'],
         'unknown_loops': counted['unknown'],
-        'untimed': counted['untimed'],
+        'sorts': counted['sorts'],
+        'kernels': counted['kernels'],
         'compiler': {key: cost.get(key) for key in ('flops', 'bytes accessed', 'optimal_seconds')},
         'compile_seconds': time.time() - start,
     }
@@ -82,18 +85,23 @@ def memory_bytes(compiled) -> dict[str, int]:
 
 
 def round_seconds(
-    turn: Turn, planned_jobs: list[PlannedJob], shape: BatchShape, results: dict
+    turn: Turn,
+    planned_jobs: list[PlannedJob],
+    shape: BatchShape,
+    results: dict,
+    copy_seconds: float = 0.0,
 ) -> dict:
     """Seconds of each stage of a round, and of all as 'round'; None where they are not known.
 
     Every response is taken to run to its limit, and every prompt to give all of its pairs.
-    results: by program title, see `compile_and_predict`.
+    results: by program title, see `compile_and_predict`. copy_seconds: of laying out the parameters
+    for sampling, once a round.
     """
 
     def seconds_of(title: str) -> float:
         return results.get(title, {}).get('seconds', math.nan)
 
-    stages = {}
+    stages = {'copy': copy_seconds} if copy_seconds else {}
     for job, sizes in planned_jobs:
         chunks = math.ceil((job.prompt_tokens - 1 - sizes.prefix_tokens) / sizes.prefill_chunk)
         prefix_chunks = math.ceil(sizes.prefix_tokens / sizes.prefill_chunk)

@@ -9,8 +9,10 @@ update, 4 with LoRA; the head where it is applied; half of the square for causal
 recomputation is not counted. Times are predicted, not measured: the compiler's estimate of its
 kernels, loops counted as often as they run, or the time to read a program's arguments from HBM if
 that is longer; then the collectives' bytes over all links at once, with nothing overlapped. The
-compiler has no estimate for sorts and Pallas kernels (splash). A round: prompts of {prompt_tokens}
-tokens, every response of full length; host work, loading and saving are not counted."""
+compiler has no estimate for Pallas kernels (splash, paged attention), which are counted by their
+FLOPs at peak or their bytes at HBM's bandwidth, and none for sorts. A round: prompts of
+{prompt_tokens} tokens, every response of full length, the parameters laid out once for sampling;
+host work, loading and saving are not counted."""
 
 MEMORY_COLUMNS = 'params', 'optimiser', 'cache', 'arguments', 'temporaries', 'total'
 TIME_HEADER = (
@@ -40,7 +42,7 @@ def advice(results: dict, chip: chips.Chip, model: dict) -> list[str]:
         else:
             if title == 'update' and model.get('remat', 'none') != 'full':
                 changes.append('model.remat=full')
-            if model.get('attention', 'xla') == 'xla':
+            if model.get('attention') == 'xla':
                 changes.append('model.attention=splash')
             changes.append('a smaller train.batch or train.row_length')
         taken = f'parameters and optimiser take {state / GiB:.1f} GiB a device'
@@ -50,7 +52,10 @@ def advice(results: dict, chip: chips.Chip, model: dict) -> list[str]:
 
 def plan_text(plan: dict) -> str:
     """A plan of planner.make as text."""
-    head = '{model}: {parameters:,} parameters on {topology}, {mesh}; jax {jax}, libtpu {libtpu}'
+    head = (
+        '{model}: {parameters:,} parameters on {topology}, {mesh}, sampling on {sampling_mesh}; '
+        'jax {jax}, libtpu {libtpu}'
+    )
     timed = {title: result for title, result in plan['programs'].items() if 'seconds' in result}
     minutes = ', '.join(
         f'{stage} {"?" if seconds is None else f"{seconds / 60:,.1f}"}'
@@ -72,7 +77,8 @@ def plan_text(plan: dict) -> str:
 def here_text(plan: dict) -> str:
     """A plan of planner.make_here as text."""
     head = (
-        '{model}: {parameters:,} parameters on {device}, {mesh}, {memory_gib:.1f} GiB a device; '
+        '{model}: {parameters:,} parameters on {device}, {mesh}, sampling on {sampling_mesh}, '
+        '{memory_gib:.1f} GiB a device; '
         'jax {jax}'
     )
     slots = ', '.join(f'{job["title"]} {job["layout"]["slots"]}' for job in plan['samples'])
@@ -137,7 +143,10 @@ def _collective_lines(timed: dict) -> list[str]:
         line = f'  {title}: {kinds or "none"}'
         if result['unknown_loops']:
             line += f'; {result["unknown_loops"]} loops of unknown length counted once'
-        if result['untimed']:
-            line += f'; {result["untimed"]} sorts or Pallas kernels not timed'
+        if result['sorts']:
+            line += f'; {result["sorts"]} sorts not timed'
+        if result['kernels']:
+            seconds = 1e3 * result['pallas_seconds']
+            line += f'; {result["kernels"]} Pallas kernels by their work, {seconds:.1f} ms'
         lines.append(line)
     return lines

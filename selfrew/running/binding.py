@@ -121,6 +121,7 @@ FIELD_RANGES = {
     'eps': POSITIVE,
     'lora_alpha': POSITIVE,
     'cache_gib': POSITIVE,
+    'sampling': Range(0, LARGEST),
     'clip': Range(0, math.inf, takes_least=False),
     'max_gap': Range(0, math.inf, takes_least=False),
     'weight_decay': NOT_NEGATIVE,

@@ -45,13 +45,15 @@ def logging_to(path: str) -> Iterator[None]:
         _logs.pop()
 
 
-def print_run(config: dict, lm, params) -> None:
-    """Prints the config, the mesh, and the table of parameters with shapes and shardings."""
+def print_run(config: dict, lm, params, sampling_mesh) -> None:
+    """Prints the config, both meshes, and the table of parameters with shapes and shardings."""
     say(json_bytes(config).decode().rstrip())
     say(
         f'mesh {dict(lm.mesh.shape)} on {jax.devices()[0].device_kind}, '
         f'compute {lm.module.dtype}, parameters {lm.param_dtype}'
     )
+    if sampling_mesh != lm.mesh:
+        say(f'it samples on the mesh {dict(sampling_mesh.shape)}, with a copy of the parameters')
     if lm.module.dtype == 'bfloat16' and lm.mesh.devices.flat[0].platform == 'cpu':
         say(
             'bfloat16 is about three times slower on a CPU than float32: model.dtype=float32 '

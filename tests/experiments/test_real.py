@@ -161,7 +161,7 @@ def test_pairs_to_judge_are_short_and_a_verdict_goes_with_each_response(tmp_path
     verdicts = _rows(tmp_path / 'verdicts_crossed.jsonl')
     assert [row['response'] for row in verdicts[:2]] == ['Score: 5', 'Score: 1']
     assert len(verdicts) == 2 * judging.PAIRS
-    pair = _rows(tmp_path / 'crossed_train.jsonl')[0]
+    pair = min(_rows(tmp_path / 'crossed_train.jsonl'), key=judging._characters)
     assert pair['chosen'] in verdicts[0]['prompt'] and pair['rejected'] in verdicts[1]['prompt']
     for name in judging.tested().values():
         pairs = _rows(tmp_path / f'{name}.jsonl')

@@ -95,3 +95,45 @@ def test_pages_give_what_a_contiguous_cache_gives(axes, softcap, shared, window)
     k, v = _contiguous(cache, new, pages, parts)
     expected = attention.attend(q, k, v, mask, prefix, scale=SCALE, softcap=softcap, is_cached=True)
     assert_near(out, expected, 5e-6)
+
+
+@pytest.mark.parametrize(
+    'axes, softcap, window',
+    [({}, None, None), ({'data': 2, 'tensor': 2}, 2.0, 6), ({'fsdp': 2}, None, 6)],
+    ids=str,
+)
+def test_the_kernel_gives_what_plain_products_give(interpreted_kernel, axes, softcap, window):
+    """Interpreted on a CPU: a token of each of 8 samples, in the second of 2 layers, where a local
+    layer sees `window` tokens and a global one all.
+    """
+    parts = axes.get('fsdp', 1) * axes.get('data', 1)
+    devices = jax.devices()[: int(np.prod(list(axes.values())))]
+    mesh = sharding.make_mesh(**axes, devices=devices) if axes else None
+    pages, rng, features = _random_pages(parts), np.random.default_rng(2), 128
+
+    def draw(*shape):
+        return rng.normal(size=shape).astype(np.float32)
+
+    q, new = draw(S, 1, N, features), {'k': draw(S, K, features, 1), 'v': draw(S, K, 1, features)}
+    cache = {
+        'k': draw(LAYERS, P * parts, K, features, W),
+        'v': draw(LAYERS, P * parts, K, W, features),
+    }
+    column, last = np.arange(B * W), pages.filled[:, None]
+
+    @jax.jit
+    def attend(q, new, pages, cache, is_local, mask=None):
+        options = {'scale': features**-0.5, 'softcap': softcap, 'mesh': mesh}
+        options |= {'is_local': is_local, 'window': window}
+        return paged_attention.attend(q, new, cache, LAYER, pages, mask, None, **options)
+
+    keys_and_values = np.stack([cache['k'].transpose(0, 1, 4, 2, 3), cache['v'].swapaxes(2, 3)], 4)
+    kv = keys_and_values.reshape(LAYERS, P * parts, W, 2 * K, features)
+    for is_local in (False, True) if window else (False,):
+        seen = (column <= last) & (column > last - (window if is_local else 99))
+        expected, after = attend(q, new, pages, cache, is_local, seen[:, None])
+        out, after_kernel = attend(q, new, pages, {'kv': kv}, is_local)
+        assert_near(out, expected, 1e-5)
+        written = np.asarray(after_kernel['kv']).reshape(LAYERS, P * parts, W, K, 2, features)
+        np.testing.assert_array_equal(written[..., 0, :], np.moveaxis(after['k'], 4, 2))
+        np.testing.assert_array_equal(written[..., 1, :], np.moveaxis(after['v'], 3, 2))

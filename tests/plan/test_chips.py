@@ -49,9 +49,15 @@ def test_a_clock_gives_the_published_peak():
 
 def test_time_is_the_slowest_floor_and_then_the_collectives():
     chip = chips.CHIPS['v5e']
-    second = {'cycles': 1.5e9, 'flops': 0.0, 'touched': 0.0, 'wire': 0.0}  # one second of kernels
+    second = {'kernels': 1.0, 'flops': 0.0, 'touched': 0.0, 'wire': 0.0}
     reading = second | {'touched': 2 * 0.819e12, 'wire': 200e9}  # two of HBM, one of links
     computing = second | {'flops': 4 * 8 * 197e12}  # four of eight chips at peak
     assert chip.seconds(8, **second) == pytest.approx(1.0)
     assert chip.seconds(8, **reading) == pytest.approx(3.0)
     assert chip.seconds(8, **computing) == pytest.approx(4.0)
+
+
+def test_a_pallas_kernel_takes_the_time_of_its_bytes_or_of_its_flops():
+    chip = chips.CHIPS['v5e']
+    assert chip.kernel_seconds(2 * 197e12, 0.819e12) == pytest.approx(2.0)
+    assert chip.kernel_seconds(197e12, 3 * 0.819e12) == pytest.approx(3.0)

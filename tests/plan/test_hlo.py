@@ -54,7 +54,7 @@ MODULE = re.sub('|'.join(ATTRIBUTES), lambda match: ATTRIBUTES[match[0]], TEMPLA
 def test_loops_count_as_often_as_they_run_and_collectives_once_where_they_start():
     module = hlo.read(MODULE)
     assert module['cycles'] == 7 + 80 * 100
-    assert module['unknown'] == 0 and module['untimed'] == 80
+    assert module['unknown'] == module['kernels'] == 0 and module['sorts'] == 80
     assert module['collectives'] == {
         # an all-reduce of which a part is kept
         'reduce-scatter': {'count': 80, 'bytes': 80 * 8 * 256 * 2},

@@ -30,7 +30,9 @@ def turn():
 @pytest.fixture(scope='module')
 def planned(turn):
     lm = dataclasses.replace(toys.toy()[0], cache_gib=40.0)
-    sampling = jobs.sampling_jobs(turn, 500, CONTEXT)
+    sampling = [
+        dataclasses.replace(job, slots=256) for job in jobs.sampling_jobs(turn, 500, CONTEXT)
+    ]
     return [(job, jobs.plan_memory(lm, job, chips.CHIPS['v5p'].hbm_gib)) for job in sampling]
 
 
@@ -38,7 +40,7 @@ def test_requests_are_read_from_the_config_without_its_data(turn):
     sample, judge = jobs.sampling_jobs(turn, 500, CONTEXT)
     assert sample.requests == 7000 * 4
     assert (sample.prompt_tokens, sample.max_tokens) == (512, 1024)  # the prompt: a multiple of 32
-    assert (sample.distinct_prompts, sample.prefix_tokens, sample.slots) == (7000, 0, 256)
+    assert (sample.distinct_prompts, sample.prefix_tokens, sample.slots) == (7000, 0, None)
     assert judge.requests == 7000 * 4 * 3 and judge.distinct_prompts == 7000 * 4
     assert judge.prompt_tokens > 500 + 1024
 
@@ -144,7 +146,7 @@ def test_a_greedy_response_beside_those_of_the_data_is_sampled():
     turn = jobs.sampling_turn(selm.get_config('llama3_8b').to_dict())
     (sample,) = jobs.sampling_jobs(turn, 500, CONTEXT)
     assert (sample.requests, sample.distinct_prompts) == (20_378, 20_378)
-    assert (sample.max_tokens, sample.slots) == (1024, 256)
+    assert (sample.max_tokens, sample.slots) == (1024, None)
     assert training.example_count(turn) == 20_378 and not training.trains_on_samples(turn)
     assert training.batch_shape(turn, 512, 1024, 64).n == 3
     judge = functools.partial(scorers.judge, template='additive', votes=2, max_tokens=256)
@@ -290,12 +292,12 @@ def _controlled(**sampler):
 
 
 def test_block_wise_candidates_are_requests_and_share_their_slots():
-    """2,000 prompts, 2 answers of 6 candidates each; 256 slots hold 42 groups of 6."""
+    """2,000 prompts, 2 answers of 6 candidates each; a CPU's 128 slots hold 21 groups of 6."""
     turn = _controlled(candidates=6, block=32, values=('own', 'runs/not/there'), weights=(1.0, 1.0))
     (job,) = jobs.sampling_jobs(turn, 100, CONTEXT)
     assert job.requests == 2000 * 2 * 6 and job.distinct_prompts == 2000
     assert job.is_steered and job.group == 6
-    assert jobs.plan_memory(toys.toy()[0], job, 64.0).slots == 252
+    assert jobs.plan_memory(toys.toy()[0], job, 64.0).slots == 126
     shape = training.batch_shape(turn, 100, 64, 1)
     assert shape.n == 2  # a group of all responses
 

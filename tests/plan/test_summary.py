@@ -25,7 +25,9 @@ def test_a_report_shows_what_fits_and_what_the_compiler_refused():
         'tokens': 8,
         'seconds': 0.5,
         'kernel_seconds': 0.4,
-        'untimed': 2,
+        'sorts': 2,
+        'kernels': 80,
+        'pallas_seconds': 0.05,
         'collective_seconds': 0.1,
         'tokens_per_s': 16.0,
         'mfu': 0.25,
@@ -41,6 +43,7 @@ def test_a_report_shows_what_fits_and_what_the_compiler_refused():
         'parameters': 10,
         'topology': 'v5e:2x4',
         'mesh': {},
+        'sampling_mesh': {},
         'jax': '1',
         'libtpu': '2',
         'hbm_gib': 15.75,
@@ -53,7 +56,7 @@ def test_a_report_shows_what_fits_and_what_the_compiler_refused():
     text = summary.plan_text(plan)
     for words in (
         'no: Ran out of memory (20G',
-        'all-gather 2.00 (80); 2 sorts or Pallas kernels not timed',
+        'all-gather 2.00 (80); 2 sorts not timed; 80 Pallas kernels by their work, 50.0 ms',
         '25.0%',
         'reference 1.5',
         'update ?',

@@ -40,9 +40,9 @@ ARMS = {  # -> the kinds of pairs that it learns from
     'all': ('oasst', 'ultrafeedback', 'crossed'),
 }
 TEMPLATE = os.path.join(os.path.dirname(__file__), 'verdict.jinja')
-PAIRS = 64  # trained on, of each kind, at most; or --prompts
+PAIRS = 400  # trained on, of each kind, at most, the shortest; or --prompts
 RATES = 5e-5, 1e-4  # tried with --tune; the first is the one chosen
-EPOCHS = 4
+EPOCHS = 1
 CONTEXT = 1024  # tokens
 WRITTEN = 32  # pairs, of which the model writes its verdicts itself
 LOW, HIGH = 1, 5  # scores
@@ -59,11 +59,17 @@ def write_verdicts(folder: str) -> None:
     """Writes verdicts_oasst.jsonl and so on: judge prompts with the score that they should get."""
     for name in ARMS['all']:
         rows = []
-        for pair in sources.read_rows(folder, f'{name}_train')[: settings.PROMPTS.value or PAIRS]:
+        pairs = sorted(sources.read_rows(folder, f'{name}_train'), key=_characters)
+        for pair in pairs[: settings.PROMPTS.value or PAIRS]:
             for response, score in ((pair['chosen'], HIGH), (pair['rejected'], LOW)):
                 asked = templates.render(TEMPLATE, prompt=pair['prompt'], response=response)
                 rows.append({'prompt': asked, 'response': f'Score: {score}'})
         sources.write_rows(folder, f'verdicts_{name}', rows)
+
+
+def _characters(pair: dict) -> int:
+    """Characters of a pair: what it costs to learn from it."""
+    return 2 * len(pair['prompt']) + len(pair['chosen']) + len(pair['rejected'])
 
 
 def _path(name: str) -> str:
@@ -169,7 +175,7 @@ def extra_figures(workdir: str, number: int) -> dict:
     row = {}
     for name, right in judged.items():
         low, high = wilson(sum(right.values()), len(right))
-        row |= {name: mean_of(right.values()), f'{name}_low': low, f'{name}_high': high}
+        row |= {name: mean_of(list(right.values())), f'{name}_low': low, f'{name}_high': high}
     evals = read_json(os.path.join(workdir, 'rounds', f'{number:02d}', 'evals.json'), PUT_BACK)
     return row | {'written_unread': evals['written']['parse_failures']}
 

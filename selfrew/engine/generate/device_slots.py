@@ -49,10 +49,13 @@ class DeviceSlots:
         (self.lm, self.params), self._plan = self.models[0], plan
         self._scorers, lm = scorers_of(control, self.models), self.lm
         prefix = requests[0].prompt[: plan.prefix_tokens]
+        # For prefill; decode steps read it too, unless it is in shared pages.
         self.prefix_cache = prefill.make_prefix_cache(self.models, prefix)
         self.max_ends = max(1, *(len(request.options.ends) for request in requests))
         shards = sharding.row_shards(lm.mesh)
-        self.pages = PageTable(plan.slots, plan.pages_per_slot, plan.page_size, 1, shards)
+        self.pages = PageTable(
+            plan.slots, plan.pages_per_slot, plan.page_size, 1, shards, plan.prefix_pages
+        )
         small = SMALL_CACHE_BYTES // (plan.page_size * memory_plan.column_bytes(lm))
         needed = self.pages.pages_needed(self.pages.pages_of(first_tokens_S))
         least = self._all_pages() if has_all_pages else min(self._all_pages(), small)
@@ -69,6 +72,11 @@ class DeviceSlots:
             words=len(requests[0].key_words),
             scorers=tuple((scorer.module, scorer.cache_dtype) for scorer, _ in self.models[1:]),
         )
+        if plan.prefix_pages:
+            pages = self.pages.shared_pages()
+            cache, self.state = self.state.cache, self.state._replace(cache=())
+            cache = programs.write_prefix(lm.module, cache, self.prefix_cache, pages)
+            self.state = self.state._replace(cache=cache)
 
     # --- pages ---
 
@@ -80,7 +88,8 @@ class DeviceSlots:
     def _all_pages(self, slots: int | None = None) -> int:
         """The pages that each part of the mesh needs for every slot to reach its full length."""
         slots = len(self.pages.table) if slots is None else slots
-        return 1 + slots // self.pages.parts * self._plan.pages_per_slot
+        shared = self.pages.shared
+        return 1 + shared + slots // self.pages.parts * (self._plan.pages_per_slot - shared)
 
     def _round_pages(self, needed: int) -> int:
         """Half of all pages if that is enough, else all of them."""
@@ -133,7 +142,10 @@ class DeviceSlots:
         columns = zip(*requests, *requests[:1] * padding)
         request = programs.SlotRequest(*map(np.array, columns, programs.REQUEST_DTYPES))
         pages = np.zeros((batch, page_count), np.int32)
-        pages[: len(slots)] = [self.pages.global_pages(slot, page_count) for slot in slots]
+        first = self.pages.shared
+        pages[: len(slots)] = [
+            self.pages.global_pages(slot, first + page_count)[first:] for slot in slots
+        ]
         row = np.array(rows + [0] * padding, np.int32)
         # The slot of the padding is beyond the last one, so it is dropped.
         slot = np.array(slots + [len(self.pages.table)] * padding, np.int32)
@@ -174,7 +186,7 @@ class DeviceSlots:
         self.state = programs.decode(
             self.lm.module,
             self.params,
-            self.prefix_cache,
+            None if self._plan.prefix_pages else self.prefix_cache,
             self.state,
             self.pages.device_arrays(),
             busy_S,

@@ -3,14 +3,18 @@
 import dataclasses
 import math
 
+import jax
 import jax.numpy as jnp
 
 from selfrew.mesh import buckets, memory, sharding
+from selfrew.models import decoder, paged_attention
 
-SLOTS, CPU_SLOTS = 256, 128
+CPU_SLOTS = 128
+REPLICA_SLOTS = 256  # of each replica, at least, where memory allows
+CACHE_READS = 3  # a decode step's reads of the cache over those of the weights; more gains little
 PAGE_SIZE = 128  # tokens of a page: a tile of a TPU
 CPU_PAGE_SIZE = 64  # what suits a CPU's matrix products
-CACHE_SHARE = 0.3  # of a device's memory, for caches
+CACHE_SHARE, CPU_CACHE_SHARE = 0.4, 0.3  # of a device's memory, for caches
 MIN_SHARED_PREFIX = 64  # tokens; a shorter common prefix of all prompts gets no prefix cache
 PREFILL_TOKENS = 1024  # tokens of all prompts that are prefilled together
 
@@ -26,9 +30,32 @@ def is_single_cpu(lm) -> bool:
     return is_on_cpu(lm) and lm.mesh.size == 1
 
 
-def default_slots(lm, requests: int) -> int:
-    """The most slots for this many requests, unless a caller sets it: 256, on a CPU 128."""
-    return min(CPU_SLOTS if is_on_cpu(lm) else SLOTS, buckets.next_power_of_two(requests))
+def default_slots(lm, lengths, limits) -> int:
+    """The slots of requests with these prompts and limits, unless a caller sets them or memory
+    holds fewer: on a CPU 128, elsewhere what keeps a device's memory busy.
+
+    A decode step reads the weights once, and the cache of each sample. So a step of more samples
+    takes longer but costs less for each, until the cache takes CACHE_READS times as long as the
+    weights: then all the slots that there could be would gain a third more tokens/s.
+
+    lengths: tokens of each request's prompt. limits: tokens that its sample may have.
+    """
+    requests = buckets.next_power_of_two(len(lengths))
+    if is_on_cpu(lm):
+        return min(CPU_SLOTS, requests)
+    columns = sum(length + limit / 2 for length, limit in zip(lengths, limits)) / len(lengths)
+    balanced = CACHE_READS * weight_bytes(lm) / (columns * column_bytes(lm))
+    a_replica = max(REPLICA_SLOTS, buckets.next_power_of_two(math.ceil(balanced)))
+    return min(a_replica * sharding.row_shards(lm.mesh), requests)
+
+
+def weight_bytes(lm) -> int:
+    """Bytes of the parameters on a device of the mesh."""
+    tree = decoder.abstract_params(lm.module, lm.param_dtype)[0], lm.param_shardings()
+    return sum(
+        math.prod(layout.shard_shape(shape.shape)) * shape.dtype.itemsize
+        for shape, layout in zip(*map(jax.tree.leaves, tree))
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,11 +66,17 @@ class MemoryPlan:
     page_size: int  # tokens of a page
     pages_per_slot: int  # that a slot may have
     max_tokens: int  # of a sample
-    prefix_tokens: int  # that all prompts begin with; they are in the prefix cache only
+    prefix_tokens: int  # that all prompts begin with; they are in the prefix cache
+    prefix_pages: int  # with these tokens, shared by all slots; 0: they are beside the pages
     prefill_rows: int  # of the prefill pool: prompts that are prefilled together
     prefill_chunk: int  # tokens of each of them that one call of prefill reads
     prefill_columns: int  # of the prefill pool
     bytes: int  # of all caches, on one device
+
+    @property
+    def tokens_beside_pages(self) -> int:
+        """Tokens of each prompt that are in the prefix cache only, and not in pages."""
+        return 0 if self.prefix_pages else self.prefix_tokens
 
 
 def column_bytes(lm) -> int:
@@ -54,12 +87,13 @@ def column_bytes(lm) -> int:
 
 
 def cache_budget(lm) -> float:
-    """Bytes that caches may take on a device: lm.cache_gib if it is set, else CACHE_SHARE of the
+    """Bytes that caches may take on a device: lm.cache_gib if it is set, else a share of the
     device's memory.
     """
     if lm.cache_gib is not None:
         return lm.cache_gib * 2**30
-    return CACHE_SHARE * memory.device_bytes(lm.mesh.local_devices[0])
+    share = CPU_CACHE_SHARE if is_on_cpu(lm) else CACHE_SHARE
+    return share * memory.device_bytes(lm.mesh.local_devices[0])
 
 
 def plan(
@@ -68,7 +102,7 @@ def plan(
     limits,
     distinct: int,
     *,
-    slots: int,
+    slots: int | None = None,
     prefix_tokens: int = 0,
     memory: float,
     scorers=(),
@@ -80,7 +114,7 @@ def plan(
       lengths: tokens of each request's prompt.
       limits: tokens that each request's sample may have.
       distinct: number of different prompts.
-      slots: at most this many.
+      slots: at most this many; None: see default_slots.
       prefix_tokens: of the prefix that all prompts share.
       memory: bytes that the caches may take on a device.
       scorers: other models that read the same tokens.
@@ -89,23 +123,29 @@ def plan(
     """
     shards = sharding.row_shards(lm.mesh)
     per_column = sum(map(column_bytes, (lm, *scorers)))
+    have_kernel = [paged_attention.has_kernel(model.module) for model in (lm, *scorers)]
+    if any(have_kernel):  # such pages hold all of a sample's tokens
+        prefix_tokens = prefix_tokens // PAGE_SIZE * PAGE_SIZE if all(have_kernel) else 0
     longest = max(length - 1 - prefix_tokens + limit for length, limit in zip(lengths, limits))
-    page_size = _page_size(lm, longest)
-    pages_per_slot = buckets.bucket(-(-longest // page_size))
+    page_size = PAGE_SIZE if any(have_kernel) else _page_size(lm, longest)
+    prefix_pages = prefix_tokens // page_size if any(have_kernel) else 0
+    own_pages = buckets.bucket(-(-longest // page_size))
     context = max(lengths) - 1 - prefix_tokens  # the slot itself reads a prompt's last token
     chunk = max(min(buckets.round_up(context, 16), 64 if context <= 256 else 256), 1)
     columns = buckets.round_up(buckets.round_up(max(context, 1), chunk), page_size)
     most_rows = max(PREFILL_TOKENS // chunk, 1)
     rows = buckets.round_up(min(buckets.next_power_of_two(distinct), most_rows), shards)
+    slots = slots or max(default_slots(lm, lengths, limits), group)
     wanted = buckets.round_up(min(slots, buckets.next_power_of_two(len(lengths))), shards)
-    # Two pools, the prefix cache and the page that belongs to no slot.
-    fixed_bytes = (2 * rows // shards * columns + prefix_tokens + page_size) * per_column
+    # Two pools, the prefix in its cache and in shared pages, and the page that belongs to no slot.
+    fixed_columns = 2 * rows // shards * columns + prefix_tokens + (1 + prefix_pages) * page_size
+    fixed_bytes = fixed_columns * per_column
     copies = 1 if is_single_cpu(lm) else 1.5  # the old and the new cache, while it grows
-    slot_bytes = pages_per_slot * page_size * per_column * copies
+    slot_bytes = own_pages * page_size * per_column * copies
     fitting = int((memory - fixed_bytes) // slot_bytes) * shards
     if fitting < shards:
         raise ValueError(
-            f'a slot of {pages_per_slot * page_size} tokens takes {_gib(slot_bytes)} of a device, '
+            f'a slot of {own_pages * page_size} tokens takes {_gib(slot_bytes)} of a device, '
             f'prefilling prompts takes {_gib(fixed_bytes)}, and the cache may take {_gib(memory)}: '
             f'raise model.cache_gib, lower max_tokens ({max(limits)}; prompts have up to '
             f'{max(lengths)}), set model.cache=bfloat16 or use a larger mesh'
@@ -122,9 +162,10 @@ def plan(
     return MemoryPlan(
         slots=slots,
         page_size=page_size,
-        pages_per_slot=pages_per_slot,
+        pages_per_slot=prefix_pages + own_pages,
         max_tokens=buckets.bucket(max(limits), 16),
         prefix_tokens=prefix_tokens,
+        prefix_pages=prefix_pages,
         prefill_rows=rows,
         prefill_chunk=chunk,
         prefill_columns=columns,

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from selfrew.engine.generate import control, token_sampling
 from selfrew.mesh import sharding
-from selfrew.models import attention, decoder
+from selfrew.models import attention, decoder, paged_attention
 
 
 class SlotRequest(NamedTuple):
@@ -142,9 +142,9 @@ def empty_slots(
         ends=zeros(i32, ends),
         strength=zeros(f32),
     )
-    cache, count = empty_cache(module, dtype, pages, page_size), zeros(i32)
+    cache, count = paged_attention.empty_pages(module, dtype, pages, page_size), zeros(i32)
     for scorer, scorer_dtype in scorers:
-        cache += empty_cache(scorer, scorer_dtype, pages, page_size)
+        cache += paged_attention.empty_pages(scorer, scorer_dtype, pages, page_size)
     tokens, logp = zeros(i32, max_tokens), zeros(f32, max_tokens)
     slots = Slots(cache, request, count, count > 0, tokens, logp, logp, zeros(f32))
     return _constrain_slots(module, slots)
@@ -171,7 +171,10 @@ def insert(module, slots: Slots, pool, slot_A, row_A, page_AB, request_A: SlotRe
 
 def _copy_rows(mesh, part, pool, *, row_A, page_AB):
     """A part of the cache with rows of the pool in its pages."""
-    (A, B), (X, _, K, H, W) = page_AB.shape, part['k'].shape
+    A, B = page_AB.shape
+    if 'kv' in part:
+        return {'kv': part['kv'].at[:, page_AB].set(_as_kv(pool, row_A, B))}
+    X, _, K, H, W = part['k'].shape
     if not attention.writes_in_place(mesh):
         k_XAKHBW = pool['k'][:, row_A].reshape(X, A, K, H, B, W)
         v_XAKBWH = pool['v'][:, row_A].reshape(X, A, K, B, W, H)
@@ -191,6 +194,32 @@ def _copy_rows(mesh, part, pool, *, row_A, page_AB):
         return copied
 
     return jax.lax.fori_loop(0, A * B, copy_page, part)
+
+
+def _as_kv(pool, row_A, blocks: int):
+    """Rows of the pool, of so many pages each, as the kernel's pages [X A B W J H]."""
+    k_XAKHC, v_XAKCH = pool['k'][:, row_A], pool['v'][:, row_A]
+    X, A, K, H, C = k_XAKHC.shape
+    k_XACKH = k_XAKHC.transpose(0, 1, 4, 2, 3)
+    v_XACKH = v_XAKCH.transpose(0, 1, 3, 2, 4)
+    kv_XACJH = jnp.stack([k_XACKH, v_XACKH], axis=4).reshape(X, A, C, 2 * K, H)
+    return kv_XACJH.reshape(X, A, blocks, C // blocks, 2 * K, H)
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+def write_prefix(module, cache, prefix, page_ZB) -> tuple:
+    """The cache with a shared prefix in these pages of each part of the mesh.
+
+    cache: of pages for the kernel, see paged_attention.attend. prefix: 'k' [X K H P] and
+    'v' [X K P H], of B whole pages. page: numbered over the whole cache.
+    """
+    written = []
+    for part, shared in zip(cache, prefix, strict=True):
+        row = {name: x[:, None] for name, x in shared.items()}
+        kv_X1BWJH = _as_kv(row, jnp.zeros(1, jnp.int32), page_ZB.shape[1])
+        kv = part['kv'].at[:, page_ZB].set(kv_X1BWJH.astype(part['kv'].dtype))
+        written.append(attention.constrain_cache({'kv': kv}, module.mesh))
+    return tuple(written)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -266,7 +295,7 @@ def decode_step(module, params, prefix, slots: Slots, pages, scorers=None) -> Sl
     request, S = slots.request, len(slots.active)
     P = prefix[0]['k'].shape[3] if prefix else 0
     position_S1 = P + request.filled[:, None]
-    columns = P + pages.table.shape[1] * slots.cache[0]['k'].shape[4]
+    columns = P + pages.table.shape[1] * paged_attention.page_size(slots.cache[0])
     # The token goes into the column after those in use. An inactive slot never reads that column.
     mask_S1C, pages = _causal_mask(columns, position_S1), pages._replace(filled=request.filled)
     modules, all_params = (module,), (params,)

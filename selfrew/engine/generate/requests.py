@@ -166,13 +166,12 @@ def _memory_plan(
 ) -> memory_plan.MemoryPlan:
     prompts, options = [request.prompt for request in requests], requests[0].options
     candidates = options.candidates if options.block else 1
-    samples = len(requests) * candidates
     return memory_plan.plan(
         lm,
         [len(prompt) for prompt in prompts] * candidates,
         [request.options.limit for request in requests] * candidates,
         len(set(prompts)),
-        slots=slots or max(memory_plan.default_slots(lm, samples), candidates),
+        slots=slots,
         prefix_tokens=memory_plan.shared_prefix_length(prompts),
         memory=memory_plan.cache_budget(lm),
         scorers=[scorer for scorer, _ in control.scorers] if control else (),

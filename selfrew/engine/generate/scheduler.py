@@ -61,7 +61,7 @@ class Scheduler:
         """
         self._plan, self._requests, self._recorded = plan, requests, recorded
         # [M] tokens of each prompt that are in its slot's pages
-        self._lengths = np.array([len(r.prompt) - 1 - plan.prefix_tokens for r in requests])
+        self._lengths = np.array([len(r.prompt) - 1 - plan.tokens_beside_pages for r in requests])
         # [M] tokens that each sample may have
         self._limits = np.array([r.options.limit for r in requests])
         self._is_missing = np.array([response is None for response in recorded])  # [M]

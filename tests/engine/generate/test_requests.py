@@ -1,6 +1,9 @@
 """Each request has its own key and options, and its response ends where they say."""
 
+import dataclasses
+
 import jax
+import numpy as np
 import pytest
 from sampling_toys import (
     KEY,
@@ -11,6 +14,7 @@ from sampling_toys import (
 )
 from toys import BOS, EOS, SMALL, prompt as numbers, toy
 
+from selfrew.models import paged_attention
 from selfrew.shelves import samplers
 
 
@@ -110,3 +114,19 @@ def test_a_list_of_equal_values_is_as_that_value():
     prompts = ragged_prompts()
     expected = sample(lm, params, prompts)
     assert_same_responses(sample(lm, params, prompts, max_tokens=[12] * 12), expected)
+
+
+@pytest.mark.parametrize('shared', [0, 150], ids=['no prefix', 'a prefix in shared pages'])
+@pytest.mark.parametrize('axes', [{}, {'data': 2, 'tensor': 2}], ids=str)
+def test_samples_by_the_kernel_are_those_by_plain_products(
+    monkeypatch, interpreted_kernel, axes, shared
+):
+    """Ragged prompts of up to 40 tokens, or of up to 190 of which 128 lie in a shared page."""
+    config = dataclasses.replace(SMALL, head_dim=128, max_length=512)
+    lm, params = toy(config, **axes)
+    prefix = np.random.default_rng(5).integers(3, SMALL.vocab, shared).tolist()
+    prompts = [[*prefix, *prompt] for prompt in ragged_prompts(6)]
+    expected = sample(lm, params, prompts, max_tokens=5, slots=4)
+    monkeypatch.setattr(paged_attention, 'has_kernel', lambda module: True)
+    by_kernel = dataclasses.replace(lm, module=lm.module.clone(attention='splash'))
+    assert_same_responses(sample(by_kernel, params, prompts, max_tokens=5, slots=4), expected)
