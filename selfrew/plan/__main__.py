@@ -4,7 +4,8 @@
 
 It needs no weights, no data and no TPU: only jax on a CPU and libtpu's compiler
 (`pip install -e '.[plan]'`). With --here it plans for the devices of this machine: what memory each
-program takes, and how an update is split to fit.
+program takes, and how an update is split to fit. With --search it tries meshes for updates and for
+sampling, and what updates recompute, and says which are the fastest.
 """
 
 import json
@@ -28,10 +29,16 @@ def _plan(argv) -> None:
             'want --config=FILE:VARIANT and either --topology=NAME, e.g. --topology=v5p:4x4x4, or '
             '--here'
         )
-    from selfrew.plan import planner, summary  # noqa: PLC0415 (imports jax, after ENVIRONMENT is set)
+    from selfrew.plan import planner, search, summary  # noqa: PLC0415 (imports jax, after ENVIRONMENT is set)
 
     tokens = options.prompt_tokens
+    if options.search and (options.here or options.json):
+        raise app.UsageError('--search wants --topology, and prints text')
     try:
+        if options.search:
+            found = search.search(config, options.topology, tokens, _report_progress)
+            print(search.as_text(found))
+            return
         if options.here:
             plan = planner.make_here(config, tokens, _report_progress)
         else:
@@ -48,10 +55,11 @@ def main() -> None:
         os.environ |= chips.ENVIRONMENT
     flags.DEFINE_string('topology', None, 'v5p:8x8x4, v5p-512, v6e:4x4, v5e-8, v4:2x2x2, …')
     flags.DEFINE_boolean('here', False, 'Plan for the devices of this machine.')
+    flags.DEFINE_boolean('search', False, 'Find the fastest meshes; compiles for minutes.')
     flags.DEFINE_integer('prompt_tokens', 512, 'The assumed length of prompts.', lower_bound=1)
     flags.DEFINE_boolean('json', False, 'Print JSON and nothing else.')
     if '--help' in sys.argv:
-        command_line.show_help(__doc__, ('topology', 'here', 'prompt_tokens', 'json'))
+        command_line.show_help(__doc__, ('topology', 'here', 'search', 'prompt_tokens', 'json'))
         return
     app.run(_plan, flags_parser=command_line.parse_flags)
 

@@ -33,6 +33,14 @@ class Chip:
         """
         return max(flops / self.peak, touched / self.bandwidth)
 
+    def bound(self, count: int, *, flops: float, touched: float) -> tuple[float, str]:
+        """(The least time of a program on `count` chips, what sets it: 'FLOPs' or 'HBM').
+
+        flops: of all chips together. touched: bytes that a chip must read and write.
+        """
+        computing, reading = flops / count / self.peak, touched / self.bandwidth
+        return max((computing, 'FLOPs'), (reading, 'HBM'))
+
     def seconds(
         self, count: int, *, kernels: float, flops: float, touched: float, wire: float
     ) -> float:

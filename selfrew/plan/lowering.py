@@ -30,6 +30,7 @@ class Program(NamedTuple):
     flops: float  # of a call, on all devices; see model_flops
     lower: Callable[[], jax.stages.Lowered]
     bytes: dict[str, int]  # a device: 'params', 'optimiser', 'cache'
+    touched: float  # bytes that a device must read and write at least in a call
     # (FLOPs, bytes read and written) of its Pallas kernels on a device, where it has any
     kernel_work: tuple[float, float] = (0.0, 0.0)
 
@@ -64,16 +65,25 @@ def round_programs(
     )
     lm = train_state.training_only(lm, argument(turn.train, 'only'))
     state = train_state.abstract_state(lm, optimizer)
-    sampled = state.params if is_one else sampling_layout.sampled_params(sampling)
-    for job, sizes in planned_jobs:
-        prefix = _prefix_cache(sampling, sizes.prefix_tokens)
-        yield _prefill_program(sampling, sampled, job, sizes, prefix)
-        beside = None if sizes.prefix_pages else prefix
-        yield _decode_program(sampling, sampled, job, sizes, beside)
+    yield from sampling_programs(sampling, planned_jobs, state.params if is_one else None)
     batch = _batch(lm, shape)
     if reference_passes(turn):
         yield _reference_program(lm, turn.loss, state.params, batch, shape)
     yield _update_program(lm, turn.loss, optimizer, state, batch, shape)
+
+
+def sampling_programs(
+    lm: language_model.Lm, planned_jobs: list[PlannedJob], params=None
+) -> Iterator[Program]:
+    """Prefill and decode of each job.
+
+    params: None: as they are laid out for sampling, see sampling_layout.sampled_params.
+    """
+    params = sampling_layout.sampled_params(lm) if params is None else params
+    for job, sizes in planned_jobs:
+        prefix = _prefix_cache(lm, sizes.prefix_tokens)
+        yield _prefill_program(lm, params, job, sizes, prefix)
+        yield _decode_program(lm, params, job, sizes, None if sizes.prefix_pages else prefix)
 
 
 # --- arrays -----------------------------------------------------------------------------------
@@ -170,6 +180,7 @@ def _prefill_program(lm, params, job: Job, sizes: memory_plan.MemoryPlan, prefix
         model_flops(lm.config, weights, R * L, 0, R * L * context),
         lower,
         {'params': _device_bytes(params), 'cache': _device_bytes(pool)},
+        _device_bytes(params),
     )
 
 
@@ -211,6 +222,8 @@ def _decode_program(lm, params, job: Job, sizes: memory_plan.MemoryPlan, prefix)
         model_flops(lm.config, weights, tokens, tokens, tokens * context),
         lower,
         {'params': _device_bytes(params), 'cache': _device_bytes(slots.cache)},
+        scheduler.BURST * _device_bytes(params)
+        + tokens // shards * context * memory_plan.column_bytes(lm),
         _decode_kernel_work(lm, job, sizes, tokens // shards),
     )
 
@@ -255,9 +268,10 @@ def _reference_program(lm, loss, params, batch: Batch, shape: BatchShape) -> Pro
     return Program(
         'reference',
         shape.rows * shape.length,
-        _forward_flops(lm, shape),
+        forward_flops(lm, shape),
         lower,
         {'params': _device_bytes(params)},
+        _device_bytes(params),
         _splash_work(lm, shape, passes=1.0),
     )
 
@@ -273,7 +287,7 @@ def _splash_work(lm, shape: BatchShape, passes: float) -> tuple[float, float]:
     return passes * flops, passes * c.layers * R * 4 * L * L
 
 
-def _forward_flops(lm, shape: BatchShape) -> float:
+def forward_flops(lm, shape: BatchShape) -> float:
     """FLOPs of a forward pass over one micro-batch."""
     R, L = shape.rows, shape.length
     selected = sharding.row_shards(lm.mesh) * shape.selected
@@ -315,9 +329,10 @@ def _update_program(lm, loss, optimizer, state: State, batch: Batch, shape: Batc
     return Program(
         'update',
         A * shape.rows * shape.length,
-        A * _forward_flops(lm, shape) * _passes(lm),
+        A * forward_flops(lm, shape) * _passes(lm),
         lower,
         {'params': _device_bytes(state.params), 'optimiser': _device_bytes(state.opt)},
+        2.0 * (_device_bytes(state.params) + _device_bytes(state.opt)),
         # A backward pass has five products for the two of a forward pass.
         _splash_work(lm, shape, passes=A * (3.5 + (lm.module.remat != 'none'))),
     )

@@ -36,7 +36,9 @@ def make(
     results = {}
     for program in lowering.round_programs(lm, sampling, turn, planned, shape):
         report(f'compiling {program.title} …')
-        results[program.title] = prediction.compile_and_predict(program, chip, lm.mesh.size)
+        results[program.title] = prediction.compile_and_predict(
+            program, chip, lm.mesh.size, cache=prediction.Cache(topology)
+        )
     copied = 0 if sampling is lm else sampling_layout.weight_bytes(sampling)
     changes = summary.advice(results, chip, config['model'])
     verdict = 'does not fit; change\n  ' + '\n  '.join(changes) if changes else 'fits.'
@@ -66,19 +68,9 @@ def _size_arrays(
     sampling_lm: the model on the mesh that it samples on. device_gib: the memory of a device.
     limit: bytes of it that an update may take.
     """
-    shards = sharding.row_shards(lm.mesh)
     sampling = jobs.sampling_jobs(turn, prompt_tokens, lm.config.max_length)
     planned = [(job, jobs.plan_memory(sampling_lm, job, device_gib)) for job in sampling]
-    lengths = training.example_lengths(turn, sampling, prompt_tokens)
-
-    def pack(micros: int) -> tuple[int, int, int]:
-        shape = training.batch_shape(turn, *lengths, shards, micros)
-        return shape.rows, shape.length, shape.selected
-
-    optimizer = turn.train.keywords['optimizer']
-    accumulate = jobs.argument(turn.train, 'accumulate')
-    split = update_memory.choose(lm, optimizer, pack, accumulate=accumulate, limit=limit)
-    shape = training.batch_shape(turn, *lengths, shards, split.accumulate)
+    split, shape = split_update(lm, turn, sampling, prompt_tokens, limit)
     about = {
         'model': config['model']['folder'],
         'parameters': sum(x.size for x in jax.tree.leaves(lm.abstract_params())),
@@ -94,6 +86,24 @@ def _size_arrays(
         'update': split._asdict(),
     }
     return update_memory.with_remat(lm, split.remat), planned, shape, about
+
+
+def split_update(lm, turn, sampling: list[jobs.Job], prompt_tokens: int, limit: int):
+    """(How an update is split, its shape), as a run chooses them.
+
+    sampling: what the turn samples. limit: bytes of a device that an update may take.
+    """
+    shards = sharding.row_shards(lm.mesh)
+    lengths = training.example_lengths(turn, sampling, prompt_tokens)
+
+    def pack(micros: int) -> tuple[int, int, int]:
+        shape = training.batch_shape(turn, *lengths, shards, micros)
+        return shape.rows, shape.length, shape.selected
+
+    optimizer = turn.train.keywords['optimizer']
+    accumulate = jobs.argument(turn.train, 'accumulate')
+    split = update_memory.choose(lm, optimizer, pack, accumulate=accumulate, limit=limit)
+    return split, training.batch_shape(turn, *lengths, shards, split.accumulate)
 
 
 def make_here(

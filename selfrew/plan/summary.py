@@ -6,7 +6,9 @@ from selfrew.plan.jobs import GiB
 NOTES = """GiB a device; the compiler grants {hbm_gib:.2f}. MFU: model FLOPs over the bfloat16 peak,
 every position of a row counted as a token. Model FLOPs: 2 a weight and token forward, 6 in an
 update, 4 with LoRA; the head where it is applied; half of the square for causal attention;
-recomputation is not counted. Times are predicted, not measured: the compiler's estimate of its
+recomputation is not counted. The bound: model FLOPs at peak, or what must be read from HBM
+(weights, the cache of samples half done, the optimiser) at its bandwidth, whichever takes longer.
+Times are predicted, not measured: the compiler's estimate of its
 kernels, loops counted as often as they run, or the time to read a program's arguments from HBM if
 that is longer; then the collectives' bytes over all links at once, with nothing overlapped. The
 compiler has no estimate for Pallas kernels (splash, paged attention), which are counted by their
@@ -16,7 +18,8 @@ host work, loading and saving are not counted."""
 
 MEMORY_COLUMNS = 'params', 'optimiser', 'cache', 'arguments', 'temporaries', 'total'
 TIME_HEADER = (
-    f'{"program":24}    tokens        ms   kernels  collect.    tokens/s    MFU    PFLOP  compiled'
+    f'{"program":24}    tokens        ms   kernels  collect.    tokens/s    MFU   '
+    'of the bound    PFLOP  compiled'
 )
 
 
@@ -117,7 +120,8 @@ def _time_lines(timed: dict) -> list[str]:
         times = ''.join(f'{1e3 * value:>10.1f}' for value in seconds)
         lines.append(
             f'{title:24}{result["tokens"]:>10,}{times}{result["tokens_per_s"]:>12,.0f}'
-            f'{result["mfu"]:>7.1%}{result["model_flops"] / 1e15:>9.2f}'
+            f'{result["mfu"]:>7.1%}{result["bound_fraction"]:>9.1%} {result["bound_by"]:5}'
+            f'{result["model_flops"] / 1e15:>9.2f}'
             f'{result["compile_seconds"]:>8.0f} s'
         )
     return lines

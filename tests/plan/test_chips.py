@@ -57,6 +57,12 @@ def test_time_is_the_slowest_floor_and_then_the_collectives():
     assert chip.seconds(8, **computing) == pytest.approx(4.0)
 
 
+def test_the_bound_is_of_the_flops_or_of_what_must_be_read():
+    chip = chips.CHIPS['v5e']
+    assert chip.bound(8, flops=8 * 197e12, touched=0.819e12 / 2) == (1.0, 'FLOPs')
+    assert chip.bound(8, flops=8 * 197e12, touched=2 * 0.819e12) == (2.0, 'HBM')
+
+
 def test_a_pallas_kernel_takes_the_time_of_its_bytes_or_of_its_flops():
     chip = chips.CHIPS['v5e']
     assert chip.kernel_seconds(2 * 197e12, 0.819e12) == pytest.approx(2.0)

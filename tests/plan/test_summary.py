@@ -31,6 +31,8 @@ def test_a_report_shows_what_fits_and_what_the_compiler_refused():
         'collective_seconds': 0.1,
         'tokens_per_s': 16.0,
         'mfu': 0.25,
+        'bound_fraction': 0.6,
+        'bound_by': 'FLOPs',
         'model_flops': 1e15,
         'compile_seconds': 3.0,
         'collectives': {'all-gather': {'count': 80, 'bytes': 2 * GiB}},
@@ -57,7 +59,7 @@ def test_a_report_shows_what_fits_and_what_the_compiler_refused():
     for words in (
         'no: Ran out of memory (20G',
         'all-gather 2.00 (80); 2 sorts not timed; 80 Pallas kernels by their work, 50.0 ms',
-        '25.0%',
+        '25.0%    60.0% FLOPs',
         'reference 1.5',
         'update ?',
         'opponents once in a run: wins: judge 1,600 of 256 tokens',

@@ -40,8 +40,8 @@ ARMS = {  # -> the kinds of pairs that it learns from
     'all': ('oasst', 'ultrafeedback', 'crossed'),
 }
 TEMPLATE = os.path.join(os.path.dirname(__file__), 'verdict.jinja')
-PAIRS = 400  # trained on, of each kind, at most, the shortest; or --prompts
-RATES = 5e-5, 1e-4  # tried with --tune; the first is the one chosen
+PAIRS = 200  # trained on, of each kind, at most, the shortest; or --prompts
+RATES = (5e-4,)  # of adapters, tried with --tune; the first is the one chosen
 EPOCHS = 1
 CONTEXT = 1024  # tokens
 WRITTEN = 32  # pairs, of which the model writes its verdicts itself
@@ -98,7 +98,7 @@ def config_of(arm: str, seed: int, rate: float) -> dict:
         seed=seed,
         rounds=1,
         keep_states=1,
-        model=base.model() | settings.model(max_length=CONTEXT),
+        model=base.model() | settings.model(max_length=CONTEXT, lora=16),
         round=turn,
         evals={
             'written': {
