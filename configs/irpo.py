@@ -84,7 +84,7 @@ def at_scale(task: str):
     test_problems = problems | {'source': f'{task}_test.jsonl'}
     scorer = {'name': 'exact_answer'}
     model = base.model() | models.get('llama2_70b_chat')
-    model |= {'dtype': 'bfloat16', 'params': 'bfloat16', 'max_length': 4096, 'remat': 'full'}
+    model |= {'dtype': 'bfloat16', 'params': 'bfloat16', 'max_length': 4096}
     return base.get(
         rounds=len(temperatures),
         keep_states=1,

@@ -107,7 +107,6 @@ def model_at_scale(name: str, lora: bool) -> dict:
         'dtype': 'bfloat16',
         'params': 'bfloat16',
         'max_length': 4096,
-        'remat': 'full',
         'lora': 16 if lora else 0,
     }
     if name.startswith('llama2') and not name.endswith('chat'):

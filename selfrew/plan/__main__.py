@@ -22,6 +22,20 @@ def _report_progress(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
+def _response_lengths(words: list[str] | None):
+    """The lengths that --response_tokens says; None: it does not. Raises ValueError otherwise."""
+    from selfrew.plan import jobs  # noqa: PLC0415 (imports jax, after ENVIRONMENT is set)
+
+    if words is None:
+        return None
+    numbers = [int(word) for word in words if word.isdecimal()]
+    if len(words) != 2 or len(numbers) != 2 or not 1 <= numbers[0] <= numbers[1]:
+        raise ValueError(
+            f'--response_tokens={",".join(words)}: want the mean and the longest, e.g. 300,1024'
+        )
+    return jobs.Lengths(*numbers)
+
+
 def _plan(argv) -> None:
     options, config = flags.FLAGS, command_line.config()
     if len(argv) > 1 or config is None or bool(options.topology) == options.here:
@@ -42,7 +56,8 @@ def _plan(argv) -> None:
         if options.here:
             plan = planner.make_here(config, tokens, _report_progress)
         else:
-            plan = planner.make(config, options.topology, tokens, _report_progress)
+            response = _response_lengths(options.response_tokens)
+            plan = planner.make(config, options.topology, tokens, _report_progress, response)
     except refusal.MISTAKES as problem:
         refusal.exit_with(problem)
     as_text = summary.here_text if options.here else summary.plan_text
@@ -57,9 +72,14 @@ def main() -> None:
     flags.DEFINE_boolean('here', False, 'Plan for the devices of this machine.')
     flags.DEFINE_boolean('search', False, 'Find the fastest meshes; compiles for minutes.')
     flags.DEFINE_integer('prompt_tokens', 512, 'The assumed length of prompts.', lower_bound=1)
+    flags.DEFINE_list(
+        'response_tokens', None, 'Their mean and longest, e.g. 300,1024; by default full length.'
+    )
     flags.DEFINE_boolean('json', False, 'Print JSON and nothing else.')
     if '--help' in sys.argv:
-        command_line.show_help(__doc__, ('topology', 'here', 'search', 'prompt_tokens', 'json'))
+        command_line.show_help(
+            __doc__, ('topology', 'here', 'search', 'prompt_tokens', 'response_tokens', 'json')
+        )
         return
     app.run(_plan, flags_parser=command_line.parse_flags)
 

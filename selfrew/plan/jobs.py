@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import inspect
-from typing import Any
+from typing import Any, NamedTuple
 
 from selfrew.engine.generate import memory_plan
 from selfrew.mesh.buckets import round_up
@@ -14,6 +14,7 @@ from selfrew.tasks import templates
 
 GiB = 2**30
 CHARACTERS_A_TOKEN = 4  # assumed for a judge's template
+KEPT_INSTRUCTIONS = 4  # of a request of self_instruct: an assumption
 # What a scorer's template shows besides the prompt: one field for each response.
 RESPONSE_FIELDS = {scorers.judge: ('response',), scorers.compare: ('first', 'second')}
 
@@ -29,9 +30,18 @@ class Job:
     prefix_tokens: int  # with which all prompts begin
     slots: int | None  # None: the engine's default
     prompt_tokens: int  # of one prompt
-    max_tokens: int  # of a response
+    max_tokens: int  # of a response, at most
+    mean_tokens: int  # of a response, and the longest that comes: as assumed, or else max_tokens
+    longest: int
     group: int = 1  # slots that are sampled together, see samplers.blockwise
     is_steered: bool = False  # by the model's own value head
+
+
+class Lengths(NamedTuple):
+    """The assumed tokens of responses."""
+
+    mean: int
+    longest: int
 
 
 # A job with the sizes of its arrays, see plan_memory.
@@ -49,20 +59,34 @@ def sampling_turn(config: dict) -> Turn:
 
     Data files need not exist. Raises ValueError where the config has no rounds.
     """
-    fields = {
-        name: _without_files(config[name])
-        for name in ('rounds', 'round', 'start', 'by_round')
-        if config.get(name) is not None
-    }
-    turns = binding.bind_arguments(bind_turns, fields, 'config')()
+    turns = _turns(config)
     if not turns:
         raise ValueError('the config has no rounds: there is nothing to plan')
     sampling = [
         turn
         for turn in turns
-        if turn.sampler.func is not samplers.given and 'rehearsal' not in turn.name
+        if turn.sampler.func is not samplers.given and not _is_rehearsal(turn)
     ]
     return max(reversed(sampling or turns), key=lambda turn: len(turn.joined))
+
+
+def rehearsal_of(config: dict, turn: Turn) -> Turn | None:
+    """The rehearsal that follows a turn of the config in its round, or None."""
+    following = [t for t in _turns(config) if _is_rehearsal(t) and t.round == turn.round]
+    return following[0] if following and not _is_rehearsal(turn) else None
+
+
+def _is_rehearsal(turn: Turn) -> bool:
+    return 'rehearsal' in turn.name
+
+
+def _turns(config: dict) -> list[Turn]:
+    fields = {
+        name: _without_files(config[name])
+        for name in ('rounds', 'round', 'start', 'by_round')
+        if config.get(name) is not None
+    }
+    return binding.bind_arguments(bind_turns, fields, 'config')()
 
 
 def _without_files(entry) -> Any:
@@ -131,7 +155,9 @@ def _given_count(source) -> int:
     return 2 if source.func is prompts.preferences else argument(source, 'responses') or 1
 
 
-def sampling_jobs(turn: Turn, prompt_tokens: int, context: int) -> list[Job]:
+def sampling_jobs(
+    turn: Turn, prompt_tokens: int, context: int, response: Lengths | None = None
+) -> list[Job]:
     """What a turn samples, and what is joined to it: responses, unless they are given with the
     prompts, then the verdicts of each judge. Before them, the answers that judge prompts show.
     Empty: nothing.
@@ -142,17 +168,20 @@ def sampling_jobs(turn: Turn, prompt_tokens: int, context: int) -> list[Job]:
     Args:
       prompt_tokens: the length of a prompt.
       context: the model's, in tokens.
+      response: None: every response has its full length, as every verdict has.
     Raises ValueError where responses leave no room for a prompt, or the config does not say how
     many prompts there are.
     """
     jobs = []
     for pipeline in turn.pipelines:
-        for job in pipeline_jobs(pipeline, prompt_tokens, context):
+        for job in pipeline_jobs(pipeline, prompt_tokens, context, response):
             jobs.append(dataclasses.replace(job, title=f'{pipeline.title} {job.title}'.strip()))
     return jobs
 
 
-def evaluation_jobs(config: dict, turn: Turn, prompt_tokens: int, context: int) -> list[Job]:
+def evaluation_jobs(
+    config: dict, turn: Turn, prompt_tokens: int, context: int, response: Lengths | None = None
+) -> list[Job]:
     """What the evaluations of a config sample after each round, titled 'NAME: sample' and so on.
 
     A job 'NAME: opponent' of a win rate is sampled once in a process, not in each round. Left out
@@ -160,7 +189,7 @@ def evaluation_jobs(config: dict, turn: Turn, prompt_tokens: int, context: int) 
 
     Args:
       turn: any turn of the config, for the length of given responses.
-      prompt_tokens, context: as in `sampling_jobs`.
+      prompt_tokens, context, response: as in `sampling_jobs`.
     Raises ValueError where responses leave no room for a prompt.
     """
     jobs = []
@@ -171,13 +200,20 @@ def evaluation_jobs(config: dict, turn: Turn, prompt_tokens: int, context: int) 
         if not sum(map(source_count, _sources(asked))):
             continue
         has_opponent = bound.func is evals.win_rate
-        for job in pipeline_jobs(asked, prompt_tokens, context, has_opponent=has_opponent):
+        for job in pipeline_jobs(
+            asked, prompt_tokens, context, response, has_opponent=has_opponent
+        ):
             jobs.append(dataclasses.replace(job, title=f'{name}: {job.title}'))
     return jobs
 
 
 def pipeline_jobs(
-    turn: Turn, prompt_tokens: int, context: int, *, has_opponent: bool = False
+    turn: Turn,
+    prompt_tokens: int,
+    context: int,
+    response: Lengths | None = None,
+    *,
+    has_opponent: bool = False,
 ) -> list[Job]:
     """What a turn samples without what is joined to it, see `sampling_jobs`.
 
@@ -188,17 +224,24 @@ def pipeline_jobs(
     judges = _judges_of(turn.scorer)
     if is_given and not judges:
         return []
-    count, beginning, jobs = prompt_count(turn), '', []
+    count, beginning, jobs = (
+        prompt_count(turn),
+        '',
+        _instructions_made(turn, prompt_tokens, context),
+    )
     if turn.prompts.func is prompts.judged:
-        jobs, prompt_tokens, beginning = _answers_shown(turn, prompt_tokens, context)
+        jobs, prompt_tokens, beginning = _answers_shown(turn, prompt_tokens, context, response)
+        response = None  # what is sampled then are verdicts
     if sampled < samples:  # some come with the prompts
         response_tokens = max(argument(turn.train, 'row_length') - prompt_tokens, 1)
     else:
-        response_tokens = argument(sampler, 'max_tokens')
+        response_tokens = _within(response, argument(sampler, 'max_tokens')).mean
     if not is_given:
         requests = count * sampled * _candidates(sampler)
         for title in ('sample', 'opponent')[: 1 + has_opponent]:
-            jobs.append(_job(title, sampler, requests, count, prompt_tokens, beginning, context))
+            jobs.append(
+                _job(title, sampler, requests, count, prompt_tokens, beginning, context, response)
+            )
     if turn.sampler.func is samplers.disputed:  # leaves one judge prompt of each original
         count = source_count(turn.prompts.keywords['prompts'])
     best = _best_of_n(turn.sampler)
@@ -236,14 +279,38 @@ def _candidates(sampler) -> int:
     return argument(sampler, 'candidates') if sampler.func is samplers.blockwise else 1
 
 
-def _answers_shown(turn: Turn, prompt_tokens: int, context: int) -> tuple[list[Job], int, str]:
+def _within(response: Lengths | None, max_tokens: int) -> Lengths:
+    """The lengths of responses that are cut after max_tokens; None: all have that length."""
+    if response is None:
+        return Lengths(max_tokens, max_tokens)
+    return Lengths(min(response.mean, max_tokens), min(response.longest, max_tokens))
+
+
+def _instructions_made(turn: Turn, prompt_tokens: int, context: int) -> list[Job]:
+    """What prompts.self_instruct samples to make its prompts, where a turn has such."""
+    made = []
+    for source in _sources(turn):
+        if source.func is prompts.self_instruct and not source.keywords.get('generator'):
+            requests = -(-argument(source, 'n') // KEPT_INSTRUCTIONS)
+            shown = argument(source, 'seeds') + argument(source, 'own')
+            length = min(shown * prompt_tokens, context - argument(source, 'max_tokens'))
+            job = _job('instructions', source, requests, requests, length, '', context)
+            # So many are sampled together, and then the next.
+            together = min(argument(source, 'batch'), job.slots or argument(source, 'batch'))
+            made.append(dataclasses.replace(job, slots=together))
+    return made
+
+
+def _answers_shown(
+    turn: Turn, prompt_tokens: int, context: int, response: Lengths | None
+) -> tuple[list[Job], int, str]:
     """(The answers that prompts.judged samples, tokens of a judge prompt, its beginning)."""
     source = turn.prompts.keywords
     sampler, count = source['sampler'], source_count(source['prompts'])
     requests = count * argument(sampler, 'n')
-    answers = _job('answers', sampler, requests, count, prompt_tokens, '', context)
+    answers = _job('answers', sampler, requests, count, prompt_tokens, '', context, response)
     template_tokens, beginning = _template_tokens(argument(turn.prompts, 'template'), ('response',))
-    return [answers], template_tokens + prompt_tokens + answers.max_tokens, beginning
+    return [answers], template_tokens + prompt_tokens + answers.mean_tokens, beginning
 
 
 def _judge_job(
@@ -273,6 +340,7 @@ def _job(
     length: int,
     beginning: str,
     context: int,
+    response: Lengths | None = None,
 ) -> Job:
     """A job. length: tokens of a prompt. beginning: text with which all prompts begin."""
     max_tokens = argument(part, 'max_tokens')
@@ -290,6 +358,8 @@ def _job(
         slots=argument(part, 'slots'),
         prompt_tokens=min(round_up(length, 32), context - max_tokens),
         max_tokens=max_tokens,
+        mean_tokens=_within(response, max_tokens).mean,
+        longest=_within(response, max_tokens).longest,
         group=_candidates(part),
         is_steered=bool(samplers.values_of(part)),
     )

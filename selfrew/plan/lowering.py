@@ -59,17 +59,25 @@ def round_programs(
     sampling: the model on the mesh that it samples on; `lm` itself where that is one with the mesh
     of updates.
     """
-    optimizer, is_one = (
-        train_state.cached_optimizer(turn.train.keywords['optimizer']),
-        sampling is lm,
-    )
+    is_one, optimizer = sampling is lm, _optimizer(turn)
     lm = train_state.training_only(lm, argument(turn.train, 'only'))
     state = train_state.abstract_state(lm, optimizer)
     yield from sampling_programs(sampling, planned_jobs, state.params if is_one else None)
     batch = _batch(lm, shape)
     if reference_passes(turn):
         yield _reference_program(lm, turn.loss, state.params, batch, shape)
-    yield _update_program(lm, turn.loss, optimizer, state, batch, shape)
+    yield update_program(lm, turn, shape)
+
+
+def update_program(lm: language_model.Lm, turn: Turn, shape: BatchShape) -> Program:
+    """The update of a turn."""
+    lm, optimizer = train_state.training_only(lm, argument(turn.train, 'only')), _optimizer(turn)
+    state = train_state.abstract_state(lm, optimizer)
+    return _update_program(lm, turn.loss, optimizer, state, _batch(lm, shape), shape)
+
+
+def _optimizer(turn: Turn):
+    return train_state.cached_optimizer(turn.train.keywords['optimizer'])
 
 
 def sampling_programs(
@@ -208,7 +216,7 @@ def _decode_program(lm, params, job: Job, sizes: memory_plan.MemoryPlan, prefix)
         filled=None,
     )
     tokens = S * scheduler.BURST
-    context = job.prompt_tokens + job.max_tokens / 2  # columns that a query sees on average
+    context = job.prompt_tokens + job.mean_tokens / 2  # columns that a query sees on average
     weights = decoder.count_weights(lm.module)
 
     def lower():
@@ -238,7 +246,7 @@ def _decode_kernel_work(
     """
     block = min(paged_attention.KERNEL_PAGES, sizes.pages_per_slot) * sizes.page_size
     first, last = (
-        -(-length // block) for length in (job.prompt_tokens, job.prompt_tokens + job.max_tokens)
+        -(-length // block) for length in (job.prompt_tokens, job.prompt_tokens + job.mean_tokens)
     )
     columns = (first + last) / 2 * block
     c = lm.config

@@ -19,25 +19,34 @@ def make(
     topology: str,
     prompt_tokens: int,
     report: Callable[[str], None] = lambda message: None,
+    response: jobs.Lengths | None = None,
 ) -> dict:
     """The plan of a config for a topology (see chips.topology), as JSON can hold it.
 
-    prompt_tokens: the assumed length of prompts. report: called with each step's message.
+    prompt_tokens: the assumed length of prompts. response: that of responses; None: all are as long
+    as they may be. report: called with each step's message.
     Raises ValueError for a config, mesh or topology that cannot be planned.
     """
     kind, topology, devices = chips.devices(topology)
     chip, turn, lm = chips.CHIPS[kind], jobs.sampling_turn(config), build_lm(config, devices)
-    measured = jobs.evaluation_jobs(config, turn, prompt_tokens, lm.config.max_length)
+    measured = jobs.evaluation_jobs(config, turn, prompt_tokens, lm.config.max_length, response)
     limit = int(update_memory.SHARE * chip.hbm_gib * jobs.GiB)
     sampling = sampling_layout.sampling_lm(lm, chip.hbm_gib * jobs.GiB)
     lm, planned, shape, about = _size_arrays(
-        config, lm, sampling, turn, prompt_tokens, chip.hbm_gib, limit
+        config, lm, sampling, turn, prompt_tokens, response, chip.hbm_gib, limit
     )
-    results = {}
-    for program in lowering.round_programs(lm, sampling, turn, planned, shape):
+    evaluated = [(job, jobs.plan_memory(sampling, job, chip.hbm_gib)) for job in measured]
+    programs = [*lowering.round_programs(lm, sampling, turn, planned + evaluated, shape)]
+    if (rehearsal := jobs.rehearsal_of(config, turn)) is not None:
+        split, rehearsal_shape = split_update(lm, rehearsal, [], prompt_tokens, limit)
+        recomputing = update_memory.with_remat(lm, split.remat)
+        update = lowering.update_program(recomputing, rehearsal, rehearsal_shape)
+        programs.append(update._replace(title='rehearsal'))
+    results, cache = {}, prediction.Cache(topology)
+    for program in programs:
         report(f'compiling {program.title} …')
         results[program.title] = prediction.compile_and_predict(
-            program, chip, lm.mesh.size, cache=prediction.Cache(topology)
+            program, chip, lm.mesh.size, cache=cache
         )
     copied = 0 if sampling is lm else sampling_layout.weight_bytes(sampling)
     changes = summary.advice(results, chip, config['model'])
@@ -53,14 +62,27 @@ def make(
         'evaluations': [dataclasses.asdict(job) for job in measured],
         'programs': results,
         'round_seconds': prediction.round_seconds(
-            turn, planned, shape, results, copy_seconds=copied / chip.ici
+            turn,
+            planned,
+            shape,
+            results,
+            copy_seconds=copied / chip.ici,
+            evaluated=evaluated,
+            rehearsal=rehearsal,
         ),
         'verdict': verdict,
     }
 
 
 def _size_arrays(
-    config: dict, lm, sampling_lm, turn, prompt_tokens: int, device_gib: float, limit: int
+    config: dict,
+    lm,
+    sampling_lm,
+    turn,
+    prompt_tokens: int,
+    response: jobs.Lengths | None,
+    device_gib: float,
+    limit: int,
 ):
     """(lm as it recomputes, planned jobs, shape of an update, what the plan says of these), as a
     run chooses them where the config leaves them open.
@@ -68,7 +90,7 @@ def _size_arrays(
     sampling_lm: the model on the mesh that it samples on. device_gib: the memory of a device.
     limit: bytes of it that an update may take.
     """
-    sampling = jobs.sampling_jobs(turn, prompt_tokens, lm.config.max_length)
+    sampling = jobs.sampling_jobs(turn, prompt_tokens, lm.config.max_length, response)
     planned = [(job, jobs.plan_memory(sampling_lm, job, device_gib)) for job in sampling]
     split, shape = split_update(lm, turn, sampling, prompt_tokens, limit)
     about = {
@@ -77,6 +99,7 @@ def _size_arrays(
         'mesh': dict(lm.mesh.shape),
         'sampling_mesh': dict(sampling_lm.mesh.shape),
         'prompt_tokens': prompt_tokens,
+        'response_tokens': response,
         'jax': jax.__version__,
         'samples': [
             dataclasses.asdict(job) | {'layout': dataclasses.asdict(sizes)}
@@ -117,7 +140,9 @@ def make_here(
     device = lm.mesh.local_devices[0]
     gib, limit = memory.device_bytes(device) / jobs.GiB, update_memory.budget(device)
     sampling = sampling_layout.sampling_lm(lm)
-    lm, planned, shape, about = _size_arrays(config, lm, sampling, turn, prompt_tokens, gib, limit)
+    lm, planned, shape, about = _size_arrays(
+        config, lm, sampling, turn, prompt_tokens, None, gib, limit
+    )
     results = {}
     for program in lowering.round_programs(lm, sampling, turn, planned, shape):
         report(f'compiling {program.title} …')

@@ -10,7 +10,7 @@ import pathlib
 import re
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 
@@ -143,17 +143,26 @@ def _seconds_of(title: str, results: dict) -> float:
     return results.get(title, {}).get('seconds', math.nan)
 
 
-def sampling_seconds(planned_jobs: list[PlannedJob], results: dict) -> dict[str, float]:
+def sampling_seconds(planned_jobs: Sequence[PlannedJob], results: dict) -> dict[str, float]:
     """Seconds of each job, by title; nan where they are not known. See `round_seconds`."""
     stages = {}
     for job, sizes in planned_jobs:
         chunks = math.ceil((job.prompt_tokens - 1 - sizes.prefix_tokens) / sizes.prefill_chunk)
         prefix_chunks = math.ceil(sizes.prefix_tokens / sizes.prefill_chunk)
         prefills = math.ceil(job.distinct_prompts / sizes.prefill_rows) * chunks + prefix_chunks
-        bursts = math.ceil(job.requests / sizes.slots) * job.max_tokens / scheduler.BURST
+        # Slots are refilled; at the end, the last samples are as long as they come.
+        steps = math.ceil(job.requests / sizes.slots) * job.mean_tokens
+        bursts = (steps + job.longest - job.mean_tokens) / scheduler.BURST
         reading = prefills * _seconds_of(f'{job.title}: prefill', results)
         stages[job.title] = reading + bursts * _seconds_of(f'{job.title}: decode', results)
     return stages
+
+
+def _updates(turn: Turn) -> float:
+    """The updates of a turn."""
+    batches = math.ceil(example_count(turn) / argument(turn.train, 'batch'))
+    epochs, max_steps = argument(turn.train, 'epochs'), argument(turn.train, 'max_steps')
+    return min(batches * epochs, max_steps or math.inf)
 
 
 def round_seconds(
@@ -162,23 +171,29 @@ def round_seconds(
     shape: BatchShape,
     results: dict,
     copy_seconds: float = 0.0,
+    evaluated: Sequence[PlannedJob] = (),
+    rehearsal: Turn | None = None,
 ) -> dict:
     """Seconds of each stage of a round, and of all as 'round'; None where they are not known.
 
-    Every response is taken to run to its limit, and every prompt to give all of its pairs.
+    Every response is taken to be as long as its job says, and every prompt to give all of its
+    pairs.
     results: by program title, see `compile_and_predict`. copy_seconds: of laying out the parameters
-    for sampling, once a round.
+    for sampling, once a round. evaluated: what is sampled to evaluate a round. rehearsal: the turn
+    that follows in its round, if any, whose update is the program 'rehearsal'.
     """
 
     stages = {'copy': copy_seconds} if copy_seconds else {}
     stages |= sampling_seconds(planned_jobs, results)
-    examples = example_count(turn)
-    batches = math.ceil(examples / shape.examples)
+    batches = math.ceil(example_count(turn) / shape.examples)
     if 'reference' in results:
         passes = reference_passes(turn) * batches
         stages['reference'] = passes * _seconds_of('reference', results)
-    epochs, max_steps = argument(turn.train, 'epochs'), argument(turn.train, 'max_steps')
-    updates = min(batches * epochs, max_steps or math.inf)
-    stages['update'] = updates * _seconds_of('update', results)
+    stages['update'] = _updates(turn) * _seconds_of('update', results)
+    if rehearsal is not None:
+        stages['rehearsal'] = _updates(rehearsal) * _seconds_of('rehearsal', results)
+    own = [planned for planned in evaluated if not planned[0].title.endswith('opponent')]
+    if own:  # an opponent's answers are sampled once in a run
+        stages['evaluations'] = sum(sampling_seconds(own, results).values())
     stages['round'] = sum(stages.values())
     return {stage: None if math.isnan(value) else value for stage, value in stages.items()}

@@ -134,7 +134,7 @@ def _evaluation_lines(jobs: list[dict]) -> list[str]:
     counts = ', '.join(
         f'{job["title"]} {job["requests"]:,} of {job["max_tokens"]:,} tokens' for job in jobs
     )
-    return [f'evaluations, not in these minutes, opponents once in a run: {counts}']
+    return [f'evaluations of a round, but opponents once in a run: {counts}']
 
 
 def _collective_lines(timed: dict) -> list[str]:

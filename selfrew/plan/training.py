@@ -24,13 +24,20 @@ class BatchShape:
 
 def example_count(turn: Turn) -> int:
     """How many examples a turn trains on where every prompt gives as many as its pair rule keeps,
-    with those of what is joined to it. Examples of earlier rounds are not counted.
+    with those of what is joined to it, and with those of earlier rounds that it keeps.
     """
     return sum(map(_pipeline_examples, turn.pipelines))
 
 
 def _pipeline_examples(turn: Turn) -> int:
     """The examples of a turn without what is joined to it."""
+    before = turn.round - turn.first_round
+    earlier = before if turn.earlier < 0 else min(turn.earlier, before)
+    return (1 + earlier) * _new_examples(turn)
+
+
+def _new_examples(turn: Turn) -> int:
+    """Those that it makes in its round."""
     kept, count = argument(turn.pairs, 'count') or 1, prompt_count(turn)
     if turn.pairs.func is pairs.agreeing:  # rankings, of which each has a verdict a response
         kept *= sampling_of(turn)[2]
@@ -86,7 +93,7 @@ def _pipeline_lengths(turn: Turn, jobs: list[Job], prompt_tokens: int) -> tuple[
     if trains_on_samples(turn):
         sample = next(job for job in jobs if job.title.endswith('sample'))
         is_judged = turn.prompts.func is prompts.judged
-        return (sample.prompt_tokens if is_judged else prompt_tokens), sample.max_tokens
+        return (sample.prompt_tokens if is_judged else prompt_tokens), sample.mean_tokens
     return prompt_tokens, argument(turn.train, 'row_length')
 
 

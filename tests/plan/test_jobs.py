@@ -27,17 +27,21 @@ def turn():
     return jobs.sampling_turn(self_rewarding.get_config('llama2_70b').to_dict())
 
 
+def _sampling_jobs(turn, *args):
+    """What a turn samples, without the instructions that its prompts are made of."""
+    made = jobs.sampling_jobs(turn, *args)
+    return [job for job in made if not job.title.endswith('instructions')]
+
+
 @pytest.fixture(scope='module')
 def planned(turn):
     lm = dataclasses.replace(toys.toy()[0], cache_gib=40.0)
-    sampling = [
-        dataclasses.replace(job, slots=256) for job in jobs.sampling_jobs(turn, 500, CONTEXT)
-    ]
+    sampling = [dataclasses.replace(job, slots=256) for job in _sampling_jobs(turn, 500, CONTEXT)]
     return [(job, jobs.plan_memory(lm, job, chips.CHIPS['v5p'].hbm_gib)) for job in sampling]
 
 
 def test_requests_are_read_from_the_config_without_its_data(turn):
-    sample, judge = jobs.sampling_jobs(turn, 500, CONTEXT)
+    sample, judge = _sampling_jobs(turn, 500, CONTEXT)
     assert sample.requests == 7000 * 4
     assert (sample.prompt_tokens, sample.max_tokens) == (512, 1024)  # the prompt: a multiple of 32
     assert (sample.distinct_prompts, sample.prefix_tokens, sample.slots) == (7000, 0, None)
@@ -48,7 +52,7 @@ def test_requests_are_read_from_the_config_without_its_data(turn):
 def test_a_pairwise_judge_compares_each_response_with_each_in_both_orders(turn):
     pairwise = functools.partial(scorers.compare, votes=2, template='pairwise', max_tokens=256)
     turn = dataclasses.replace(turn, scorer=pairwise)
-    _, compare = jobs.sampling_jobs(turn, 500, CONTEXT)
+    _, compare = _sampling_jobs(turn, 500, CONTEXT)
     assert compare.requests == 7000 * 4 * 3 * 2 and compare.distinct_prompts == 7000 * 4 * 3
     assert 500 + 2 * 1024 < compare.prompt_tokens < 500 + 2 * 1024 + 400
 
@@ -56,8 +60,8 @@ def test_a_pairwise_judge_compares_each_response_with_each_in_both_orders(turn):
 def test_judges_share_the_responses_and_have_titles_of_their_own(turn):
     judge = turn.scorer
     both = functools.partial(scorers.composite, scorers=(judge, judge), weights=(0.5, 0.5))
-    sample, *judges = jobs.sampling_jobs(dataclasses.replace(turn, scorer=both), 500, CONTEXT)
-    (alone,) = jobs.sampling_jobs(turn, 500, CONTEXT)[1:]
+    sample, *judges = _sampling_jobs(dataclasses.replace(turn, scorer=both), 500, CONTEXT)
+    (alone,) = _sampling_jobs(turn, 500, CONTEXT)[1:]
     assert sample.title == 'sample' and [job.title for job in judges] == ['judge 1', 'judge 2']
     assert {dataclasses.replace(job, title='judge') for job in judges} == {alone}
 
@@ -67,7 +71,7 @@ def test_what_is_joined_is_planned_too():
     a prompt the most disputed is kept, and each two of its verdicts are compared in both orders.
     """
     turn = jobs.sampling_turn(meta_rewarding.get_config('llama3_8b').to_dict())
-    sampling = {job.title: job for job in jobs.sampling_jobs(turn, 500, 8192)}
+    sampling = {job.title: job for job in _sampling_jobs(turn, 500, 8192)}
     assert {title: job.requests for title, job in sampling.items()} == {
         'sample': 5000 * 7,
         'judge': 5000 * 7 * 11,
@@ -91,7 +95,7 @@ def test_given_responses_are_judged_too():
     config['round']['prompts']['n'] = 100
     turn = jobs.sampling_turn(config)
     assert turn.sampler.func is samplers.given and turn.pairs.func is pairs.agreeing
-    (judge,) = jobs.sampling_jobs(turn, 40, 512)
+    (judge,) = _sampling_jobs(turn, 40, 512)
     assert (judge.title, judge.distinct_prompts, judge.requests) == ('judge', 300, 900)
     verdict = jobs.argument(turn.scorer, 'max_tokens')
     # A response may fill the rest of a row; the template comes on top, and the verdict must fit.
@@ -144,35 +148,37 @@ def test_other_evaluations_sample_as_a_turn_does_and_uncounted_ones_are_left_out
 def test_a_greedy_response_beside_those_of_the_data_is_sampled():
     """SELM: of 20,378 prompts with two responses each, one is sampled; three are ranked."""
     turn = jobs.sampling_turn(selm.get_config('llama3_8b').to_dict())
-    (sample,) = jobs.sampling_jobs(turn, 500, CONTEXT)
+    (sample,) = _sampling_jobs(turn, 500, CONTEXT)
     assert (sample.requests, sample.distinct_prompts) == (20_378, 20_378)
     assert (sample.max_tokens, sample.slots) == (1024, None)
     assert training.example_count(turn) == 20_378 and not training.trains_on_samples(turn)
     assert training.batch_shape(turn, 512, 1024, 64).n == 3
     judge = functools.partial(scorers.judge, template='additive', votes=2, max_tokens=256)
-    _, verdicts = jobs.sampling_jobs(dataclasses.replace(turn, scorer=judge), 500, CONTEXT)
+    _, verdicts = _sampling_jobs(dataclasses.replace(turn, scorer=judge), 500, CONTEXT)
     assert verdicts.requests == 20_378 * 3 * 2
 
 
 def test_a_greedy_response_beside_samples_is_one_more(turn):
     both = dataclasses.replace(turn, sampler=functools.partial(GREEDY, sampler=turn.sampler))
-    sample, judge = jobs.sampling_jobs(both, 500, CONTEXT)
+    sample, judge = _sampling_jobs(both, 500, CONTEXT)
     assert sample.requests == 7000 * 5 and judge.requests == 7000 * 5 * 3
     assert training.trains_on_samples(both)
 
 
 def test_a_reward_model_need_not_be_there_and_what_is_joined_counts():
-    """20,000 prompts with 4 samples each; pairs of them, and 10,000 of people."""
+    """20,000 prompts with 4 samples each; pairs of them, of the two rounds before, and 10,000 of
+    people.
+    """
     turn = jobs.sampling_turn(iterative_dpo.get_config('llama2_7b').to_dict())
-    (sample,) = jobs.sampling_jobs(turn, 192, 512)
+    (sample,) = _sampling_jobs(turn, 192, 512)
     assert (sample.requests, sample.max_tokens) == (80_000, 300)
-    assert training.example_count(turn) == 30_000
+    assert training.example_count(turn) == 3 * 20_000 + 10_000
 
 
 def test_responses_that_nobody_judges_need_no_sampling(turn):
     given = functools.partial(samplers.given), functools.partial(scorers.given)
     turn = dataclasses.replace(turn, sampler=given[0], scorer=given[1])
-    assert jobs.sampling_jobs(turn, 500, CONTEXT) == []
+    assert _sampling_jobs(turn, 500, CONTEXT) == []
     assert training.example_lengths(turn, [], 500) == (500, 4096)
 
 
@@ -294,7 +300,7 @@ def _controlled(**sampler):
 def test_block_wise_candidates_are_requests_and_share_their_slots():
     """2,000 prompts, 2 answers of 6 candidates each; a CPU's 128 slots hold 21 groups of 6."""
     turn = _controlled(candidates=6, block=32, values=('own', 'runs/not/there'), weights=(1.0, 1.0))
-    (job,) = jobs.sampling_jobs(turn, 100, CONTEXT)
+    (job,) = _sampling_jobs(turn, 100, CONTEXT)
     assert job.requests == 2000 * 2 * 6 and job.distinct_prompts == 2000
     assert job.is_steered and job.group == 6
     assert jobs.plan_memory(toys.toy()[0], job, 64.0).slots == 126
@@ -304,7 +310,7 @@ def test_block_wise_candidates_are_requests_and_share_their_slots():
 
 def test_the_best_of_n_are_sampled_and_judged_and_one_in_n_is_kept(turn):
     best = functools.partial(samplers.best_of_n, n=2, sampler=turn.sampler, scorer=turn.scorer)
-    sampling = jobs.sampling_jobs(dataclasses.replace(turn, sampler=best), 500, CONTEXT)
+    sampling = _sampling_jobs(dataclasses.replace(turn, sampler=best), 500, CONTEXT)
     assert [(job.title, job.requests) for job in sampling] == [
         ('sample', 7000 * 4),
         ('best of n: judge', 7000 * 4 * 3),
@@ -320,3 +326,52 @@ def test_the_policys_own_log_probs_take_a_pass_unless_it_is_the_reference():
     exact = functools.partial(turn.train.func, **fields)
     assert training.reference_passes(dataclasses.replace(turn, train=exact)) == 1
     assert training.batch_shape(turn, 40, 24, 1).n == 8
+
+
+def test_instructions_that_a_model_makes_up_are_sampled_a_batch_at_a_time(turn):
+    """7,000 of them, four kept of a request, which shows eight of 500 tokens."""
+    made = jobs.sampling_jobs(turn, 500, CONTEXT)[0]
+    assert made.title == 'instructions' and made.requests == made.distinct_prompts == 1750
+    assert made.slots == 64 and made.prompt_tokens == CONTEXT - made.max_tokens
+
+
+def test_responses_of_an_assumed_length_make_shorter_steps_and_rows(turn):
+    lengths = jobs.Lengths(mean=300, longest=2000)
+    sample, judge = _sampling_jobs(turn, 500, CONTEXT, lengths)
+    assert (sample.max_tokens, sample.mean_tokens, sample.longest) == (1024, 300, 1024)
+    full = _sampling_jobs(turn, 500, CONTEXT)[1]
+    assert (judge.mean_tokens, judge.longest) == (256, 256)  # a verdict's own
+    assert full.prompt_tokens - judge.prompt_tokens == pytest.approx(1024 - 300, abs=32)
+    assert training.example_lengths(turn, [sample, judge], 500) == (500, 300)
+    memory = jobs.plan_memory(toys.toy()[0], dataclasses.replace(sample, slots=256), 64.0)
+    results = {'sample: prefill': {'seconds': 0.0}, 'sample: decode': {'seconds': 1.0}}
+    # 28,000 in 256 slots: 110 times 300 steps, and 724 more until the longest ends; 16 in a burst
+    seconds = prediction.sampling_seconds([(sample, memory)], results)['sample']
+    assert seconds == pytest.approx((110 * 300 + 724) / 16)
+
+
+def test_examples_of_earlier_rounds_are_trained_on_again(turn):
+    third = dataclasses.replace(turn, round=4, first_round=2, earlier=-1)
+    assert training.example_count(third) == 3 * training.example_count(turn)
+    second = dataclasses.replace(third, round=3, earlier=5)
+    assert training.example_count(second) == 2 * training.example_count(turn)
+
+
+def test_a_round_has_its_rehearsal_and_its_evaluations(turn, planned):
+    config = self_rewarding.get_config().to_dict()  # with a rehearsal of 1,000 verdicts
+    small = jobs.sampling_turn(config)
+    rehearsal = jobs.rehearsal_of(config, small)
+    assert rehearsal is not None and rehearsal.name == f'{small.round:02d}-rehearsal'
+    assert jobs.rehearsal_of(self_rewarding.get_config('llama3_8b').to_dict(), turn) is None
+    titles = [f'{title}: {step}' for title in ('sample', 'judge') for step in ('prefill', 'decode')]
+    results = {title: {'seconds': 1.0} for title in (*titles, 'reference', 'update', 'rehearsal')}
+    shape = training.batch_shape(turn, 512, 1024, 16)
+    plain = prediction.round_seconds(turn, planned, shape, results)
+    assert 'rehearsal' not in plain and 'evaluations' not in plain
+    opponent = dataclasses.replace(planned[0][0], title='opponent'), planned[0][1]
+    seconds = prediction.round_seconds(
+        turn, planned, shape, results, evaluated=[planned[1], opponent], rehearsal=rehearsal
+    )
+    assert seconds['evaluations'] == plain['judge']
+    batches = -(-training.example_count(rehearsal) // rehearsal.train.keywords['batch'])
+    assert seconds['rehearsal'] == batches > 1

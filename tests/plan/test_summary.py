@@ -62,7 +62,7 @@ def test_a_report_shows_what_fits_and_what_the_compiler_refused():
         '25.0%    60.0% FLOPs',
         'reference 1.5',
         'update ?',
-        'opponents once in a run: wins: judge 1,600 of 256 tokens',
+        'but opponents once in a run: wins: judge 1,600 of 256 tokens',
         'change x',
         'predicted, not measured',
     ):
