@@ -4,6 +4,8 @@ checked.
 
 import json
 import math
+import pathlib
+import subprocess
 
 import numpy as np
 import pytest
@@ -115,3 +117,11 @@ def test_rows_are_padded_on_the_side_that_is_asked_for():
     assert tokens.tolist() == [[0, 5, 6], [0, 0, 7]] and mask.tolist() == [[0, 1, 1], [0, 0, 1]]
     tokens, mask = workload.padded([(5, 6), (7,)], 3, left=False)
     assert tokens.tolist() == [[5, 6, 0], [7, 0, 0]] and mask.tolist() == [[1, 1, 0], [1, 0, 0]]
+
+
+def test_the_script_for_a_gpu_says_what_is_missing(tmp_path):
+    script = pathlib.Path(run.__file__).with_name('gpu.sh')
+    done = subprocess.run(['bash', script, tmp_path], capture_output=True, text=True)
+    assert done.returncode == 1 and 'sees no GPU' in done.stderr
+    done = subprocess.run(['bash', script, tmp_path, 'model'], capture_output=True, text=True)
+    assert done.returncode == 2 and 'OUT [MODEL DATA]' in done.stderr

@@ -41,7 +41,7 @@ ARMS = {  # -> the kinds of pairs that it learns from
 }
 TEMPLATE = os.path.join(os.path.dirname(__file__), 'verdict.jinja')
 PAIRS = 200  # trained on, of each kind, at most, the shortest; or --prompts
-RATES = (5e-4,)  # of adapters, tried with --tune; the first is the one chosen
+RATES = 5e-4, 2e-4  # of adapters, tried with --tune; the first is the one chosen
 EPOCHS = 1
 CONTEXT = 1024  # tokens
 WRITTEN = 32  # pairs, of which the model writes its verdicts itself
