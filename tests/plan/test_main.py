@@ -93,6 +93,10 @@ def test_a_small_model_is_planned_for_eight_chips(tmp_path):
     assert '4 chips have nothing to do' in plan['verdict']
     titles = {'sample: prefill', 'sample: decode', 'reference', 'update'}
     assert plan['fits'] and set(plan['programs']) == titles
+    assert plan['sampling_mesh'] == {'data': 4, 'fsdp': 1, 'tensor': 1}
+    # Attention by kernels, of the work that is counted by hand; in each of 16 steps and 2 layers.
+    assert plan['programs']['sample: decode']['kernels'] == 16 * 2
+    assert plan['programs']['update']['pallas_seconds'] > 0
     update = plan['programs']['update']
     matrix = 2 * (4 * 256 * 256 + 3 * 256 * 512)  # of both layers: q, k, v, o; gate, up, down
     # float32 over 4 devices; norms are whole on each

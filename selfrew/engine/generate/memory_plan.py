@@ -16,7 +16,7 @@ PAGE_SIZE = 128  # tokens of a page: a tile of a TPU
 CPU_PAGE_SIZE = 64  # what suits a CPU's matrix products
 CACHE_SHARE, CPU_CACHE_SHARE = 0.4, 0.3  # of a device's memory, for caches
 MIN_SHARED_PREFIX = 64  # tokens; a shorter common prefix of all prompts gets no prefix cache
-PREFILL_TOKENS = 1024  # tokens of all prompts that are prefilled together
+PREFILL_TOKENS = 1024  # tokens of all prompts that a part of the mesh prefills together
 
 
 def is_on_cpu(lm) -> bool:
@@ -134,7 +134,7 @@ def plan(
     chunk = max(min(buckets.round_up(context, 16), 64 if context <= 256 else 256), 1)
     columns = buckets.round_up(buckets.round_up(max(context, 1), chunk), page_size)
     most_rows = max(PREFILL_TOKENS // chunk, 1)
-    rows = buckets.round_up(min(buckets.next_power_of_two(distinct), most_rows), shards)
+    rows = buckets.round_up(min(buckets.next_power_of_two(distinct), most_rows * shards), shards)
     slots = slots or max(default_slots(lm, lengths, limits), group)
     wanted = buckets.round_up(min(slots, buckets.next_power_of_two(len(lengths))), shards)
     # Two pools, the prefix in its cache and in shared pages, and the page that belongs to no slot.

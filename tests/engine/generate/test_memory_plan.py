@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import jax
 import pytest
 from sampling_toys import sample
 from toys import BOS, toy
@@ -46,3 +47,38 @@ def test_the_shared_prefix_is_without_last_tokens_and_in_steps_of_32():
     assert memory_plan.shared_prefix_length([[*prefix, 71], [*prefix, 72, 73]]) == 64
     assert memory_plan.shared_prefix_length([prefix[:64], prefix]) == 0  # 63 tokens, then 32 < 64
     assert memory_plan.shared_prefix_length([prefix[:65], prefix]) == 64
+
+
+def test_slots_are_as_many_as_keep_a_devices_memory_busy(monkeypatch):
+    """Until the cache of all samples takes three times as long to read as the weights."""
+    lm, params = toy()
+    monkeypatch.setattr(memory_plan, 'is_on_cpu', lambda lm: False)
+    weights = sum(x.size for x in jax.tree.leaves(params)) * 4
+    assert memory_plan.weight_bytes(lm) == weights
+    lengths, limits = [20] * 10**5, [12] * 10**5
+    assert memory_plan.default_slots(lm, lengths, limits) == memory_plan.REPLICA_SLOTS
+    assert memory_plan.default_slots(lm, lengths[:10], limits[:10]) == 16  # no more than requests
+    monkeypatch.setattr(memory_plan, 'REPLICA_SLOTS', 1)
+    balanced = 3 * weights / (26 * 256)  # half of its 12 tokens are there on average
+    slots = memory_plan.default_slots(lm, lengths, limits)
+    assert slots / 2 < balanced <= slots
+    # Eight replicas, each with all weights and its own cache.
+    replicas, _ = toy(data=8)
+    assert memory_plan.default_slots(replicas, lengths, limits) == 8 * slots
+
+
+def test_each_part_of_a_mesh_prefills_as_many_tokens():
+    plans = [
+        memory_plan.plan(toy(**mesh)[0], [100] * 512, [12] * 512, 512, slots=32, memory=1e9)
+        for mesh in ({}, {'data': 8})
+    ]
+    assert [plan.prefill_rows * plan.prefill_chunk for plan in plans] == [1024, 8 * 1024]
+
+
+def test_the_kernels_pages_hold_the_shared_prefix_in_whole_pages(monkeypatch):
+    monkeypatch.setattr(memory_plan.paged_attention, 'has_kernel', lambda module: True)
+    lm, _ = toy()
+    plan = memory_plan.plan(lm, [400] * 8, [40] * 8, 8, slots=8, prefix_tokens=288, memory=1e9)
+    assert (plan.page_size, plan.prefix_tokens, plan.prefix_pages) == (128, 256, 2)
+    assert plan.tokens_beside_pages == 0
+    assert plan.pages_per_slot == 2 + 2  # 399 - 256 + 40 tokens of its own

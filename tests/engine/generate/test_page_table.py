@@ -47,3 +47,21 @@ def test_repacking_names_the_old_page_of_each_new_one():
     new = [table.global_pages(slot, 2) for slot in (0, 1)]
     assert (source[0][np.stack(new)] == np.stack(old)).all()
     assert table.allocated.tolist() == [1, 2] and table.total_pages == 4
+
+
+def test_shared_pages_come_first_and_belong_to_all_slots():
+    table = PageTable(4, pages_per_slot=5, page_size=4, pages=20, parts=2, shared=2)
+    np.testing.assert_array_equal(table.shared_pages(), [[1, 2], [21, 22]])
+    for slot in range(4):
+        table.allocate(slot, 3)
+    np.testing.assert_array_equal(table.table[:, :2], [[1, 2]] * 4)
+    own = table.table[:, 2].tolist()
+    assert len(set(own[:2])) == len(set(own[2:])) == 2 and min(own) > 2
+    # page 0, two shared ones, and of the two slots of a part one and four of their own
+    assert table.pages_needed(np.array([3, 5, 3, 3])) == 1 + 2 + 1 + 3
+    table.free(0)
+    table.allocate(1, 5)
+    source = table.repack(np.array([1, 2, 3, 0]), 12)
+    np.testing.assert_array_equal(source[:, 1:3], [[1, 2]] * 2)
+    np.testing.assert_array_equal(table.table[:3, :2], [[1, 2]] * 3)
+    assert table.allocated.tolist() == [5, 3, 3, 0] and not table.table[3].any()
