@@ -118,7 +118,7 @@ def new_prompts(trees: dict, lora: bool) -> dict:
     """Prompts like those of the trees, made up by a fixed model, or with lora by the model itself
     as in App. A.5.
     """
-    prompts = {'name': 'self_instruct', 'prompts': trees, 'n': 7000}
+    prompts = {'name': 'self_instruct', 'prompts': trees, 'n': 7000, 'batch': 512}
     if not lora:
         generator = models.get('llama2_70b_chat')['folder']
         prompts |= {'generator': generator, 'dtype': 'bfloat16', 'stored': 'bfloat16'}

@@ -419,6 +419,7 @@ def test_a_run_goes_on_on_another_mesh_and_says_so(tmp_path, uninterrupted_run, 
     _run(wide, workdir)
     printed = capsys.readouterr().out
     assert 'changed since the last start: mesh.fsdp: 1 → 2' in printed
+    assert "it samples on the mesh {'data': 4, 'fsdp': 1, 'tensor': 1}" in printed
     (first, second) = [json.loads(line) for line in open(workdir / 'starts.jsonl')]
     assert first['changes'] == [] and 'mesh.tensor: 1 → 2' in second['changes']
     assert 'keep_states: None → 1' in second['changes']

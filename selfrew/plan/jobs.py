@@ -99,7 +99,9 @@ def _without_files(entry) -> Any:
         return entry
     if entry.get('name') == scorers.reward_model.__name__:
         return {'name': scorers.length.__name__}
-    fields = {k: v for k, v in entry.items() if k not in ('shots', 'generator', 'opponent')}
+    fields = {k: v for k, v in entry.items() if k not in ('shots', 'opponent')}
+    if fields.get('generator') is not None:
+        fields['generator'] = 'tiny'  # any model that is there: a fixed one, which is not counted
     if 'values' in fields:  # scorers with models of their own are left out, as a reward model is
         fields['values'] = [samplers.OWN for _ in fields['values']]
     return {k: 'tfds:not/read' if k == 'source' else _without_files(v) for k, v in fields.items()}
@@ -287,7 +289,9 @@ def _within(response: Lengths | None, max_tokens: int) -> Lengths:
 
 
 def _instructions_made(turn: Turn, prompt_tokens: int, context: int) -> list[Job]:
-    """What prompts.self_instruct samples to make its prompts, where a turn has such."""
+    """What prompts.self_instruct samples to make its prompts, where the model in training does that.
+    Of a fixed generator neither memory nor time is counted.
+    """
     made = []
     for source in _sources(turn):
         if source.func is prompts.self_instruct and not source.keywords.get('generator'):

@@ -27,21 +27,17 @@ def turn():
     return jobs.sampling_turn(self_rewarding.get_config('llama2_70b').to_dict())
 
 
-def _sampling_jobs(turn, *args):
-    """What a turn samples, without the instructions that its prompts are made of."""
-    made = jobs.sampling_jobs(turn, *args)
-    return [job for job in made if not job.title.endswith('instructions')]
-
-
 @pytest.fixture(scope='module')
 def planned(turn):
     lm = dataclasses.replace(toys.toy()[0], cache_gib=40.0)
-    sampling = [dataclasses.replace(job, slots=256) for job in _sampling_jobs(turn, 500, CONTEXT)]
+    sampling = [
+        dataclasses.replace(job, slots=256) for job in jobs.sampling_jobs(turn, 500, CONTEXT)
+    ]
     return [(job, jobs.plan_memory(lm, job, chips.CHIPS['v5p'].hbm_gib)) for job in sampling]
 
 
 def test_requests_are_read_from_the_config_without_its_data(turn):
-    sample, judge = _sampling_jobs(turn, 500, CONTEXT)
+    sample, judge = jobs.sampling_jobs(turn, 500, CONTEXT)
     assert sample.requests == 7000 * 4
     assert (sample.prompt_tokens, sample.max_tokens) == (512, 1024)  # the prompt: a multiple of 32
     assert (sample.distinct_prompts, sample.prefix_tokens, sample.slots) == (7000, 0, None)
@@ -52,7 +48,7 @@ def test_requests_are_read_from_the_config_without_its_data(turn):
 def test_a_pairwise_judge_compares_each_response_with_each_in_both_orders(turn):
     pairwise = functools.partial(scorers.compare, votes=2, template='pairwise', max_tokens=256)
     turn = dataclasses.replace(turn, scorer=pairwise)
-    _, compare = _sampling_jobs(turn, 500, CONTEXT)
+    _, compare = jobs.sampling_jobs(turn, 500, CONTEXT)
     assert compare.requests == 7000 * 4 * 3 * 2 and compare.distinct_prompts == 7000 * 4 * 3
     assert 500 + 2 * 1024 < compare.prompt_tokens < 500 + 2 * 1024 + 400
 
@@ -60,8 +56,8 @@ def test_a_pairwise_judge_compares_each_response_with_each_in_both_orders(turn):
 def test_judges_share_the_responses_and_have_titles_of_their_own(turn):
     judge = turn.scorer
     both = functools.partial(scorers.composite, scorers=(judge, judge), weights=(0.5, 0.5))
-    sample, *judges = _sampling_jobs(dataclasses.replace(turn, scorer=both), 500, CONTEXT)
-    (alone,) = _sampling_jobs(turn, 500, CONTEXT)[1:]
+    sample, *judges = jobs.sampling_jobs(dataclasses.replace(turn, scorer=both), 500, CONTEXT)
+    (alone,) = jobs.sampling_jobs(turn, 500, CONTEXT)[1:]
     assert sample.title == 'sample' and [job.title for job in judges] == ['judge 1', 'judge 2']
     assert {dataclasses.replace(job, title='judge') for job in judges} == {alone}
 
@@ -71,7 +67,7 @@ def test_what_is_joined_is_planned_too():
     a prompt the most disputed is kept, and each two of its verdicts are compared in both orders.
     """
     turn = jobs.sampling_turn(meta_rewarding.get_config('llama3_8b').to_dict())
-    sampling = {job.title: job for job in _sampling_jobs(turn, 500, 8192)}
+    sampling = {job.title: job for job in jobs.sampling_jobs(turn, 500, 8192)}
     assert {title: job.requests for title, job in sampling.items()} == {
         'sample': 5000 * 7,
         'judge': 5000 * 7 * 11,
@@ -95,7 +91,7 @@ def test_given_responses_are_judged_too():
     config['round']['prompts']['n'] = 100
     turn = jobs.sampling_turn(config)
     assert turn.sampler.func is samplers.given and turn.pairs.func is pairs.agreeing
-    (judge,) = _sampling_jobs(turn, 40, 512)
+    (judge,) = jobs.sampling_jobs(turn, 40, 512)
     assert (judge.title, judge.distinct_prompts, judge.requests) == ('judge', 300, 900)
     verdict = jobs.argument(turn.scorer, 'max_tokens')
     # A response may fill the rest of a row; the template comes on top, and the verdict must fit.
@@ -148,19 +144,19 @@ def test_other_evaluations_sample_as_a_turn_does_and_uncounted_ones_are_left_out
 def test_a_greedy_response_beside_those_of_the_data_is_sampled():
     """SELM: of 20,378 prompts with two responses each, one is sampled; three are ranked."""
     turn = jobs.sampling_turn(selm.get_config('llama3_8b').to_dict())
-    (sample,) = _sampling_jobs(turn, 500, CONTEXT)
+    (sample,) = jobs.sampling_jobs(turn, 500, CONTEXT)
     assert (sample.requests, sample.distinct_prompts) == (20_378, 20_378)
     assert (sample.max_tokens, sample.slots) == (1024, None)
     assert training.example_count(turn) == 20_378 and not training.trains_on_samples(turn)
     assert training.batch_shape(turn, 512, 1024, 64).n == 3
     judge = functools.partial(scorers.judge, template='additive', votes=2, max_tokens=256)
-    _, verdicts = _sampling_jobs(dataclasses.replace(turn, scorer=judge), 500, CONTEXT)
+    _, verdicts = jobs.sampling_jobs(dataclasses.replace(turn, scorer=judge), 500, CONTEXT)
     assert verdicts.requests == 20_378 * 3 * 2
 
 
 def test_a_greedy_response_beside_samples_is_one_more(turn):
     both = dataclasses.replace(turn, sampler=functools.partial(GREEDY, sampler=turn.sampler))
-    sample, judge = _sampling_jobs(both, 500, CONTEXT)
+    sample, judge = jobs.sampling_jobs(both, 500, CONTEXT)
     assert sample.requests == 7000 * 5 and judge.requests == 7000 * 5 * 3
     assert training.trains_on_samples(both)
 
@@ -170,7 +166,7 @@ def test_a_reward_model_need_not_be_there_and_what_is_joined_counts():
     people.
     """
     turn = jobs.sampling_turn(iterative_dpo.get_config('llama2_7b').to_dict())
-    (sample,) = _sampling_jobs(turn, 192, 512)
+    (sample,) = jobs.sampling_jobs(turn, 192, 512)
     assert (sample.requests, sample.max_tokens) == (80_000, 300)
     assert training.example_count(turn) == 3 * 20_000 + 10_000
 
@@ -178,7 +174,7 @@ def test_a_reward_model_need_not_be_there_and_what_is_joined_counts():
 def test_responses_that_nobody_judges_need_no_sampling(turn):
     given = functools.partial(samplers.given), functools.partial(scorers.given)
     turn = dataclasses.replace(turn, sampler=given[0], scorer=given[1])
-    assert _sampling_jobs(turn, 500, CONTEXT) == []
+    assert jobs.sampling_jobs(turn, 500, CONTEXT) == []
     assert training.example_lengths(turn, [], 500) == (500, 4096)
 
 
@@ -300,7 +296,7 @@ def _controlled(**sampler):
 def test_block_wise_candidates_are_requests_and_share_their_slots():
     """2,000 prompts, 2 answers of 6 candidates each; a CPU's 128 slots hold 21 groups of 6."""
     turn = _controlled(candidates=6, block=32, values=('own', 'runs/not/there'), weights=(1.0, 1.0))
-    (job,) = _sampling_jobs(turn, 100, CONTEXT)
+    (job,) = jobs.sampling_jobs(turn, 100, CONTEXT)
     assert job.requests == 2000 * 2 * 6 and job.distinct_prompts == 2000
     assert job.is_steered and job.group == 6
     assert jobs.plan_memory(toys.toy()[0], job, 64.0).slots == 126
@@ -310,7 +306,7 @@ def test_block_wise_candidates_are_requests_and_share_their_slots():
 
 def test_the_best_of_n_are_sampled_and_judged_and_one_in_n_is_kept(turn):
     best = functools.partial(samplers.best_of_n, n=2, sampler=turn.sampler, scorer=turn.scorer)
-    sampling = _sampling_jobs(dataclasses.replace(turn, sampler=best), 500, CONTEXT)
+    sampling = jobs.sampling_jobs(dataclasses.replace(turn, sampler=best), 500, CONTEXT)
     assert [(job.title, job.requests) for job in sampling] == [
         ('sample', 7000 * 4),
         ('best of n: judge', 7000 * 4 * 3),
@@ -328,18 +324,22 @@ def test_the_policys_own_log_probs_take_a_pass_unless_it_is_the_reference():
     assert training.batch_shape(turn, 40, 24, 1).n == 8
 
 
-def test_instructions_that_a_model_makes_up_are_sampled_a_batch_at_a_time(turn):
-    """7,000 of them, four kept of a request, which shows eight of 500 tokens."""
-    made = jobs.sampling_jobs(turn, 500, CONTEXT)[0]
+def test_instructions_that_the_model_makes_up_are_sampled_a_batch_at_a_time(turn):
+    """7,000 of them, four kept of a request, which shows eight of 500 tokens. Those of a fixed
+    generator are not counted.
+    """
+    own = jobs.sampling_turn(self_rewarding.get_config('llama3_8b+lora').to_dict())
+    made = jobs.sampling_jobs(own, 500, CONTEXT)[0]
     assert made.title == 'instructions' and made.requests == made.distinct_prompts == 1750
-    assert made.slots == 64 and made.prompt_tokens == CONTEXT - made.max_tokens
+    assert made.slots == 512 and made.prompt_tokens == CONTEXT - made.max_tokens
+    assert jobs.sampling_jobs(turn, 500, CONTEXT)[0].title == 'sample'
 
 
 def test_responses_of_an_assumed_length_make_shorter_steps_and_rows(turn):
     lengths = jobs.Lengths(mean=300, longest=2000)
-    sample, judge = _sampling_jobs(turn, 500, CONTEXT, lengths)
+    sample, judge = jobs.sampling_jobs(turn, 500, CONTEXT, lengths)
     assert (sample.max_tokens, sample.mean_tokens, sample.longest) == (1024, 300, 1024)
-    full = _sampling_jobs(turn, 500, CONTEXT)[1]
+    full = jobs.sampling_jobs(turn, 500, CONTEXT)[1]
     assert (judge.mean_tokens, judge.longest) == (256, 256)  # a verdict's own
     assert full.prompt_tokens - judge.prompt_tokens == pytest.approx(1024 - 300, abs=32)
     assert training.example_lengths(turn, [sample, judge], 500) == (500, 300)
