@@ -289,7 +289,7 @@ def _within(response: Lengths | None, max_tokens: int) -> Lengths:
 
 
 def _instructions_made(turn: Turn, prompt_tokens: int, context: int) -> list[Job]:
-    """What prompts.self_instruct samples to make its prompts, where the model in training does that.
+    """What prompts.self_instruct samples to make its prompts, where the model in training does it.
     Of a fixed generator neither memory nor time is counted.
     """
     made = []
