@@ -93,7 +93,7 @@ def update_bytes(
     gradients *= 2 if micros > 1 else 1
     tokens = rows // sharding.row_shards(mesh) * length
     width = float(_itemsize(lm))
-    if mesh.devices.flat[0].platform == 'cpu':  # which computes bfloat16 in float32, with copies
+    if sharding.platform(mesh) == 'cpu':  # which computes bfloat16 in float32, with copies
         width = 4.0 if width == 4.0 else 4.5
     layers = tokens * c.layers * width * _saved(c, mesh, remat)
     transient = tokens * _saved(c, mesh, 'none') * width  # one layer's, recomputed or not
@@ -140,4 +140,4 @@ def _part(leaf) -> tuple[int, ...]:
 
 def _device_bytes(tree: Any) -> int:
     """Bytes of the arrays on a device."""
-    return sum(math.prod(_part(leaf)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+    return sum(map(sharding.bytes_of_shard, jax.tree.leaves(tree)))

@@ -192,6 +192,4 @@ def _constrain_part(name: str, x, mesh):
 
 def writes_in_place(mesh) -> bool:
     """Whether to write into a cache slice by slice: on a CPU XLA's scatter copies all of it."""
-    if mesh is None:
-        return jax.devices()[0].platform == 'cpu'
-    return mesh.size == 1 and mesh.devices.flat[0].platform == 'cpu'
+    return (mesh is None or mesh.size == 1) and sharding.platform(mesh) == 'cpu'

@@ -58,21 +58,6 @@ def has_kernel(module) -> bool:
     return config.head_dim % KERNEL_FEATURES == 0 and is_tiled
 
 
-def empty_pages(module, dtype, pages: int, page_size: int) -> tuple:
-    """Zeros for the tokens of samples: a part of the cache for each stack of X layers, as `attend`
-    takes it; X is all layers or, of an unstacked module, 1.
-    """
-    c = module.config
-    stacks, layers = (1, c.layers) if module.stacked else (c.layers, 1)
-    if has_kernel(module):
-        kv_XPWJH = jnp.zeros((layers, pages, page_size, 2 * c.kv_heads, c.head_dim), dtype)
-        part = {'kv': kv_XPWJH}
-    else:
-        k_XPKHW = jnp.zeros((layers, pages, c.kv_heads, c.head_dim, page_size), dtype)
-        part = {'k': k_XPKHW, 'v': k_XPKHW.swapaxes(3, 4)}
-    return tuple(attention.constrain_cache(part, module.mesh) for _ in range(stacks))
-
-
 def page_size(part) -> int:
     """Tokens of a page of a part of the cache."""
     return part['kv'].shape[2] if 'kv' in part else part['k'].shape[4]

@@ -6,7 +6,6 @@ by a bound (`_update_bound`), and the most promising ones are compiled.
 """
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -131,14 +130,10 @@ def _samplings(config, devices, chip, turn, prompt_tokens, report, cache) -> lis
     lm, layouts = planner.build_lm(config, devices), []
     context = lm.config.max_length
     sizes = [n for n in range(1, MOST_TENSOR + 1) if lm.mesh.size % n == 0]
-    fitting = (_with_sampling(lm, tensor) for tensor in sizes)
     limit = update_memory.SHARE * chip.hbm_gib * jobs.GiB
-    fitting = (
-        (tensor, model)
-        for tensor, model in zip(sizes, fitting)
-        if sampling_layout.weight_bytes(model) < limit
-    )
-    for tensor, sampling in itertools.islice(fitting, COMPILED):
+    models = [(tensor, _with_sampling(lm, tensor)) for tensor in sizes]
+    fitting = [pair for pair in models if sampling_layout.weight_bytes(pair[1]) < limit]
+    for tensor, sampling in fitting[:COMPILED]:
         try:
             planned = [
                 (job, jobs.plan_memory(sampling, job, chip.hbm_gib))

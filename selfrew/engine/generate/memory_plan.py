@@ -20,7 +20,7 @@ PREFILL_TOKENS = 1024  # tokens of all prompts that a part of the mesh prefills 
 
 
 def is_on_cpu(lm) -> bool:
-    return lm.mesh.devices.flat[0].platform == 'cpu'
+    return sharding.platform(lm.mesh) == 'cpu'
 
 
 def is_single_cpu(lm) -> bool:

@@ -56,18 +56,25 @@ class Slots(NamedTuple):
     value: Any  # [S] float32, of the prompt and all tokens so far, by scorers; 0 without any
 
 
-def empty_cache(module, dtype, rows: int, columns: int) -> tuple:
-    """Zeros: dicts of 'k' [X rows K H columns] and 'v' [X rows K columns H].
+def empty_cache(module, dtype, rows: int, columns: int, *, is_for_kernel: bool = False) -> tuple:
+    """Zeros: dicts of 'k' [X rows K H columns] and 'v' [X rows K columns H]; for the kernel of
+    paged attention, of 'kv' [X rows columns 2·K H].
 
     One dict with all layers, X = layers; of an unstacked module one for each layer, X = 1.
     """
     c = module.config
     stacks, layers = (1, c.layers) if module.stacked else (c.layers, 1)
-    k_XRKHC = jnp.zeros((layers, rows, c.kv_heads, c.head_dim, columns), dtype)
-    return tuple(
-        attention.constrain_cache({'k': k_XRKHC, 'v': k_XRKHC.swapaxes(3, 4)}, module.mesh)
-        for _ in range(stacks)
-    )
+    if is_for_kernel:
+        part = {'kv': jnp.zeros((layers, rows, columns, 2 * c.kv_heads, c.head_dim), dtype)}
+    else:
+        k_XRKHC = jnp.zeros((layers, rows, c.kv_heads, c.head_dim, columns), dtype)
+        part = {'k': k_XRKHC, 'v': k_XRKHC.swapaxes(3, 4)}
+    return tuple(attention.constrain_cache(part, module.mesh) for _ in range(stacks))
+
+
+def _empty_pages(module, dtype, pages: int, page_size: int) -> tuple:
+    has_kernel = paged_attention.has_kernel(module)
+    return empty_cache(module, dtype, pages, page_size, is_for_kernel=has_kernel)
 
 
 def _constrain_slots(module, slots: Slots) -> Slots:
@@ -142,9 +149,9 @@ def empty_slots(
         ends=zeros(i32, ends),
         strength=zeros(f32),
     )
-    cache, count = paged_attention.empty_pages(module, dtype, pages, page_size), zeros(i32)
+    cache, count = _empty_pages(module, dtype, pages, page_size), zeros(i32)
     for scorer, scorer_dtype in scorers:
-        cache += paged_attention.empty_pages(scorer, scorer_dtype, pages, page_size)
+        cache += _empty_pages(scorer, scorer_dtype, pages, page_size)
     tokens, logp = zeros(i32, max_tokens), zeros(f32, max_tokens)
     slots = Slots(cache, request, count, count > 0, tokens, logp, logp, zeros(f32))
     return _constrain_slots(module, slots)
