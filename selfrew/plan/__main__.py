@@ -48,6 +48,8 @@ def _plan(argv) -> None:
     tokens = options.prompt_tokens
     if options.search and (options.here or options.json):
         raise app.UsageError('--search wants --topology, and prints text')
+    if options.response_tokens and (options.here or options.search):
+        raise app.UsageError('--response_tokens is read with --topology alone, without --search')
     try:
         if options.search:
             found = search.search(config, options.topology, tokens, _report_progress)

@@ -57,11 +57,15 @@ def run_plan(*arguments: str) -> subprocess.CompletedProcess:
         ),
         (['--config=configs/quickstart.py', '--topology=v5e-8', '--here'], 'want --config=FILE'),
         (
+            ['--config=configs/quickstart.py', '--here', '--response_tokens=3,9'],
+            '--response_tokens is read with --topology alone',
+        ),
+        (
             ['--config=configs/self_rewarding.py:llama2_70b', '--topology=v7-8'],
             "no topology 'v7-8'",
         ),
     ],
-    ids=['config', 'neither', 'both', 'topology'],
+    ids=['config', 'neither', 'both', 'lengths', 'topology'],
 )
 def test_a_mistake_is_named_without_a_traceback(arguments, words):
     process = run_plan(*arguments)
