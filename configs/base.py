@@ -43,6 +43,7 @@ def model() -> dict:
     return {
         'folder': 'tiny',
         'dtype': 'float32',
+        'sampling_dtype': placeholder(str),
         'params': 'float32',
         'max_length': placeholder(int),
         'attention': placeholder(str),

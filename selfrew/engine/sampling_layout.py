@@ -1,4 +1,5 @@
-"""The second layout of a model: for sampling, its parameters lie on a mesh of their own.
+"""The second layout of a model: for sampling, its parameters lie on a mesh of their own, and may be
+of fewer bits.
 
 An update wants its parameters spread over all devices. A decode step reads all of them for a token
 of each sample, so what is spread over `fsdp` would have to be gathered at each step. There the
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from selfrew.mesh import memory, sharding
+from selfrew.models import quantization
 from selfrew.models.language_model import Lm
 
 WEIGHTS_SHARE = 0.3  # of a device's memory, that the weights for sampling may take
@@ -19,13 +21,15 @@ AS_TRAINED = 0  # for Lm.sampling: no second layout
 
 
 def sampling_lm(lm: Lm, device_bytes: float | None = None) -> Lm:
-    """The model on the mesh that it samples on, over the same devices: the `tensor` of lm.sampling,
-    replicas over the rest along `data`; `lm` itself where the two meshes are one.
+    """The model as it samples: with lm.sampling_dtype, on a mesh of the same devices that has the
+    `tensor` of lm.sampling and replicas over the rest along `data`; `lm` itself where it samples
+    as it trains.
 
     Where lm.sampling is None, `tensor` is the smallest with which the weights take at most
     WEIGHTS_SHARE of a device, or else the largest.
     device_bytes: the memory of a device; None: as this machine says.
     """
+    lm = _with_sampling_dtype(lm)
     if lm.mesh.size == 1 or lm.sampling == AS_TRAINED:
         return lm
     tensor = lm.sampling
@@ -34,6 +38,17 @@ def sampling_lm(lm: Lm, device_bytes: float | None = None) -> Lm:
     if lm.mesh.shape['fsdp'] == 1 and lm.mesh.shape['tensor'] == tensor:
         return lm
     return _on_mesh(lm, tensor)
+
+
+def _with_sampling_dtype(lm: Lm) -> Lm:
+    """The model computing in lm.sampling_dtype or, for 'int8', with its matrices in int8."""
+    if lm.sampling_dtype is None:
+        return lm
+    if lm.sampling_dtype == 'int8':
+        module = lm.module.clone(int8=True)
+    else:
+        module = lm.module.clone(dtype=jnp.dtype(lm.sampling_dtype))
+    return lm if module == lm.module else dataclasses.replace(lm, module=module)
 
 
 def _least_tensor(lm: Lm, device_bytes: float) -> int:
@@ -54,15 +69,20 @@ def _on_mesh(lm: Lm, tensor: int) -> Lm:
 
 def sampled_params(lm: Lm):
     """The shape, dtype and sharding of each parameter as it is sampled with: matrices in the dtype
-    of the compute, to which products convert them anyway.
+    of the compute, to which products convert them anyway, or in int8.
     """
+    shapes = lm.abstract_params()
 
     def place(path, shape, layout):
-        is_vector = shape.ndim == 1 + (path[0].key == 'blocks')  # of norms and biases
-        dtype = shape.dtype if is_vector else lm.module.dtype
+        group = shapes if len(path) == 1 else shapes[path[0].key]
+        is_vector = shape.ndim == len(path)  # of norms, biases and scales; else [layers,] a matrix
+        if quantization.is_quantized(path[-1].key, group):
+            dtype = jnp.int8
+        else:
+            dtype = shape.dtype if is_vector else lm.module.dtype
         return jax.ShapeDtypeStruct(shape.shape, dtype, sharding=layout)
 
-    return jax.tree.map_with_path(place, lm.abstract_params(), lm.param_shardings())
+    return jax.tree.map_with_path(place, shapes, lm.param_shardings())
 
 
 def weight_bytes(lm: Lm) -> int:
@@ -80,9 +100,7 @@ class SamplingCopy:
         self._source = self._params = None
 
     def of(self, params) -> tuple:
-        """(lm, params) for sampling. On one device, or where both meshes are one, those of
-        training.
-        """
+        """(lm, params) for sampling: those of training where it samples as it trains."""
         if self.lm is self._trained:
             return self.lm, params
         if self._source is not params:
@@ -97,6 +115,8 @@ class SamplingCopy:
 
 def lay_out(lm: Lm, params):
     """A copy of parameters on the mesh of `lm`, as `sampled_params` says."""
+    if lm.module.int8:
+        params = quantization.quantized(params, lm.abstract_params())
     return jax.tree.map(_laid_out, params, sampled_params(lm))
 
 

@@ -132,6 +132,7 @@ def _attend_cached(q_RLNH, k_RKHC, v_RKCH, mask_RLC, prefix, scale, softcap):
     multiply = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
     product_RKMC, P = multiply('rkmh,rkhc->rkmc', q_RKMH, k_RKHC.astype(dtype)), 0
     if prefix is not None:
+        prefix = {name: from_stored(x) for name, x in prefix.items()}
         P = prefix['k'].shape[2]
         product_RKMP = multiply('rkmh,khp->rkmp', q_RKMH, prefix['k'].astype(dtype))
         product_RKMC = jnp.concatenate([product_RKMP, product_RKMC], axis=-1)
@@ -154,8 +155,8 @@ def append_to_cache(cache, new, layer, start, mesh):
     new: {'k' [R K H L], 'v' [R K L H]}. start: the column of the first one, the same in all rows.
     The cache is written before it is read, so that it stays in place.
     """
-    k_1RKHL = new['k'][None].astype(cache['k'].dtype)
-    v_1RKLH = new['v'][None].astype(cache['v'].dtype)
+    k_1RKHL = to_stored(new['k'][None], cache['k'].dtype)
+    v_1RKLH = to_stored(new['v'][None], cache['v'].dtype)
     k_XRKHC = jax.lax.dynamic_update_slice(cache['k'], k_1RKHL, (layer, 0, 0, 0, start))
     v_XRKCH = jax.lax.dynamic_update_slice(cache['v'], v_1RKLH, (layer, 0, 0, start, 0))
     return constrain_cache({'k': k_XRKHC, 'v': v_XRKCH}, mesh)
@@ -165,7 +166,27 @@ def read_cache(cache, layer):
     """(keys [R K H C], values [R K C H]) of one layer of the cache."""
     k_RKHC = jax.lax.dynamic_index_in_dim(cache['k'], layer, keepdims=False)
     v_RKCH = jax.lax.dynamic_index_in_dim(cache['v'], layer, keepdims=False)
-    return k_RKHC, v_RKCH
+    return from_stored(k_RKHC), from_stored(v_RKCH)
+
+
+def stored_dtype(dtype, mesh):
+    """The dtype of the arrays that hold a cache of `dtype`. On a CPU the bits of bfloat16 are stored
+    as uint16: to write a part of an array of bfloat16, XLA there converts all of it.
+    """
+    is_as_bits = dtype == jnp.bfloat16 and sharding.platform(mesh) == 'cpu'
+    return jnp.dtype('uint16' if is_as_bits else dtype)
+
+
+def to_stored(x, dtype):
+    """Floats as a cache of this stored dtype holds them."""
+    if dtype != jnp.uint16:
+        return x.astype(dtype)
+    return jax.lax.bitcast_convert_type(x.astype(jnp.bfloat16), jnp.uint16)
+
+
+def from_stored(x):
+    """The floats of an array of a cache."""
+    return jax.lax.bitcast_convert_type(x, jnp.bfloat16) if x.dtype == jnp.uint16 else x
 
 
 def constrain_cache(cache, mesh):

@@ -14,7 +14,7 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from selfrew.mesh import sharding
-from selfrew.models import layers, lora, rotary
+from selfrew.models import layers, lora, quantization, rotary
 from selfrew.models.config import ModelConfig
 
 REMAT = 'none', 'full', 'dots'
@@ -43,6 +43,7 @@ class Decoder(nn.Module):
     mesh: Mesh | None = None  # shards activations; None: unsharded
     # True: each parameter is one array of all layers, scanned over; False: see `unstack`.
     stacked: bool = True
+    int8: bool = False  # whether matrices are stored in int8, see quantization
 
     if TYPE_CHECKING:  # linen makes modules hashable; its stubs do not say so
 
@@ -67,6 +68,11 @@ class Decoder(nn.Module):
         shape = config.vocab, config.width
         embed_VD = self.param('embed', normal(config.width, 'vocab', 'embed'), shape)
         x_RLD = jnp.take(embed_VD, tokens_RL, axis=0).astype(self.dtype)
+        if self.int8:
+            scale_V = self.param(
+                'embed' + quantization.SUFFIX, layers.ones_init('vocab'), shape[:1]
+            )
+            x_RLD = (x_RLD * jnp.take(scale_V, tokens_RL)[..., None]).astype(self.dtype)
         x_RLD = sharding.constrain(self.mesh, x_RLD, 'rows', None, None)
         if config.embed_scale != 1.0:
             x_RLD = x_RLD * jnp.asarray(config.embed_scale, self.dtype)
@@ -76,6 +82,8 @@ class Decoder(nn.Module):
         scale_D = self.param('norm', layers.norm_scale_init(config), (config.width,))
         if not config.tied:
             self.param('head', normal(config.width, 'embed', 'vocab'), shape[::-1])
+            if self.int8:
+                self.param('head' + quantization.SUFFIX, layers.ones_init('vocab'), shape[:1])
         if config.scalar_head:
             self.param('scalar', layers.zeros_init('embed', None), (config.width, 1))
         if config.value_head:
@@ -108,7 +116,7 @@ class Decoder(nn.Module):
             in_axes=cast(Any, (0, nn.broadcast)),  # the stubs say int
             metadata_params={nn.PARTITION_NAME: 'layers'},
         )
-        blocks = scan(config, self.dtype, self.attention, self.mesh, name='blocks')
+        blocks = scan(config, self.dtype, self.attention, self.mesh, self.int8, name='blocks')
         is_local = jnp.array(config.local, bool) if config.local else None
         scanned = jnp.arange(config.layers), is_local, prefix[0] if prefix else None
         (x_RLD, stack), _ = blocks((x_RLD, cache[0] if cache else None), scanned, broadcast)
@@ -119,7 +127,9 @@ class Decoder(nn.Module):
         config = self.config
         block_class, new_cache = self._block_class(), []
         for i in range(config.layers):
-            block = block_class(config, self.dtype, self.attention, self.mesh, name=f'blocks_{i}')
+            block = block_class(
+                config, self.dtype, self.attention, self.mesh, self.int8, name=f'blocks_{i}'
+            )
             layer_prefix = {name: x[0] for name, x in prefix[i].items()} if prefix else None
             scanned = 0, bool(config.local) and config.local[i], layer_prefix
             (x_RLD, layer), _ = block((x_RLD, cache[i] if cache else None), scanned, broadcast)
@@ -136,6 +146,9 @@ def logits(module: Decoder, params, hidden_XD):
     logits_XV = jnp.matmul(
         hidden_XD, head_DV.astype(hidden_XD.dtype), preferred_element_type=jnp.float32
     )
+    if module.int8:
+        of_head, of_embed = (name + quantization.SUFFIX for name in ('head', 'embed'))
+        logits_XV = logits_XV * params.get(of_head, params[of_embed])[None]
     cap = module.config.final_softcap
     return logits_XV if cap is None else cap * jnp.tanh(logits_XV / cap)
 
@@ -183,12 +196,13 @@ def init_params(module: Decoder, key):
 def abstract_params(module: Decoder, dtype: str = 'float32'):
     """(shapes, logical axis names) of the parameters: two pytrees of the same structure.
 
-    dtype: of the stored parameters; adapters are always float32.
+    dtype: of the stored parameters; adapters, and scales of int8, are always float32.
     """
 
     def with_dtype(path, leaf):
-        is_adapter = lora.is_adapter(path[-1].key)
-        return jax.ShapeDtypeStruct(leaf.shape, jnp.float32 if is_adapter else jnp.dtype(dtype))
+        name = path[-1].key
+        is_float32 = lora.is_adapter(name) or quantization.is_scale(name)
+        return jax.ShapeDtypeStruct(leaf.shape, jnp.float32 if is_float32 else jnp.dtype(dtype))
 
     boxed = jax.eval_shape(functools.partial(_init_boxed, module), jax.random.key(0))
     names = jax.tree.map(
@@ -201,13 +215,20 @@ def abstract_params(module: Decoder, dtype: str = 'float32'):
 
 @functools.partial(jax.jit, static_argnums=0)
 def unstack(module: Decoder, params) -> dict:
-    """The parameters for `module.clone(stacked=False)`: a copy with separate arrays per layer.
+    """The parameters for `module.clone(stacked=False)`: a copy with separate arrays per layer, and
+    matrices in the dtype of the compute.
 
     On a CPU a slice of a stacked array is copied before a product reads it, which costs a decode
-    step more than the product does.
+    step more than the product does; so does a conversion, and in bfloat16 a transposed matrix.
     """
-    unstacked = {name: x for name, x in params.items() if name != 'blocks'}
+
+    def converted(x):
+        return x.astype(module.dtype) if x.ndim > 1 else x
+
+    unstacked = {name: converted(x) for name, x in params.items() if name != 'blocks'}
+    if module.dtype == jnp.bfloat16 and 'head' not in params:
+        unstacked['head'] = unstacked['embed'].T
     blocks = params['blocks']
     for i in range(module.config.layers):
-        unstacked[f'blocks_{i}'] = {name: x[i] for name, x in blocks.items()}
+        unstacked[f'blocks_{i}'] = {name: converted(x[i]) for name, x in blocks.items()}
     return unstacked

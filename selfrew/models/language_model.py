@@ -15,6 +15,7 @@ from selfrew.models import (
     decoder,
     hf,
     lora as lora_adapters,
+    quantization,
     text,
 )
 from selfrew.models.config import ModelConfig
@@ -22,6 +23,7 @@ from selfrew.models.loading import load_all
 
 TINY = os.path.join(os.path.dirname(__file__), 'tiny_base')
 DTYPES = 'float32', 'bfloat16'
+SAMPLING_DTYPES = *DTYPES, 'int8'
 # Of a hub repository. Some keep a second copy of their weights, which is not downloaded.
 HUB_FILES = '*.json', '*.safetensors', '*.jinja', 'tokenizer.model', 'merges.txt', 'vocab.txt'
 HUB_COPIES = 'consolidated*', 'original/*', '*/*'
@@ -42,6 +44,7 @@ class Lm:
     only: str | None = None  # the part that updates change alone, see train_state.training_only
     has_fixed_remat: bool = True  # whether updates recompute what module.remat says; else: chosen
     sampling: int | None = None  # `tensor` of the mesh to sample on, see engine.sampling_layout
+    sampling_dtype: str | None = None  # see describe
 
     @property
     def config(self) -> ModelConfig:
@@ -61,6 +64,9 @@ class Lm:
 
     def base_params(self) -> dict:
         """The folder's parameters before any training, M_0. Fresh adapters change nothing yet."""
+        if self.module.int8:
+            unquantized = dataclasses.replace(self, module=self.module.clone(int8=False))
+            return quantization.quantized(unquantized.base_params(), self.abstract_params())
         params = load_all(self.base_param_loaders())
         if self.config.lora:
             params['blocks'] |= self._base_adapters()
@@ -154,6 +160,7 @@ def describe(
     tensor: int = 1,
     sampling: int | None = None,
     dtype: str = 'float32',
+    sampling_dtype: str | None = None,
     params: str = 'float32',
     max_length: int | None = None,
     attention: str | None = None,
@@ -179,6 +186,10 @@ def describe(
         devices. None: the least with which the weights fit, see engine.sampling_layout. 0: a run
         samples on the mesh that it trains on.
       dtype: of the compute, 'float32' or 'bfloat16'; softmax, norms and log-probs are float32.
+      sampling_dtype: of the copy of the parameters with which a run samples and judges, and of its
+        compute: 'float32' or 'bfloat16'; or 'int8', for matrices in int8, see quantization, and a
+        compute in `dtype`. None: `dtype`. The gap to the update's log-probs is measured, see
+        trainer.train, and where these are its reference, held to `max_gap`.
       params: dtype of the stored parameters; for 'bfloat16' the optimizer holds a float32 copy
         while it trains.
       max_length: the longest context, at most the checkpoint's; None: see hf.config_of.
@@ -187,7 +198,7 @@ def describe(
       remat: what the backward pass recomputes to save memory: 'none', 'full' (whole blocks) or
         'dots' (all but matrix products). None: chosen for each turn by the device's memory, see
         engine.trainer.train.
-      cache: dtype of the KV cache, 'float32' or 'bfloat16'; None: `dtype`.
+      cache: dtype of the KV cache, 'float32' or 'bfloat16'; None: that of the compute.
       cache_gib: GiB of each device that the cache may take; None: 0.3 of its memory.
       chat_template: a jinja file or 'plain', in place of the folder's template.
       fold_system: whether a system turn becomes the opening of the first user turn, for templates
@@ -201,6 +212,7 @@ def describe(
     """
     check_dtype(dtype)
     check_dtype(params)
+    _check_choice('sampling_dtype', sampling_dtype or dtype, SAMPLING_DTYPES)
     _check_choice('remat', remat or 'none', decoder.REMAT)
     _check_choice('attention', attention or 'xla', attention_backends.BACKENDS)
     _check_choice('cache', cache or dtype, DTYPES)
@@ -236,6 +248,7 @@ def describe(
         adapter,
         has_fixed_remat=is_fixed,
         sampling=sampling,
+        sampling_dtype=sampling_dtype,
     )
 
 

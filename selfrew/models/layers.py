@@ -13,7 +13,7 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from selfrew.mesh import sharding
-from selfrew.models import attention, lora, paged_attention, rotary
+from selfrew.models import attention, lora, paged_attention, quantization, rotary
 from selfrew.models.config import ModelConfig
 
 ACTIVATIONS = {'silu': nn.silu, 'gelu_tanh': functools.partial(nn.gelu, approximate=True)}
@@ -40,6 +40,11 @@ def normal_init(fan_in: int, *names):
 def zeros_init(*names):
     """Zeros; names: the logical axes of the parameter."""
     return _partitioned(nn.initializers.zeros, *names)
+
+
+def ones_init(*names):
+    """Ones; names: the logical axes of the parameter."""
+    return _partitioned(nn.initializers.ones, *names)
 
 
 def norm_scale_init(config: ModelConfig):
@@ -72,6 +77,7 @@ class Block(nn.Module):
     dtype: Any
     attention: str
     mesh: Mesh | None
+    int8: bool = False  # whether its matrices are, see quantization
 
     @nn.compact
     def __call__(self, carry, scanned, broadcast):
@@ -101,17 +107,29 @@ class Block(nn.Module):
         """
         rank, fan_in = self.config.lora, x_XI.shape[-1]
         matrix_IO = self.param(name, normal_init(fan_in, *axes), (fan_in, features))
-        out_XO = x_XI @ matrix_IO.astype(self.dtype)
+        out_XO = self._product(x_XI, matrix_IO)
+        if self.int8:
+            scale_O = self.param(name + quantization.SUFFIX, ones_init(axes[1]), (features,))
+            out_XO = (out_XO * scale_O[None]).astype(self.dtype)
         if rank:
             name_a, name_b = name + lora.SUFFIXES[0], name + lora.SUFFIXES[1]
             down_IA = self.param(name_a, normal_init(fan_in, axes[0], None), (fan_in, rank))
             up_AO = self.param(name_b, zeros_init(None, axes[1]), (rank, features))
-            delta_XO = (x_XI @ down_IA.astype(self.dtype)) @ up_AO.astype(self.dtype)
+            delta_XO = self._product(self._product(x_XI, down_IA), up_AO)
             out_XO = out_XO + delta_XO * (self.config.lora_alpha / rank)
         if self.config.qkv_bias and name in ('q', 'k', 'v'):
             bias_O = self.param(f'{name}_bias', zeros_init(axes[1]), (features,))
             out_XO = out_XO + bias_O.astype(self.dtype)[None]
         return out_XO
+
+    def _product(self, x_XI, matrix_IO):
+        """x times a matrix, [X O], in the dtype of the compute."""
+        matrix_IO = matrix_IO.astype(self.dtype)
+        if sharding.platform(self.mesh) != 'cpu':
+            return x_XI @ matrix_IO
+        # With a result in bfloat16 a CPU converts the operands to float32 first.
+        out_XO = jnp.matmul(x_XI, matrix_IO, preferred_element_type=jnp.float32)
+        return out_XO.astype(self.dtype)
 
     def _norm(self, name: str, x):
         """rms_norm of x, of any shape, with the scale of this name."""

@@ -187,7 +187,9 @@ def _attend_prefix(attend_part, q_SKGH, prefix, mask_SP) -> _Part:
     """The part [S 1 K G …] of the prefix: one product for all samples."""
     S, K, G, H = q_SKGH.shape
     q_1KMH = q_SKGH.swapaxes(0, 1).reshape(1, K, S * G, H)
-    k_1KHP, v_1KPH = prefix['k'][None].astype(q_SKGH.dtype), prefix['v'][None].astype(q_SKGH.dtype)
+    k_1KHP, v_1KPH = (
+        attention.from_stored(prefix[name][None]).astype(q_SKGH.dtype) for name in ('k', 'v')
+    )
     mask_11MP = jnp.repeat(mask_SP, G, axis=0)[None, None]
 
     def by_sample(x_1KM):
@@ -232,7 +234,7 @@ def _write_tokens(cache, new, layer, pages: Pages, in_place: bool):
     cache, new: see `attend`.
     """
     page_S, column_S = _next_places(pages, cache['k'].shape[4])
-    new = {name: x.astype(cache[name].dtype) for name, x in new.items()}
+    new = {name: attention.to_stored(x, cache[name].dtype) for name, x in new.items()}
     if not in_place:
         return {
             'k': cache['k'].at[layer, page_S, :, :, column_S].set(new['k'][..., 0]),

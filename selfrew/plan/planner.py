@@ -197,4 +197,5 @@ def build_lm(config: dict, devices) -> language_model.Lm:
         cache_gib=fields['cache_gib'],
         has_fixed_remat=fields['remat'] is not None,
         sampling=fields['sampling'],
+        sampling_dtype=fields['sampling_dtype'],
     )

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from sampling_toys import assert_same_responses, ragged_prompts, sample
-from toys import toy
+from toys import SMALL, toy
 
 from selfrew.engine import sampling_layout
 from selfrew.models import language_model
@@ -76,6 +76,67 @@ def test_matrices_are_copied_in_the_dtype_of_the_compute():
     whole = jax.device_put(params, sampling_lm.param_shardings())  # in float32
     expected = sample(sampling_lm, whole, ragged_prompts())
     assert_same_responses(sample(sampling_lm, sampled, ragged_prompts()), expected)
+
+
+# The mean difference of a response's log-prob to float32's over the mean log-prob, from and to: 8 bits
+# of mantissa round by up to 2^-9, int8 by up to 1/254 of the largest weight of an output.
+GAPS = {'bfloat16': (3e-4, 1e-2), 'int8': (1e-4, 1e-2)}
+
+
+@pytest.mark.parametrize('axes', [{}, {'data': 4, 'tensor': 2}], ids=['single', 'mesh'])
+@pytest.mark.parametrize('dtype', GAPS)
+def test_fewer_bits_change_log_probs_a_little(dtype, axes):
+    lm, params = toy(**axes)
+    lm = _with(lm, sampling_dtype=dtype)
+    options = {'temperature': 0.0, 'max_tokens': 3}
+    expected = sample(lm, params, ragged_prompts(40), **options)
+    copy = sampling_layout.SamplingCopy(lm)
+    responses = sample(*copy.of(params), ragged_prompts(40), **options)
+    pairs = [(a.logp, b.logp) for a, b in zip(responses, expected) if a.tokens == b.tokens]
+    assert len(pairs) > 25
+    logp, expected_logp = np.array(pairs).T
+    gap = np.abs(logp - expected_logp).mean() / np.abs(expected_logp).mean()
+    low, high = GAPS[dtype]
+    assert low < gap < high
+    assert copy.lm.cache_dtype == ('bfloat16' if dtype == 'bfloat16' else 'float32')
+
+
+@pytest.mark.parametrize('lora', [0, 4])
+def test_samples_of_int8_are_those_of_matrices_rounded_to_it(lora):
+    lm, params = toy(dataclasses.replace(SMALL, lora=lora))
+    params = jax.tree.map(lambda x: x + 0.01, params)  # adapters that change something
+    sampling_lm, sampled = sampling_layout.SamplingCopy(_with(lm, sampling_dtype='int8')).of(params)
+    assert sampled['embed'].dtype == sampled['blocks']['down'].dtype == 'int8'
+    assert sampled['norm'].dtype == sampled['blocks']['down_scale'].dtype == 'float32'
+
+    def rounded(group, scales):
+        return {
+            name: x * jnp.expand_dims(scales[f'{name}_scale'], -1 if name == 'embed' else -2)
+            if x.dtype == jnp.int8
+            else x
+            for name, x in group.items()
+            if not name.endswith('_scale')
+        }
+
+    blocks = {'blocks': rounded(sampled['blocks'], sampled['blocks'])}
+    top = {name: x for name, x in sampled.items() if name != 'blocks'}
+    expected = sample(lm, rounded(top, top) | blocks, ragged_prompts())
+    assert_same_responses(sample(sampling_lm, sampled, ragged_prompts()), expected)
+
+
+def test_the_base_of_a_copy_in_int8_is_in_int8_too():
+    lm = language_model.describe(folder='tiny', sampling_dtype='int8', max_length=64)
+    copy = sampling_layout.SamplingCopy(lm)
+    sampling_lm, sampled = copy.of(lm.base_params())
+    for one, other in zip(
+        jax.tree.leaves(sampling_lm.base_of(sampled)), jax.tree.leaves(sampled), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_dtype_without_products_is_refused():
+    with pytest.raises(ValueError, match="no sampling_dtype 'int4'; there are: float32, bfloat16"):
+        language_model.describe(folder='tiny', sampling_dtype='int4')
 
 
 def test_a_number_that_divides_no_mesh_is_refused():

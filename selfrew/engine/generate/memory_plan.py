@@ -3,11 +3,11 @@
 import dataclasses
 import math
 
-import jax
 import jax.numpy as jnp
 
+from selfrew.engine import sampling_layout
 from selfrew.mesh import buckets, memory, sharding
-from selfrew.models import decoder, paged_attention
+from selfrew.models import paged_attention
 
 CPU_SLOTS = 128
 REPLICA_SLOTS = 256  # of each replica, at least, where memory allows
@@ -44,18 +44,9 @@ def default_slots(lm, lengths, limits) -> int:
     if is_on_cpu(lm):
         return min(CPU_SLOTS, requests)
     columns = sum(length + limit / 2 for length, limit in zip(lengths, limits)) / len(lengths)
-    balanced = CACHE_READS * weight_bytes(lm) / (columns * column_bytes(lm))
+    balanced = CACHE_READS * sampling_layout.weight_bytes(lm) / (columns * column_bytes(lm))
     a_replica = max(REPLICA_SLOTS, buckets.next_power_of_two(math.ceil(balanced)))
     return min(a_replica * sharding.row_shards(lm.mesh), requests)
-
-
-def weight_bytes(lm) -> int:
-    """Bytes of the parameters on a device of the mesh."""
-    tree = decoder.abstract_params(lm.module, lm.param_dtype)[0], lm.param_shardings()
-    return sum(
-        math.prod(layout.shard_shape(shape.shape)) * shape.dtype.itemsize
-        for shape, layout in zip(*map(jax.tree.leaves, tree))
-    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -63,6 +63,7 @@ def empty_cache(module, dtype, rows: int, columns: int, *, is_for_kernel: bool =
     One dict with all layers, X = layers; of an unstacked module one for each layer, X = 1.
     """
     c = module.config
+    dtype = attention.stored_dtype(dtype, module.mesh)
     stacks, layers = (1, c.layers) if module.stacked else (c.layers, 1)
     if is_for_kernel:
         part = {'kv': jnp.zeros((layers, rows, columns, 2 * c.kv_heads, c.head_dim), dtype)}

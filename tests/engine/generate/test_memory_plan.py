@@ -8,6 +8,7 @@ import pytest
 from sampling_toys import sample
 from toys import BOS, toy
 
+from selfrew.engine import sampling_layout
 from selfrew.engine.generate import memory_plan
 
 
@@ -54,7 +55,7 @@ def test_slots_are_as_many_as_keep_a_devices_memory_busy(monkeypatch):
     lm, params = toy()
     monkeypatch.setattr(memory_plan, 'is_on_cpu', lambda lm: False)
     weights = sum(x.size for x in jax.tree.leaves(params)) * 4
-    assert memory_plan.weight_bytes(lm) == weights
+    assert sampling_layout.weight_bytes(lm) == weights
     lengths, limits = [20] * 10**5, [12] * 10**5
     assert memory_plan.default_slots(lm, lengths, limits) == memory_plan.REPLICA_SLOTS
     assert memory_plan.default_slots(lm, lengths[:10], limits[:10]) == 16  # no more than requests
