@@ -1,7 +1,7 @@
 """The flags that all studies of a real model have."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 from absl import app, flags
 
@@ -14,7 +14,7 @@ MODEL = flags.DEFINE_string('model', None, 'A folder, hub name or GGUF file.')
 DATA = flags.DEFINE_string('data', None, 'The folder with the data sets.')
 SEEDS = flags.DEFINE_list('seeds', ['0', '1', '2'], 'One run of each arm each.')
 DTYPE = flags.DEFINE_string('dtype', 'float32', 'Of the compute.')
-ARMS = flags.DEFINE_list('arms', None, 'Which to run; by default all.')
+ARMS = flags.DEFINE_list('arms', None, 'Which to run; by default those for two cores.')
 PROMPTS = flags.DEFINE_integer(
     'prompts', None, 'Training prompts of a run, if not as on two cores.'
 )
@@ -42,6 +42,16 @@ def untouched() -> figures.Untouched:
 def seeds() -> list[int]:
     """The seeds of the runs: those of the flag, or the one on which settings are chosen."""
     return [study.TUNING_SEED] if TUNE.value else list(map(int, SEEDS.value))
+
+
+def arms(known: Iterable[str], on_two_cores: Sequence[str]) -> list[str]:
+    """The arms to run: those of the flag, or those for two cores, where a seed of them takes less
+    than half an hour. UsageError for one that is not among the known.
+    """
+    names = ARMS.value or on_two_cores
+    if unknown := [name for name in names if name not in known]:
+        raise app.UsageError(f'--arms: no arm {unknown[0]!r}; there are: {", ".join(known)}')
+    return list(names)
 
 
 def heldout() -> str:

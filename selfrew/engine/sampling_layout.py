@@ -42,7 +42,7 @@ def sampling_lm(lm: Lm, device_bytes: float | None = None) -> Lm:
 
 def _with_sampling_dtype(lm: Lm) -> Lm:
     """The model computing in lm.sampling_dtype or, for 'int8', with its matrices in int8."""
-    if lm.sampling_dtype is None:
+    if not lm.sampling_dtype:
         return lm
     if lm.sampling_dtype == 'int8':
         module = lm.module.clone(int8=True)

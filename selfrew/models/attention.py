@@ -170,8 +170,8 @@ def read_cache(cache, layer):
 
 
 def stored_dtype(dtype, mesh):
-    """The dtype of the arrays that hold a cache of `dtype`. On a CPU the bits of bfloat16 are stored
-    as uint16: to write a part of an array of bfloat16, XLA there converts all of it.
+    """The dtype of the arrays that hold a cache of `dtype`. On a CPU bfloat16 is stored as the
+    uint16 of its bits: to write a part of an array of bfloat16, XLA there converts all of it.
     """
     is_as_bits = dtype == jnp.bfloat16 and sharding.platform(mesh) == 'cpu'
     return jnp.dtype('uint16' if is_as_bits else dtype)

@@ -78,8 +78,8 @@ def test_matrices_are_copied_in_the_dtype_of_the_compute():
     assert_same_responses(sample(sampling_lm, sampled, ragged_prompts()), expected)
 
 
-# The mean difference of a response's log-prob to float32's over the mean log-prob, from and to: 8 bits
-# of mantissa round by up to 2^-9, int8 by up to 1/254 of the largest weight of an output.
+# The mean difference of a response's log-prob to float32's over the mean log-prob, from and to: 8
+# bits of mantissa round by up to 2^-9, int8 by up to 1/254 of the largest weight of an output.
 GAPS = {'bfloat16': (3e-4, 1e-2), 'int8': (1e-4, 1e-2)}
 
 

@@ -9,12 +9,12 @@ import data_sets
 import jax
 import numpy as np
 import pytest
-from absl import flags
+from absl import app, flags
 from absl.testing import flagsaver
 from scipy import stats
 
 import selfrew
-from experiments.real import figures, sources
+from experiments.real import figures, settings, sources
 from experiments.real.instructions import run as instructions
 from experiments.real.judging import run as judging
 from experiments.real.length import run as length
@@ -69,6 +69,16 @@ def test_demonstrations_are_right_sums():
         left, right = calculation.split(' = ')
         assert final == f'Final answer: {row["answer"]}' and right == row['answer']
         assert eval(left) == pytest.approx(float(right))
+
+
+@pytest.mark.usefixtures('chosen')
+def test_an_arm_that_is_not_there_is_refused():
+    with flagsaver.flagsaver(arms=['irpo', 'spin']):
+        with pytest.raises(app.UsageError, match="no arm 'spin'; there are: irpo, dpo, own_sft"):
+            settings.arms(problems.ARMS, problems.ON_TWO_CORES)
+    assert settings.arms(problems.ARMS, problems.ON_TWO_CORES) == ['irpo', 'sft']
+    for study in instructions, problems, judging:
+        assert set(study.ON_TWO_CORES) <= set(study.ARMS)
 
 
 def _scored(scores):

@@ -52,6 +52,7 @@ ARMS = {
     'dpo_lora': Arm(DPO, 16, LORA_RATES),
     'irpo_lora': Arm(IRPO, 16, LORA_RATES),
 }
+ON_TWO_CORES = 'sft', 'dpo_lora', 'irpo_lora'
 
 
 def config_of(name: str, seed: int, rate: float) -> dict:
@@ -114,7 +115,7 @@ def main(_):
     seeds = settings.seeds()
     trials = [
         (label, name, rate)
-        for name in settings.ARMS.value or ARMS
+        for name in settings.arms(ARMS, ON_TWO_CORES)
         for label, rate in settings.trials(name, ARMS[name].rates).items()
     ]
     runs = {

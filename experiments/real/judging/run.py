@@ -29,7 +29,7 @@ from selfrew.shelves.scorers.expected_scores import expected_scores
 from selfrew.tasks import templates
 from selfrew.types import user_prompt
 
-ASKED = flags.DEFINE_integer('asked', 64, 'Pairs judged, of each kind, at most.')
+ASKED = flags.DEFINE_integer('asked', 48, 'Pairs judged, of each kind, at most.')
 LONGEST = flags.DEFINE_integer(
     'longest', 600, 'Characters of a prompt and its longer response, at most.'
 )
@@ -39,6 +39,7 @@ ARMS = {  # -> the kinds of pairs that it learns from
     'crossed': ('crossed',),
     'all': ('oasst', 'ultrafeedback', 'crossed'),
 }
+ON_TWO_CORES = 'crossed', 'people'
 TEMPLATE = os.path.join(os.path.dirname(__file__), 'verdict.jinja')
 PAIRS = 200  # trained on, of each kind, at most, the shortest; or --prompts
 RATES = 5e-4, 2e-4  # of adapters, tried with --tune; the first is the one chosen
@@ -205,7 +206,7 @@ def main(_):
     seeds = settings.seeds()
     trials = [
         (label, name, rate)
-        for name in settings.ARMS.value or ARMS
+        for name in settings.arms(ARMS, ON_TWO_CORES)
         for label, rate in settings.trials(name, RATES).items()
     ]
     runs = {

@@ -11,7 +11,7 @@ folder is read, not repeated. Writes results.json, tests.json and curve.png.
 import json
 import os
 
-from absl import flags
+from absl import app, flags
 
 from configs import base
 from experiments import study
@@ -56,6 +56,8 @@ def config_of(target: int, seed: int) -> dict:
 def main(_):
     folder, seeds = settings.FOLDER.value, settings.seeds()
     targets = list(settings.ARMS.value or TARGETS)
+    if wrong := [name for name in targets if not (name.isdigit() and 1 <= int(name) <= LONGEST)]:
+        raise app.UsageError(f'--arms: {wrong[0]!r}: want lengths of 1 to {LONGEST} tokens')
     sources.write_instructions(os.path.join(folder, 'prompts'), settings.DATA.value)
 
     def extra_figures(workdir: str, number: int) -> dict:

@@ -3,7 +3,7 @@
     python -m experiments.real.problems.run --folder=runs/problems --model=MODEL --data=DATA
 
 MODEL is a folder, hub name or GGUF file of a chat model, DATA a folder with asdiv/ASDiv.xml and
-svamp/svamp_dev_700.jsonl. All arms start with the same SFT on 240 problems with their calculation.
+svamp/svamp_dev_700.jsonl. The arms start with the same SFT on 240 problems with their calculation.
 Then each makes rounds of its own on other problems; those that learn from demonstrations make as
 many updates. A run that is in the folder is read, not repeated. Writes results.json and tests.json.
 """
@@ -20,10 +20,11 @@ from experiments.real import figures, settings, sources
 from selfrew import export
 from selfrew.engine.run_files import PUT_BACK, read_json
 
-ROUNDS = flags.DEFINE_integer('rounds', 2, 'Rounds after the SFT.')
+ROUNDS = flags.DEFINE_integer('rounds', 1, 'Rounds after the SFT.')
 SAMPLES = flags.DEFINE_integer('samples', 8, 'Answers to each problem.')
 
 LONGEST = 48  # tokens of an answer
+PROMPTS = 240  # problems to train on after the SFT
 SAMPLED_PROBLEMS = 200  # held-out ones, that are also answered with samples at temperature 1
 
 SFT = {'name': 'sft', 'mean': 'token'}
@@ -43,6 +44,7 @@ ARMS = {
     'irpo_gold': (GOLD, IRPO, (5e-6, 1e-5, 2e-5)),
     'gold_sft': (GOLD, SFT, (1e-5, 5e-6, 3e-5)),
 }
+ON_TWO_CORES = 'irpo', 'sft'  # the arms of a seed that takes less than half an hour there
 
 
 def _records(name: str, **fields) -> dict:
@@ -83,7 +85,8 @@ def start_config(seed: int) -> dict:
     """The SFT from which all arms start."""
     turn = base.imitation_turn(_records('demonstrations'), lr=2e-5, epochs=3)
     turn['train'] |= {'batch': 16, 'row_length': 512}
-    return _config(seed, 1, settings.MODEL.value, turn)
+    config = _config(seed, 1, settings.MODEL.value, turn)
+    return config | {'evals': {}}  # an arm's evaluations before its first round are those after it
 
 
 def arm_config(name: str, seed: int, rate: float, start: str, updates: int | None) -> dict:
@@ -94,12 +97,12 @@ def arm_config(name: str, seed: int, rate: float, start: str, updates: int | Non
         turn['train'] = _training(rate, epochs=1000, max_steps=updates)
         return _config(seed, ROUNDS.value, start, turn)
     turn = {
-        'prompts': _records('train'),
+        'prompts': _records('train', n=settings.PROMPTS.value or PROMPTS),
         'sampler': base.sampling(SAMPLES.value) | {'max_tokens': LONGEST},
         'scorer': {'name': 'exact_answer'},
         'pairs': {'name': 'right_vs_wrong', 'count': 3, 'gold': source == GOLD},
         'loss': loss,
-        'train': _training(rate, epochs=1),
+        'train': _training(rate, epochs=1, reference='sampler'),
     }
     return _config(seed, ROUNDS.value, start, turn)
 
@@ -124,7 +127,7 @@ def main(_):
     sources.write_problems(os.path.join(folder, 'problems'), settings.DATA.value)
     trials = [
         (label, name, rate)
-        for name in settings.ARMS.value or ARMS
+        for name in settings.arms(ARMS, ON_TWO_CORES)
         for label, rate in settings.trials(name, ARMS[name][2]).items()
     ]
     sampling = [trial for trial in trials if ARMS[trial[1]][0] != DEMONSTRATED]
