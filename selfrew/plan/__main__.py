@@ -5,7 +5,8 @@
 It needs no weights, no data and no TPU: only jax on a CPU and libtpu's compiler
 (`pip install -e '.[plan]'`). With --here it plans for the devices of this machine: what memory each
 program takes, and how an update is split to fit. With --search it tries meshes for updates and for
-sampling, and what updates recompute, and says which are the fastest.
+sampling, and what updates recompute, and says which are the fastest; with --chips in the place of
+--topology, on so many chips of each kind.
 """
 
 import json
@@ -38,19 +39,26 @@ def _response_lengths(words: list[str] | None):
 
 def _plan(argv) -> None:
     options, config = flags.FLAGS, command_line.config()
-    if len(argv) > 1 or config is None or bool(options.topology) == options.here:
+    where = [bool(options.topology), options.here, options.chips is not None]
+    if len(argv) > 1 or config is None or where.count(True) != 1:
         raise app.UsageError(
-            'want --config=FILE:VARIANT and either --topology=NAME, e.g. --topology=v5p:4x4x4, or '
-            '--here'
+            'want --config=FILE:VARIANT and one of --topology=NAME, e.g. --topology=v5p:4x4x4, '
+            '--chips=NUMBER or --here'
         )
     from selfrew.plan import planner, search, summary  # noqa: PLC0415 (imports jax, after ENVIRONMENT is set)
 
     tokens = options.prompt_tokens
     if options.search and (options.here or options.json):
-        raise app.UsageError('--search wants --topology, and prints text')
+        raise app.UsageError('--search wants --topology or --chips, and prints text')
+    if options.chips is not None and not options.search:
+        raise app.UsageError('--chips wants --search')
     if options.response_tokens and (options.here or options.search):
         raise app.UsageError('--response_tokens is read with --topology alone, without --search')
     try:
+        if options.chips is not None:
+            found = search.search_chips(config, options.chips, tokens, _report_progress)
+            print(search.chips_as_text(found))
+            return
         if options.search:
             found = search.search(config, options.topology, tokens, _report_progress)
             print(search.as_text(found))
@@ -72,6 +80,7 @@ def main() -> None:
         os.environ |= chips.ENVIRONMENT
     flags.DEFINE_string('topology', None, 'v5p:8x8x4, v5p-512, v6e:4x4, v5e-8, v4:2x2x2, …')
     flags.DEFINE_boolean('here', False, 'Plan for the devices of this machine.')
+    flags.DEFINE_integer('chips', None, 'With --search: so many chips of each kind.', lower_bound=1)
     flags.DEFINE_boolean('search', False, 'Find the fastest meshes; compiles for minutes.')
     flags.DEFINE_integer('prompt_tokens', 512, 'The assumed length of prompts.', lower_bound=1)
     flags.DEFINE_list(
@@ -80,7 +89,8 @@ def main() -> None:
     flags.DEFINE_boolean('json', False, 'Print JSON and nothing else.')
     if '--help' in sys.argv:
         command_line.show_help(
-            __doc__, ('topology', 'here', 'search', 'prompt_tokens', 'response_tokens', 'json')
+            __doc__,
+            ('topology', 'here', 'search', 'chips', 'prompt_tokens', 'response_tokens', 'json'),
         )
         return
     app.run(_plan, flags_parser=command_line.parse_flags)

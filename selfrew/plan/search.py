@@ -57,6 +57,30 @@ def search(
     }
 
 
+def search_chips(
+    config: dict, count: int, prompt_tokens: int, report: Callable[[str], None]
+) -> dict[str, dict[str, list[Layout]] | str]:
+    """Topology -> what `search` finds on so many chips of each kind, or why there is nothing.
+
+    Raises ValueError for a number that is not a power of two, and where no kind has a layout.
+    """
+    if count & (count - 1):
+        raise ValueError(f'chips={count}: want a power of two')
+    names = [f'{kind}-{count * chip.cores}' for kind, chip in chips.CHIPS.items()]
+    found: dict[str, dict[str, list[Layout]] | str] = {}
+    for name in [':'.join(chips.topology(name)) for name in names]:
+        report(f'--- {name}')
+        try:
+            found[name] = search(config, name, prompt_tokens, report)
+        except ValueError as problem:
+            reason = str(problem)
+            found[name] = reason
+            report(reason)
+    if all(isinstance(layouts, str) for layouts in found.values()):
+        raise ValueError(f'nothing fits {count} chips; {"; ".join(map(str, found.values()))}')
+    return found
+
+
 # --- updates --------------------------------------------------------------------------------------
 
 
@@ -185,7 +209,27 @@ def as_text(found: dict[str, list[Layout]]) -> str:
                     f'{result["bound_fraction"]:.0%} of the bound ({result["bound_by"]}), '
                     f'{wire:.0%} collectives, {result["bytes"]["total"] / jobs.GiB:.1f} GiB'
                 )
-    best = ' '.join(layouts[0].overrides for layouts in found.values() if layouts)
-    seconds = math.fsum(layouts[0].seconds for layouts in found.values() if layouts)
-    lines.append(f'the fastest, {seconds / 60:,.1f} minutes a round: {best}')
+    lines.append(f'the fastest, {_fastest(found)}')
     return '\n'.join(lines)
+
+
+def chips_as_text(by_topology: dict[str, dict[str, list[Layout]] | str]) -> str:
+    """What `search_chips` found: `as_text` of each topology, then a line for each, the fastest
+    first.
+    """
+    searched = {name: found for name, found in by_topology.items() if not isinstance(found, str)}
+    parts = [f'{name}\n\n{as_text(found)}\n' for name, found in searched.items()]
+    in_order = sorted(searched, key=lambda name: _seconds(searched[name]))
+    lines = [f'{name}: {_fastest(searched[name])}' for name in in_order]
+    lines += [f'{name}: {reason}' for name, reason in by_topology.items() if name not in searched]
+    return '\n'.join([*parts, *lines])
+
+
+def _seconds(found: dict[str, list[Layout]]) -> float:
+    """Of a round with the fastest layouts."""
+    return math.fsum(layouts[0].seconds for layouts in found.values() if layouts)
+
+
+def _fastest(found: dict[str, list[Layout]]) -> str:
+    overrides = ' '.join(layouts[0].overrides for layouts in found.values() if layouts)
+    return f'{_seconds(found) / 60:,.1f} minutes a round: {overrides}'

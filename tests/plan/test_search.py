@@ -59,6 +59,32 @@ def test_the_fastest_comes_first_with_the_flags_that_set_it():
     )
 
 
+def test_a_budget_of_chips_is_searched_on_each_kind(monkeypatch):
+    minutes = {'v4:2x2x4': 30.0, 'v5p:2x2x4': 10.0, 'v6e:4x4': 20.0}
+
+    def found(config, topology, tokens, report):
+        if topology not in minutes:
+            raise ValueError(f'update: no layout fits {topology}')
+        return {'update': [search.Layout({'mesh.fsdp': 16}, 60 * minutes[topology], {})]}
+
+    monkeypatch.setattr(search, 'search', found)
+    reported = []
+    by_topology = search.search_chips({}, 16, 512, reported.append)
+    assert reported[0] == '--- v4:2x2x4'
+    lines = search.chips_as_text(by_topology).splitlines()
+    assert [line.split(',')[0] for line in lines[-4:]] == [
+        'v5p:2x2x4: 10.0 minutes a round: --config.mesh.fsdp=16',
+        'v6e:4x4: 20.0 minutes a round: --config.mesh.fsdp=16',
+        'v4:2x2x4: 30.0 minutes a round: --config.mesh.fsdp=16',
+        'v5e:4x4: update: no layout fits v5e:4x4',
+    ]
+    minutes.clear()
+    with pytest.raises(ValueError, match='nothing fits 16 chips; update: no layout fits v4:2x2x4'):
+        search.search_chips({}, 16, 512, reported.append)
+    with pytest.raises(ValueError, match='chips=12: want a power of two'):
+        search.search_chips({}, 12, 512, reported.append)
+
+
 def test_a_program_is_compiled_once(tmp_path, monkeypatch):
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
     monkeypatch.setattr(prediction.importlib.metadata, 'version', lambda name: '1')
