@@ -63,7 +63,7 @@ def _least_tensor(lm: Lm, device_bytes: float) -> int:
 def _on_mesh(lm: Lm, tensor: int) -> Lm:
     devices = list(lm.mesh.devices.flat)
     data = len(devices) // tensor
-    mesh = sharding.make_mesh(data, tensor=tensor, devices=devices, splits_torus=True)
+    mesh = sharding.make_mesh(data, tensor=tensor, devices=devices)
     return dataclasses.replace(lm, mesh=mesh, module=lm.module.clone(mesh=mesh))
 
 

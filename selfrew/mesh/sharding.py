@@ -32,13 +32,11 @@ def platform(mesh: Mesh | None) -> str:
     return (jax.devices()[0] if mesh is None else mesh.devices.flat[0]).platform
 
 
-def make_mesh(
-    data: int = 1, fsdp: int = 1, tensor: int = 1, devices=None, *, splits_torus: bool = False
-) -> Mesh:
+def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, devices=None) -> Mesh:
     """A mesh of the first data × fsdp × tensor of the devices (None: those of all processes).
 
-    fsdp=-1 takes all devices that the other axes leave. splits_torus: an axis of the mesh may take
-    a part of a side of a TPU's torus, which has fewer links than a whole side. Raises ValueError if
+    fsdp=-1 takes all devices that the other axes leave. On a TPU an axis takes whole sides of the
+    torus where that is possible, else parts of them, which have fewer links. Raises ValueError if
     the product does not divide the number of devices, or if a process would have no device in the
     mesh.
     """
@@ -59,16 +57,8 @@ def make_mesh(
         )
     # Auto, not the default Explicit: linen does not know explicit axes.
     auto = (AxisType.Auto,) * 3
-    if splits_torus:
-        array = mesh_utils.create_device_mesh(
-            shape, devices[:needed], allow_split_physical_axes=True
-        )
-        return Mesh(array, AXES, axis_types=auto)
-    try:
-        return jax.make_mesh(shape, AXES, axis_types=auto, devices=devices[:needed])
-    except NotImplementedError as problem:  # the axes do not fit the sides of the TPU's torus
-        reason = str(problem).split('. E.g.')[0]
-        raise ValueError(f'{name} cannot be laid out: {reason}') from None
+    array = mesh_utils.create_device_mesh(shape, devices[:needed], allow_split_physical_axes=True)
+    return Mesh(array, AXES, axis_types=auto)
 
 
 def of(mesh: Mesh, *names) -> NamedSharding:

@@ -53,7 +53,7 @@ def run_plan(*arguments: str) -> subprocess.CompletedProcess:
         (['--topology=v5e-8'], 'want --config'),
         (
             ['--config=configs/quickstart.py'],
-            'either --topology=NAME, e.g. --topology=v5p:4x4x4, or',
+            'one of --topology=NAME, e.g. --topology=v5p:4x4x4, --chips',
         ),
         (['--config=configs/quickstart.py', '--topology=v5e-8', '--here'], 'want --config=FILE'),
         (
@@ -74,14 +74,16 @@ def test_a_mistake_is_named_without_a_traceback(arguments, words):
 
 
 @needs_libtpu
-def test_a_mesh_that_the_torus_cannot_hold_is_refused_in_a_sentence():
-    process = run_plan(
-        '--config=configs/self_rewarding.py:llama2_70b',
-        '--topology=v5p:8x8x4',
-        '--config.mesh.tensor=16',
+def test_a_mesh_whose_axes_are_no_sides_of_the_torus_takes_parts_of_them():
+    code = (
+        'from selfrew.plan import chips; import os; os.environ |= chips.ENVIRONMENT; '
+        "from selfrew.mesh import sharding; devices = chips.devices('v5p:8x8x4')[2]; "
+        'print(dict(sharding.make_mesh(fsdp=16, tensor=16, devices=devices).shape))'
     )
-    assert process.returncode == 1 and 'tensor=16 cannot be laid out' in process.stderr
-    assert 'Traceback' not in process.stderr
+    process = subprocess.run(
+        [sys.executable, '-c', code], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert process.stdout.strip() == "{'data': 1, 'fsdp': 16, 'tensor': 16}"
 
 
 @needs_libtpu
