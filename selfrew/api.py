@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from selfrew import export, loop
 from selfrew.engine import response_logps
+from selfrew.engine.sampling_layout import SamplingCopy
 from selfrew.mesh import keys, sharding
 from selfrew.models import decoder, language_model
 from selfrew.running import binding, config_files, report
@@ -142,7 +143,9 @@ class Lm(language_model.Lm):
         """`n` samples for each prompt (a string, a list of chat messages, or a Prompt), in order.
 
         The same seed gives the same samples; for other `slots`, the number decoded at once, up to
-        rounding. See samplers.sample for the other options.
+        rounding. See samplers.sample for the other options. Where a model samples in another layout
+        or dtype than it trains (load's `sampling`, `sampling_dtype`), each call copies the
+        parameters once.
 
         control: steers the samples: the name and the further fields of samplers.tokenwise or
           samplers.blockwise, e.g. {'name': 'tokenwise', 'strength': 2.0, 'values': ('runs/cd_q',)};
@@ -166,7 +169,8 @@ class Lm(language_model.Lm):
         sampler = functools.partial(samplers.sample, **options)
         if control is not None:
             sampler = binding.bind('sampler', _controlled(control, options), 'control')
-        rollouts = sampler(self, params, prompts, jax.random.key(seed))
+        lm, sampled_params = SamplingCopy(self).of(params)
+        rollouts = sampler(lm, sampled_params, prompts, jax.random.key(seed))
         if len(rollouts) < len(prompts):
             dropped = sorted({p.id for p in prompts} - {r.prompt.id for r in rollouts})
             raise ValueError(

@@ -90,6 +90,18 @@ def test_logits_give_the_logp_whichever_side_is_padded(model):
         lm.logits(params, rows, mask[:1])
 
 
+def test_samples_are_made_in_the_dtype_of_sampling(model):
+    lm, params = model
+    narrow, _ = selfrew.load('tiny', mesh={}, sampling_dtype='bfloat16')
+    options = {'n': 1, 'temperature': 0.0, 'max_tokens': 1}
+    exact, rounded = (
+        [r.responses[0].logp for r in x.generate(params, QUESTIONS, **options)]
+        for x in (lm, narrow)
+    )
+    errors = np.abs(np.subtract(exact, rounded))
+    assert 1e-5 < errors.max() < 0.1
+
+
 def test_a_mesh_of_all_devices_is_the_default(model):
     lm, params = selfrew.load('tiny')
     assert dict(lm.mesh.shape) == {'data': 1, 'fsdp': 8, 'tensor': 1}

@@ -229,6 +229,8 @@ def describe(
     if shape is not None:
         _check_shape(hf.config_of(shape, 'model.shape', max_length), config, folder)
     _check_cudnn(attention, dtype, config, folder)
+    if sampling_dtype in DTYPES:
+        _check_cudnn(attention, sampling_dtype, config, folder)
     config = dataclasses.replace(config, lora=lora, lora_alpha=lora_alpha, value_head=value_head)
     if adapter is not None:
         adapter = resolve_folder(adapter)
