@@ -45,8 +45,8 @@ def seeds() -> list[int]:
 
 
 def arms(known: Iterable[str], on_two_cores: Sequence[str]) -> list[str]:
-    """The arms to run: those of the flag, or those for two cores, where a seed of them takes less
-    than half an hour. UsageError for one that is not among the known.
+    """The arms to run: those of the flag, or those that are few enough for two cores.
+    UsageError for one that is not among the known.
     """
     names = ARMS.value or on_two_cores
     if unknown := [name for name in names if name not in known]:

@@ -44,7 +44,7 @@ ARMS = {
     'irpo_gold': (GOLD, IRPO, (5e-6, 1e-5, 2e-5)),
     'gold_sft': (GOLD, SFT, (1e-5, 5e-6, 3e-5)),
 }
-ON_TWO_CORES = 'irpo', 'sft'  # the arms of a seed that takes less than half an hour there
+ON_TWO_CORES = 'irpo', 'sft'
 
 
 def _records(name: str, **fields) -> dict:
