@@ -1,7 +1,7 @@
 """The flags that all studies of a real model have."""
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from absl import app, flags
 
@@ -59,6 +59,14 @@ def heldout() -> str:
     return 'dev' if TUNE.value else 'test'
 
 
-def trials(arm: str, rates: tuple) -> dict[str, float]:
-    """Each run of an arm -> its learning rate: the first of `rates`, or all, to choose one."""
-    return {f'{arm}@{rate:g}': rate for rate in rates} if TUNE.value else {arm: rates[0]}
+def trials(
+    rates: Mapping[str, Sequence[float]], on_two_cores: Sequence[str]
+) -> list[tuple[str, str, float]]:
+    """(name of the run, arm, learning rate) of the arms to run, see `arms`.
+
+    rates: of each arm that there is; the first of them is taken or, to choose one, all.
+    """
+    names = arms(rates, on_two_cores)
+    if TUNE.value:
+        return [(f'{name}@{rate:g}', name, rate) for name in names for rate in rates[name]]
+    return [(name, name, rates[name][0]) for name in names]

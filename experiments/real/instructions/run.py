@@ -113,11 +113,7 @@ def main(_):
         return more
 
     seeds = settings.seeds()
-    trials = [
-        (label, name, rate)
-        for name in settings.arms(ARMS, ON_TWO_CORES)
-        for label, rate in settings.trials(name, ARMS[name].rates).items()
-    ]
+    trials = settings.trials({name: arm.rates for name, arm in ARMS.items()}, ON_TWO_CORES)
     runs = {
         (label, seed): config_of(name, seed, rate) for seed in seeds for label, name, rate in trials
     }

@@ -204,11 +204,7 @@ def main(_):
     sources.write_pairs(os.path.join(folder, 'pairs'), settings.DATA.value, LONGEST.value)
     write_verdicts(os.path.join(folder, 'pairs'))
     seeds = settings.seeds()
-    trials = [
-        (label, name, rate)
-        for name in settings.arms(ARMS, ON_TWO_CORES)
-        for label, rate in settings.trials(name, RATES).items()
-    ]
+    trials = settings.trials(dict.fromkeys(ARMS, RATES), ON_TWO_CORES)
     runs = {
         (label, seed): config_of(name, seed, rate) for seed in seeds for label, name, rate in trials
     }

@@ -125,11 +125,7 @@ def updates_of(workdir: str) -> int:
 def main(_):
     folder, seeds = settings.FOLDER.value, settings.seeds()
     sources.write_problems(os.path.join(folder, 'problems'), settings.DATA.value)
-    trials = [
-        (label, name, rate)
-        for name in settings.arms(ARMS, ON_TWO_CORES)
-        for label, rate in settings.trials(name, ARMS[name][2]).items()
-    ]
+    trials = settings.trials({name: rates for name, (_, _, rates) in ARMS.items()}, ON_TWO_CORES)
     sampling = [trial for trial in trials if ARMS[trial[1]][0] != DEMONSTRATED]
     if not sampling:
         raise app.UsageError('--arms: want one that samples, which says how many updates there are')
