@@ -30,13 +30,15 @@ TIMES |= {'turn/tokens_per_s', 'turn/read_tokens', 'turn/sampled_tokens', 'turn/
 
 @pytest.fixture(autouse=True)
 def _signals_are_not_ignored():
-    """A process ignores what its parent ignores: ctrl-C where the tests run in the background."""
-    ignored = [n for n in stopping.SIGNALS if signal.getsignal(n) is signal.SIG_IGN]
-    for number in ignored:
-        signal.signal(number, signal.SIG_DFL)
+    """A process ignores what its parent ignores: ctrl-C where the tests run in the background, and
+    SIGHUP once libtpu is loaded, which Python does not hear of: so each is set, and none asked.
+    """
+    before = {number: signal.getsignal(number) for number in stopping.SIGNALS}
+    for number, handler in before.items():
+        signal.signal(number, handler if callable(handler) else signal.SIG_DFL)
     yield
-    for number in ignored:
-        signal.signal(number, signal.SIG_IGN)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def _environment():
