@@ -33,7 +33,7 @@ import pytest
 from jax._src import literals
 from jax.experimental import pallas
 
-from selfrew.models import language_model
+from selfrew.models import language_model, paged_attention
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
@@ -73,8 +73,11 @@ def _clear_programs():
 
 @pytest.fixture
 def interpreted_kernel(monkeypatch):
-    """The TPU's kernel of paged attention runs on a CPU, interpreted."""
+    """The kernels of paged attention run on a CPU, interpreted."""
     interpreted = functools.partial(pallas.pallas_call, interpret=True)
     monkeypatch.setattr(pallas, 'pallas_call', interpreted)
+    triton = paged_attention.triton
+    of_gpu = functools.partial(triton.paged_attention, interpret=True)
+    monkeypatch.setattr(triton, 'paged_attention', of_gpu)
     # What interprets it asks an index for its shape, which jax's own int has not (jax 0.10.2).
     monkeypatch.setattr(literals.TypedInt, 'shape', (), raising=False)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What one GPU does, in about ten minutes of an H100 and without a network: updates and sampling at
-# 0.5B and 1B in bfloat16, with attention by XLA and by cuDNN; whether the two agree; and a round of
-# IRPO on a real model.
+# 0.5B and 1B in bfloat16, with attention by XLA and by cuDNN, and sampling with pages read by a
+# kernel; whether these agree; and a round of IRPO on a real model.
 #
 #   experiments/speed/gpu.sh OUT [MODEL DATA]
 #
@@ -32,20 +32,23 @@ PYTHON
 
 failed=0
 for shape in 0.5b 1b; do
-  for attention in xla cudnn; do
-    name=$shape-$attention
+  for attention in xla cudnn cudnn_paged; do
+    name=$shape-$attention only=both
+    if [ "$attention" = cudnn_paged ]; then
+      only=sample  # its update is that of cudnn
+    fi
     if [ -s "$out/$name.json" ]; then
       continue
     fi
     python3 -m experiments.speed.run --shape="$shape" --dtype=bfloat16 --attention="$attention" \
-      --pairs=64 --prompts=64 --json="$out/$name.json" 2> "$out/$name.log" |
+      --only="$only" --pairs=64 --prompts=64 --json="$out/$name.json" 2> "$out/$name.log" |
       tee "$out/$name.txt" || { failed=1; echo "$name failed, see $out/$name.log" >&2; }
   done
 done
 
-# Forward and backward, against products in float32.
+# Forward and backward, and decoding, against plain products.
 JAX_PLATFORMS=cuda python3 -m pytest -q -p no:cacheprovider tests/models/test_flash_attention.py \
-  -k cudnn_equals | tee "$out/parity.txt" || failed=1
+  tests/models/test_paged_attention.py -k equals_plain_products | tee "$out/parity.txt" || failed=1
 
 if [ -n "$model" ]; then
   python3 -m experiments.real.problems.run --folder="$out/problems" --model="$model" \

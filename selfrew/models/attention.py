@@ -16,11 +16,17 @@ import jax.numpy as jnp
 from selfrew.mesh import sharding
 from selfrew.models import flash_attention
 
-BACKENDS = 'xla', *flash_attention.KERNELS
+# 'cudnn_paged' is 'cudnn', with a kernel of paged_attention for decoding.
+BACKENDS = 'xla', 'cudnn', 'cudnn_paged', 'splash'
 BLOCK = 128  # the smallest block of queries that are computed together
 MAX_BLOCKS = 8
 SPLASH_FEATURES = 128  # of a head, or a multiple
 MASKED = -1e30  # the score of a column that a query may not see
+FLOAT8 = jnp.dtype('float8_e4m3fn')
+FLOAT8_LARGEST = float(jnp.finfo(FLOAT8).max)  # what is larger would become nan
+# The dtypes that a CPU's cache holds as the bits of, see stored_dtype.
+BITS = {jnp.dtype('bfloat16'): jnp.dtype('uint16'), FLOAT8: jnp.dtype('uint8')}
+FLOATS = {bits: floats for floats, bits in BITS.items()}
 
 
 def default_backend(config, mesh) -> str:
@@ -63,14 +69,15 @@ def attend(
     """
     if backend not in BACKENDS:
         raise ValueError(f'no attention {backend!r}; there are: {", ".join(BACKENDS)}')
-    if backend == 'cudnn' and softcap is not None:
-        raise ValueError(f"attention='cudnn' cannot soft-cap, got softcap={softcap}; use xla")
+    if backend.startswith('cudnn') and softcap is not None:
+        raise ValueError(f'attention={backend!r} cannot soft-cap, got softcap={softcap}; use xla')
     if is_cached:
         return _attend_cached(q_RLNH, k_RKHC, v_RKCH, mask_RLC, prefix, scale, softcap)
     if backend == 'xla' or q_RLNH.shape[1] == 1:
         return _attend_causal(q_RLNH, k_RKHC, v_RKCH, mask_RLC, scale, softcap)
+    kernel = backend.removesuffix('_paged')
     return flash_attention.attend(
-        q_RLNH, k_RKHC, v_RKCH, mask_RLC, kernel=backend, scale=scale, softcap=softcap, mesh=mesh
+        q_RLNH, k_RKHC, v_RKCH, mask_RLC, kernel=kernel, scale=scale, softcap=softcap, mesh=mesh
     )
 
 
@@ -170,28 +177,30 @@ def read_cache(cache, layer):
 
 
 def stored_dtype(dtype, mesh):
-    """The dtype of the arrays that hold a cache of `dtype`. On a CPU bfloat16 is stored as the
-    uint16 of its bits: to write a part of an array of bfloat16, XLA there converts all of it.
+    """The dtype of the arrays that hold a cache of `dtype`. On a CPU narrow floats are stored as
+    unsigned integers of their bits: to write a part of an array of them, XLA there converts it all.
     """
-    is_as_bits = dtype == jnp.bfloat16 and sharding.platform(mesh) == 'cpu'
-    return jnp.dtype('uint16' if is_as_bits else dtype)
+    dtype = jnp.dtype(dtype)
+    return BITS.get(dtype, dtype) if sharding.platform(mesh) == 'cpu' else dtype
 
 
 def to_stored(x, dtype):
     """Floats as a cache of this stored dtype holds them."""
-    if dtype != jnp.uint16:
-        return x.astype(dtype)
-    return jax.lax.bitcast_convert_type(x.astype(jnp.bfloat16), jnp.uint16)
+    held = FLOATS.get(dtype, dtype)
+    if held == FLOAT8:
+        x = jnp.clip(x, -FLOAT8_LARGEST, FLOAT8_LARGEST)
+    x = x.astype(held)
+    return x if held == dtype else jax.lax.bitcast_convert_type(x, dtype)
 
 
 def from_stored(x):
     """The floats of an array of a cache."""
-    return jax.lax.bitcast_convert_type(x, jnp.bfloat16) if x.dtype == jnp.uint16 else x
+    return jax.lax.bitcast_convert_type(x, FLOATS[x.dtype]) if x.dtype in FLOATS else x
 
 
 def constrain_cache(cache, mesh):
-    """The cache {'k' [X R K H C], 'v' [X R K C H]}, or {'kv' [X R C 2·K H]} as
-    paged_attention.attend has it, with rows and heads split over the mesh.
+    """The cache {'k' [X R K H C], 'v' [X R K C H]}, or as a kernel has it, see
+    paged_attention.attend, with rows and heads split over the mesh.
     """
     return {name: _constrain_part(name, x, mesh) for name, x in cache.items()}
 

@@ -24,6 +24,7 @@ from selfrew.models.loading import load_all
 TINY = os.path.join(os.path.dirname(__file__), 'tiny_base')
 DTYPES = 'float32', 'bfloat16'
 SAMPLING_DTYPES = *DTYPES, 'int8'
+CACHE_DTYPES = *DTYPES, 'float8_e4m3fn'
 # Of a hub repository. Some keep a second copy of their weights, which is not downloaded.
 HUB_FILES = '*.json', '*.safetensors', '*.jinja', 'tokenizer.model', 'merges.txt', 'vocab.txt'
 HUB_COPIES = 'consolidated*', 'original/*', '*/*'
@@ -193,12 +194,14 @@ def describe(
       params: dtype of the stored parameters; for 'bfloat16' the optimizer holds a float32 copy
         while it trains.
       max_length: the longest context, at most the checkpoint's; None: see hf.config_of.
-      attention: 'xla', 'cudnn' (GPU) or 'splash' (TPU; decoding by paged attention's kernel). None:
-        see attention.default_backend.
+      attention: 'xla', 'cudnn' (GPU), 'cudnn_paged' (GPU; decoding by a kernel that reads each page
+        of the cache once) or 'splash' (TPU; decoding by such a kernel). None: see
+        attention.default_backend.
       remat: what the backward pass recomputes to save memory: 'none', 'full' (whole blocks) or
         'dots' (all but matrix products). None: chosen for each turn by the device's memory, see
         engine.trainer.train.
-      cache: dtype of the KV cache, 'float32' or 'bfloat16'; None: that of the compute.
+      cache: dtype of the KV cache, 'float32', 'bfloat16' or 'float8_e4m3fn'; None: that of the
+        compute. The gap of what is sampled to the update's log-probs is measured, as above.
       cache_gib: GiB of each device that the cache may take; None: 0.3 of its memory.
       chat_template: a jinja file or 'plain', in place of the folder's template.
       fold_system: whether a system turn becomes the opening of the first user turn, for templates
@@ -215,7 +218,7 @@ def describe(
     _check_choice('sampling_dtype', sampling_dtype or dtype, SAMPLING_DTYPES)
     _check_choice('remat', remat or 'none', decoder.REMAT)
     _check_choice('attention', attention or 'xla', attention_backends.BACKENDS)
-    _check_choice('cache', cache or dtype, DTYPES)
+    _check_choice('cache', cache or dtype, CACHE_DTYPES)
     if cache_gib is not None and cache_gib <= 0:
         raise ValueError(f'cache_gib={cache_gib}: want more than 0, or None')
     if lora < 0:
@@ -278,7 +281,7 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 def _check_platform(attention: str | None, mesh: jax.sharding.Mesh) -> None:
     """ValueError where the attention back end does not run on the mesh's devices."""
     device = mesh.devices.flat[0]
-    platform = {'cudnn': 'gpu', 'splash': 'tpu'}.get(attention or '')
+    platform = {'cudnn': 'gpu', 'cudnn_paged': 'gpu', 'splash': 'tpu'}.get(attention or '')
     if platform is not None and device.platform != platform:
         raise ValueError(
             f'attention={attention!r} runs on a {platform.upper()} only, '
@@ -308,15 +311,15 @@ def _check_shape(preset: ModelConfig, config: ModelConfig, folder: str) -> None:
 
 
 def _check_cudnn(attention: str, dtype: str, config: ModelConfig, folder: str) -> None:
-    """ValueError where attention is 'cudnn' and cannot compute this model."""
-    if attention != 'cudnn':
+    """ValueError where attention is cuDNN's and cannot compute this model."""
+    if not attention.startswith('cudnn'):
         return
     if config.attention_softcap:
         raise ValueError(
-            f"attention='cudnn' cannot soft-cap, and {folder} has "
+            f'attention={attention!r} cannot soft-cap, and {folder} has '
             f'attn_logit_softcapping={config.attention_softcap}: use xla'
         )
     if dtype == 'float32':
         raise ValueError(
-            f"attention='cudnn' computes in bfloat16, not {dtype}: use xla, or dtype bfloat16"
+            f'attention={attention!r} computes in bfloat16, not {dtype}: use xla, or dtype bfloat16'
         )

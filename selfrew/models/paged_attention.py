@@ -1,4 +1,4 @@
-"""Attention of one token of each sample over a cache in pages: plain products, or a TPU's kernel.
+"""Attention of one token of each sample over a cache in pages: plain products, or a kernel.
 
 Axis letters beside those of selfrew.types: S samples, P pages of the cache, W columns of a page,
 B pages that a sample may have, X layers of the cache, Y stretches of columns that are attended to
@@ -11,15 +11,18 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.pallas.ops.gpu import paged_attention as triton
 from jax.experimental.pallas.ops.tpu.ragged_paged_attention import ragged_paged_attention
 from jax.sharding import PartitionSpec
 
-from selfrew.mesh import sharding
+from selfrew.mesh import buckets, sharding
 from selfrew.models import attention, flash_attention
 
+TPU, GPU = 'tpu', 'gpu'  # kernels: jax's ragged paged attention, and its paged attention in Triton
 # Of the TPU's kernel: pages and samples that it works on at a time, and what it wants of a head.
 KERNEL_PAGES, KERNEL_SAMPLES = 4, 8
 KERNEL_FEATURES = 128
+MAX_SPLITS = 16  # of the GPU's: stretches of a sample's pages that are attended to side by side
 
 
 class Pages(NamedTuple):
@@ -43,24 +46,45 @@ class _Part(NamedTuple):
     out: Any  # [… K G H] float32, the sum of the weighted values
 
 
-def has_kernel(module) -> bool:
-    """Whether a module reads the pages of a cache by a TPU's kernel: on a TPU with attention
-    'splash', where the kernel can compute its heads.
+def kernel_of(module, cache_dtype) -> str | None:
+    """The kernel by which a module reads the pages of a cache of this dtype, None for plain
+    products: TPU with attention 'splash' and GPU with 'cudnn_paged', each on its platform, where it
+    can compute the module's heads and layers.
     """
+    platform = sharding.platform(module.mesh)
+    if module.attention == 'splash' and platform == 'tpu':
+        return TPU if _suits_tpu(module, cache_dtype) else None
+    if module.attention == 'cudnn_paged' and platform == 'gpu':
+        return GPU if _suits_gpu(module, cache_dtype) else None
+    return None
+
+
+def _suits_gpu(module, cache_dtype) -> bool:
+    """Triton wants sizes that are powers of two; and the kernel knows no window, and converts
+    nothing.
+    """
+    features = module.config.head_dim
+    is_power = features >= 16 and features.bit_count() == 1
+    return is_power and not any(module.config.local) and cache_dtype == module.dtype
+
+
+def _suits_tpu(module, cache_dtype) -> bool:
     config, mesh = module.config, module.mesh
-    if module.attention != 'splash' or sharding.platform(mesh) != 'tpu':
-        return False
     heads = config.kv_heads
     if mesh is not None:
         _, axes = flash_attention.row_and_head_axes(mesh, (0, 1, config.heads, 0), heads)
         heads //= mesh.shape['tensor'] if axes else 1
-    is_tiled = heads in (1, 2, 4) or heads % 8 == 0
+    packed = 4 // jnp.dtype(cache_dtype).itemsize  # numbers in 32 bits
+    tiles, rest = divmod(2 * heads, packed)
+    is_tiled = not rest and (tiles in (1, 2, 4) or tiles % 8 == 0)
     return config.head_dim % KERNEL_FEATURES == 0 and is_tiled
 
 
 def page_size(part) -> int:
     """Tokens of a page of a part of the cache."""
-    return part['kv'].shape[2] if 'kv' in part else part['k'].shape[4]
+    if 'kv' in part:
+        return part['kv'].shape[2]
+    return part['keys'].shape[3] if 'keys' in part else part['k'].shape[4]
 
 
 def attend(
@@ -85,30 +109,30 @@ def attend(
     cache: {'k' [X P K H W], 'v' [X P K W H]} for plain products. Keys and values are read once, in
     place: each page gathers its owner's queries. Then the softmaxes of a sample's pages are
     combined in the order of its pages.
-    Or {'kv' [X P W J H]} for the kernel, J = 2·K: each head's keys, then its values. A sample's
-    pages hold all of its tokens, so there is no prefix beside them.
+    Or, where a kernel reads it, {'kv' [X P W J H]} for TPU, J = 2·K: each head's keys, then its
+    values; and {'keys' [X P K W H], 'values' [X P K W H]} for GPU. There a sample's pages hold all
+    of its tokens, so there is no prefix beside them.
     mask: [S 1 C] bool, for plain products; its columns are the prefix, then B pages.
-    is_local, window: for the kernel. Where is_local, which may be traced, a token sees the `window`
+    is_local, window: for TPU. Where is_local, which may be traced, a token sees the `window`
     tokens up to its own.
     """
+    options = {'scale': scale, 'softcap': softcap}
+    args = q_S1NH, new, cache, jnp.asarray(layer, jnp.int32), pages
     if 'kv' in cache:
-        attend_by_kernel = functools.partial(
-            _attend_by_kernel, scale=scale, softcap=softcap, window=window
-        )
-        args = q_S1NH, new, cache, jnp.asarray(layer, jnp.int32), pages, jnp.asarray(is_local)
-        return _on_parts(attend_by_kernel, args, mesh)
-    kernel = functools.partial(
-        _attend, scale=scale, softcap=softcap, in_place=attention.writes_in_place(mesh)
-    )
-    args = q_S1NH, new, cache, jnp.asarray(layer, jnp.int32), pages, mask_S1C, prefix
-    return _on_parts(kernel, args, mesh)
+        compute = functools.partial(_attend_on_tpu, window=window, **options)
+        return _on_parts(compute, (*args, jnp.asarray(is_local)), mesh)
+    if 'keys' in cache:
+        return _on_parts(functools.partial(_attend_on_gpu, **options), args, mesh)
+    in_place = attention.writes_in_place(mesh)
+    compute = functools.partial(_attend, in_place=in_place, **options)
+    return _on_parts(compute, (*args, mask_S1C, prefix), mesh)
 
 
 def _on_parts(compute, args, mesh):
     """compute(*args) on each part of the mesh, with its own samples, pages and heads.
 
-    args: q, new, cache, layer, pages; then, for plain products, the mask and the prefix, or for the
-    kernel, is_local.
+    args: q, new, cache, layer, pages; then, for plain products, the mask and the prefix, or for
+    TPU, is_local.
     """
     if mesh is None or mesh.size == 1:
         return compute(*args)
@@ -121,7 +145,8 @@ def _on_parts(compute, args, mesh):
         name: PartitionSpec(None, rows, None, heads) if name == 'kv' else by_head for name in cache
     }
     page_specs = Pages(row_spec, row_spec, row_spec, row_spec)
-    rest_specs = (PartitionSpec(),) if 'kv' in cache else (row_spec, PartitionSpec(heads))
+    by_layout = {'kv': (PartitionSpec(),), 'keys': (), 'k': (row_spec, PartitionSpec(heads))}
+    rest_specs = next(specs for name, specs in by_layout.items() if name in cache)
     in_specs = q_spec, new_specs, cache_specs, PartitionSpec(), page_specs, *rest_specs
     out_S1E, cache = jax.shard_map(
         compute, mesh=mesh, in_specs=in_specs, out_specs=(q_spec, cache_specs), check_vma=False
@@ -129,15 +154,18 @@ def _on_parts(compute, args, mesh):
     return out_S1E, attention.constrain_cache(cache, mesh)
 
 
-def _attend_by_kernel(q_S1NH, new, cache, layer, pages, is_local, *, scale, softcap, window):
+def _attend_on_tpu(q_S1NH, new, cache, layer, pages, is_local, *, scale, softcap, window):
     """What `attend` says, on one device's samples and pages, by jax's ragged paged attention."""
     (S, _, N, H), (X, P, W, J, _) = q_S1NH.shape, cache['kv'].shape
     new_SKLH = new['k'].swapaxes(2, 3), new['v']
     kv_SJH = jnp.stack([x[:, :, 0] for x in new_SKLH], axis=2).reshape(S, J, H)
     page_S, column_S = _next_places(pages, W)
-    kv_XPWJH = cache['kv'].at[layer, page_S, column_S].set(kv_SJH.astype(cache['kv'].dtype))
+    stored = cache['kv'].dtype
+    kv_SJH = attention.to_stored(kv_SJH, stored)
+    kv_XPWJH = cache['kv'].at[layer, page_S, column_S].set(kv_SJH)
     # The kernel takes one layer's pages: those of all layers, and the numbers of this one's.
     kv_PWJH = kv_XPWJH.reshape(X * P, W, J, H)
+    scaled = 1.0 if stored == attention.FLOAT8 else None  # with a scale, it converts what it reads
 
     def attend_within(window):
         return ragged_paged_attention(
@@ -150,6 +178,8 @@ def _attend_by_kernel(q_S1NH, new, cache, layer, pages, is_local, *, scale, soft
             sm_scale=scale,
             sliding_window=window,
             soft_cap=softcap,
+            k_scale=scaled,
+            v_scale=scaled,
             num_kv_pages_per_block=min(KERNEL_PAGES, pages.table.shape[1]),
             num_queries_per_block=min(KERNEL_SAMPLES, S),
         )
@@ -159,6 +189,35 @@ def _attend_by_kernel(q_S1NH, new, cache, layer, pages, is_local, *, scale, soft
     else:
         out_SNH = jax.lax.cond(is_local, lambda: attend_within(window), lambda: attend_within(None))
     return out_SNH.reshape(S, 1, N * H), {'kv': kv_XPWJH}
+
+
+def _attend_on_gpu(q_S1NH, new, cache, layer, pages, *, scale, softcap):
+    """What `attend` says, on one device's samples and pages, by jax's paged attention for GPUs.
+
+    Each key head of a sample is a sample of the kernel's, and so are its pages, so that the kernel
+    reads the cache of all layers where it is.
+    """
+    (S, _, N, H), (X, P, K, W, _) = q_S1NH.shape, cache['keys'].shape
+    page_S, column_S = _next_places(pages, W)
+    new_SKH = {'keys': new['k'][..., 0], 'values': new['v'][:, :, 0]}
+    cache = {
+        name: x.at[layer, page_S, :, column_S].set(new_SKH[name].astype(x.dtype))
+        for name, x in cache.items()
+    }
+    page_SB = layer * P + pages.table
+    page_SKB = page_SB[:, None, :] * K + jnp.arange(K)[None, :, None]
+    B = buckets.next_power_of_two(page_SB.shape[1])
+    table = jnp.pad(page_SKB.reshape(S * K, -1), ((0, 0), (0, B - page_SB.shape[1])))
+    out = triton.paged_attention(
+        (q_S1NH * scale).reshape(S * K, N // K, H),
+        *(cache[name].reshape(1, X * P * K, W, H) for name in ('keys', 'values')),
+        table,
+        jnp.repeat(pages.filled + 1, K),
+        pages_per_compute_block=1,
+        k_splits=min(B, MAX_SPLITS),
+        attn_logits_soft_cap=softcap,
+    )
+    return out.reshape(S, 1, N * H), cache
 
 
 def _attend(q_S1NH, new, cache, layer, pages, mask_S1C, prefix, *, scale, softcap, in_place):

@@ -79,26 +79,30 @@ def test_matrices_are_copied_in_the_dtype_of_the_compute():
 
 
 # The mean difference of a response's log-prob to float32's over the mean log-prob, from and to: 8
-# bits of mantissa round by up to 2^-9, int8 by up to 1/254 of the largest weight of an output.
-GAPS = {'bfloat16': (3e-4, 1e-2), 'int8': (1e-4, 1e-2)}
+# bits of mantissa round by up to 2^-9, int8 by up to 1/254 of the largest weight of an output, and
+# the 4 bits of a cache in float8 by up to 2^-5.
+GAPS = {
+    ('sampling_dtype', 'bfloat16'): (3e-4, 1e-2),
+    ('sampling_dtype', 'int8'): (1e-4, 1e-2),
+    ('cache', 'float8_e4m3fn'): (3e-4, 3e-2),
+}
 
 
 @pytest.mark.parametrize('axes', [{}, {'data': 4, 'tensor': 2}], ids=['single', 'mesh'])
-@pytest.mark.parametrize('dtype', GAPS)
-def test_fewer_bits_change_log_probs_a_little(dtype, axes):
+@pytest.mark.parametrize('name, dtype', GAPS)
+def test_fewer_bits_change_log_probs_a_little(name, dtype, axes):
     lm, params = toy(**axes)
-    lm = _with(lm, sampling_dtype=dtype)
     options = {'temperature': 0.0, 'max_tokens': 3}
     expected = sample(lm, params, ragged_prompts(40), **options)
-    copy = sampling_layout.SamplingCopy(lm)
+    copy = sampling_layout.SamplingCopy(_with(lm, **{name: dtype}))
     responses = sample(*copy.of(params), ragged_prompts(40), **options)
     pairs = [(a.logp, b.logp) for a, b in zip(responses, expected) if a.tokens == b.tokens]
     assert len(pairs) > 25
     logp, expected_logp = np.array(pairs).T
     gap = np.abs(logp - expected_logp).mean() / np.abs(expected_logp).mean()
-    low, high = GAPS[dtype]
+    low, high = GAPS[name, dtype]
     assert low < gap < high
-    assert copy.lm.cache_dtype == ('bfloat16' if dtype == 'bfloat16' else 'float32')
+    assert copy.lm.cache_dtype == ('float32' if dtype == 'int8' else dtype)
 
 
 @pytest.mark.parametrize('lora', [0, 4])

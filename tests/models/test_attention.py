@@ -2,6 +2,7 @@
 reaches the kernels, and what a back end cannot do is refused.
 """
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from attention_cases import SCALE, assert_near, random_mask, random_qkv
@@ -74,7 +75,7 @@ def test_a_shared_prefix_equals_the_same_columns_in_each_row():
 @pytest.mark.parametrize(
     'options, message',
     [
-        ({'backend': 'flash'}, "no attention 'flash'; there are: xla, cudnn, splash"),
+        ({'backend': 'flash'}, "no attention 'flash'; there are: xla, cudnn, cudnn_paged, splash"),
         (
             {'backend': 'cudnn', 'softcap': 2.0},
             "attention='cudnn' cannot soft-cap, got softcap=2.0; use xla",
@@ -86,3 +87,12 @@ def test_what_a_back_end_cannot_do_is_refused_by_name(options, message):
     qkv, _ = random_qkv(1, 8, 4, 2, 16)
     with pytest.raises(ValueError, match=message):
         attention.attend(*qkv, random_mask(1, 8), scale=SCALE, **options)
+
+
+@pytest.mark.parametrize('dtype', ['float8_e4m3fn', 'uint8'], ids=['floats', 'bits'])
+def test_what_is_too_large_for_float8_becomes_its_largest(dtype):
+    x = jnp.array([500.0, -1e6, 448.0, 0.3, 17.0])
+    stored = attention.to_stored(x, jnp.dtype(dtype))
+    assert stored.dtype == dtype
+    kept = attention.from_stored(stored).astype(jnp.float32)
+    np.testing.assert_array_equal(kept, [448.0, -448.0, 448.0, 0.3125, 16.0])

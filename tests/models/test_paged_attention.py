@@ -1,12 +1,16 @@
 """Attention over pages gives what it gives over one contiguous cache, on any mesh."""
 
+import dataclasses
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from attention_cases import SCALE, assert_near
+from toys import SMALL
 
 from selfrew.mesh import sharding
-from selfrew.models import attention, paged_attention
+from selfrew.models import attention, decoder, paged_attention
 
 S, B, W = 8, 3, 4  # samples, pages that each may have, tokens of a page
 N, K, H = 4, 2, 8
@@ -98,11 +102,18 @@ def test_pages_give_what_a_contiguous_cache_gives(axes, softcap, shared, window)
 
 
 @pytest.mark.parametrize(
-    'axes, softcap, window',
-    [({}, None, None), ({'data': 2, 'tensor': 2}, 2.0, 6), ({'fsdp': 2}, None, 6)],
+    'axes, softcap, window, dtype',
+    [
+        ({}, None, None, 'float32'),
+        ({'data': 2, 'tensor': 2}, 2.0, 6, 'float32'),
+        ({'fsdp': 2}, None, 6, 'float32'),
+        ({}, None, None, 'float8_e4m3fn'),
+    ],
     ids=str,
 )
-def test_the_kernel_gives_what_plain_products_give(interpreted_kernel, axes, softcap, window):
+def test_the_kernel_gives_what_plain_products_give(
+    interpreted_kernel, axes, softcap, window, dtype
+):
     """Interpreted on a CPU: a token of each of 8 samples, in the second of 2 layers, where a local
     layer sees `window` tokens and a global one all.
     """
@@ -116,8 +127,8 @@ def test_the_kernel_gives_what_plain_products_give(interpreted_kernel, axes, sof
 
     q, new = draw(S, 1, N, features), {'k': draw(S, K, features, 1), 'v': draw(S, K, 1, features)}
     cache = {
-        'k': draw(LAYERS, P * parts, K, features, W),
-        'v': draw(LAYERS, P * parts, K, W, features),
+        'k': draw(LAYERS, P * parts, K, features, W).astype(dtype),
+        'v': draw(LAYERS, P * parts, K, W, features).astype(dtype),
     }
     column, last = np.arange(B * W), pages.filled[:, None]
 
@@ -137,3 +148,113 @@ def test_the_kernel_gives_what_plain_products_give(interpreted_kernel, axes, sof
         written = np.asarray(after_kernel['kv']).reshape(LAYERS, P * parts, W, K, 2, features)
         np.testing.assert_array_equal(written[..., 0, :], np.moveaxis(after['k'], 4, 2))
         np.testing.assert_array_equal(written[..., 1, :], np.moveaxis(after['v'], 3, 2))
+
+
+@pytest.mark.parametrize(
+    'axes, softcap', [({}, None), ({'data': 2, 'tensor': 2}, 2.0), ({'fsdp': 2}, None)], ids=str
+)
+def test_the_kernel_of_a_gpu_gives_what_plain_products_give(interpreted_kernel, axes, softcap):
+    """Interpreted on a CPU: a token of each of 8 samples, in the second of 2 layers."""
+    parts = axes.get('fsdp', 1) * axes.get('data', 1)
+    devices = jax.devices()[: int(np.prod(list(axes.values())))]
+    mesh = sharding.make_mesh(**axes, devices=devices) if axes else None
+    pages, rng, features = _random_pages(parts), np.random.default_rng(2), 16
+
+    def draw(*shape):
+        return rng.normal(size=shape).astype(np.float32)
+
+    q, new = draw(S, 1, N, features), {'k': draw(S, K, features, 1), 'v': draw(S, K, 1, features)}
+    cache = {
+        'k': draw(LAYERS, P * parts, K, features, W),
+        'v': draw(LAYERS, P * parts, K, W, features),
+    }
+    seen = (np.arange(B * W) <= pages.filled[:, None])[:, None]
+
+    @jax.jit
+    def attend(q, new, pages, cache, mask=None):
+        options = {'scale': features**-0.5, 'softcap': softcap, 'mesh': mesh}
+        return paged_attention.attend(q, new, cache, LAYER, pages, mask, None, **options)
+
+    expected, after = attend(q, new, pages, cache, seen)
+    out, after_kernel = attend(
+        q, new, pages, {'keys': cache['k'].swapaxes(3, 4), 'values': cache['v']}
+    )
+    assert_near(out, expected, 1e-5)
+    np.testing.assert_array_equal(after_kernel['keys'], after['k'].swapaxes(3, 4))
+    np.testing.assert_array_equal(after_kernel['values'], after['v'])
+
+
+def _large_case():
+    """(q, new, cache, pages) in bfloat16, pages of 128 tokens and heads of 64 features."""
+    rng, width, features = np.random.default_rng(3), 128, 64
+
+    def draw(*shape):
+        return jnp.asarray(rng.normal(size=shape), jnp.bfloat16)
+
+    pages = _random_pages(1)
+    pages = pages._replace(filled=pages.filled * (width // W))
+    new = {'k': draw(S, K, features, 1), 'v': draw(S, K, 1, features)}
+    shape = LAYERS, P, K, width, features
+    return draw(S, 1, N, features), new, {'keys': draw(*shape), 'values': draw(*shape)}, pages
+
+
+@jax.jit
+def _attend_globally(q, new, cache, pages, mask=None):
+    return paged_attention.attend(
+        q, new, cache, LAYER, pages, mask, None, scale=0.125, softcap=None, mesh=None
+    )
+
+
+def test_the_kernel_of_a_gpu_lowers_without_one():
+    traced = _attend_globally.trace(*_large_case())
+    program = traced.lower(lowering_platforms=('cuda',)).as_text()
+    assert '__gpu$xla.gpu.triton' in program
+
+
+@pytest.mark.skipif(
+    jax.default_backend() != 'gpu', reason='needs a GPU; run with JAX_PLATFORMS=cuda'
+)
+def test_the_kernel_of_a_gpu_equals_plain_products():
+    q, new, cache, pages = _large_case()
+    out, _ = _attend_globally(q, new, cache, pages)
+    plain = {'k': cache['keys'].swapaxes(3, 4), 'v': cache['values']}
+    columns = B * cache['keys'].shape[3]
+    mask = (np.arange(columns) <= pages.filled[:, None])[:, None]
+    expected, _ = _attend_globally(q, new, plain, pages, mask)
+    assert_near(out.astype(jnp.float32), expected.astype(jnp.float32), 2e-2)
+
+
+@pytest.mark.parametrize(
+    'fields, dtype, kernel',
+    [
+        ({}, 'bfloat16', 'gpu'),
+        ({}, 'float8_e4m3fn', None),  # it converts nothing
+        ({'head_dim': 96}, 'bfloat16', None),
+        ({'local': (True, False)}, 'bfloat16', None),
+    ],
+    ids=str,
+)
+def test_the_kernel_of_a_gpu_is_chosen_where_it_can_compute(monkeypatch, fields, dtype, kernel):
+    monkeypatch.setattr(sharding, 'platform', lambda mesh: 'gpu')
+    config = dataclasses.replace(SMALL, **({'head_dim': 64} | fields))
+    module = decoder.make_module(config, 'bfloat16', attention='cudnn_paged')
+    assert paged_attention.kernel_of(module, dtype) == kernel
+    assert paged_attention.kernel_of(module.clone(attention='cudnn'), dtype) is None
+
+
+@pytest.mark.parametrize(
+    'dtype, heads, reads',
+    [
+        ('bfloat16', 1, True),
+        ('bfloat16', 8, True),
+        ('bfloat16', 3, False),
+        ('float8_e4m3fn', 1, False),  # a key and a value are half of 32 bits
+        ('float8_e4m3fn', 2, True),
+        ('float8_e4m3fn', 8, True),
+    ],
+)
+def test_the_kernel_reads_heads_that_fill_words(monkeypatch, dtype, heads, reads):
+    monkeypatch.setattr(sharding, 'platform', lambda mesh: 'tpu')
+    config = dataclasses.replace(SMALL, heads=2 * heads, kv_heads=heads, head_dim=128)
+    module = decoder.make_module(config, attention='splash')
+    assert paged_attention.kernel_of(module, dtype) == ('tpu' if reads else None)

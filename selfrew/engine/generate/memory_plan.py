@@ -113,8 +113,9 @@ def plan(
     Raises ValueError with the numbers if the memory does not hold one slot per row shard.
     """
     shards = sharding.row_shards(lm.mesh)
-    per_column = sum(map(column_bytes, (lm, *scorers)))
-    have_kernel = [paged_attention.has_kernel(model.module) for model in (lm, *scorers)]
+    models = lm, *scorers
+    per_column = sum(map(column_bytes, models))
+    have_kernel = [paged_attention.kernel_of(m.module, m.cache_dtype) for m in models]
     if any(have_kernel):  # such pages hold all of a sample's tokens
         prefix_tokens = prefix_tokens // PAGE_SIZE * PAGE_SIZE if all(have_kernel) else 0
     longest = max(length - 1 - prefix_tokens + limit for length, limit in zip(lengths, limits))

@@ -56,17 +56,20 @@ class Slots(NamedTuple):
     value: Any  # [S] float32, of the prompt and all tokens so far, by scorers; 0 without any
 
 
-def empty_cache(module, dtype, rows: int, columns: int, *, is_for_kernel: bool = False) -> tuple:
-    """Zeros: dicts of 'k' [X rows K H columns] and 'v' [X rows K columns H]; for the kernel of
-    paged attention, of 'kv' [X rows columns 2·K H].
+def empty_cache(module, dtype, rows: int, columns: int, *, kernel: str | None = None) -> tuple:
+    """Zeros: dicts of 'k' [X rows K H columns] and 'v' [X rows K columns H]; or as a kernel of
+    paged_attention reads pages.
 
     One dict with all layers, X = layers; of an unstacked module one for each layer, X = 1.
     """
     c = module.config
     dtype = attention.stored_dtype(dtype, module.mesh)
     stacks, layers = (1, c.layers) if module.stacked else (c.layers, 1)
-    if is_for_kernel:
+    if kernel == paged_attention.TPU:
         part = {'kv': jnp.zeros((layers, rows, columns, 2 * c.kv_heads, c.head_dim), dtype)}
+    elif kernel == paged_attention.GPU:
+        shape = layers, rows, c.kv_heads, columns, c.head_dim
+        part = {'keys': jnp.zeros(shape, dtype), 'values': jnp.zeros(shape, dtype)}
     else:
         k_XRKHC = jnp.zeros((layers, rows, c.kv_heads, c.head_dim, columns), dtype)
         part = {'k': k_XRKHC, 'v': k_XRKHC.swapaxes(3, 4)}
@@ -74,8 +77,8 @@ def empty_cache(module, dtype, rows: int, columns: int, *, is_for_kernel: bool =
 
 
 def _empty_pages(module, dtype, pages: int, page_size: int) -> tuple:
-    has_kernel = paged_attention.has_kernel(module)
-    return empty_cache(module, dtype, pages, page_size, is_for_kernel=has_kernel)
+    kernel = paged_attention.kernel_of(module, dtype)
+    return empty_cache(module, dtype, pages, page_size, kernel=kernel)
 
 
 def _constrain_slots(module, slots: Slots) -> Slots:
@@ -180,8 +183,9 @@ def insert(module, slots: Slots, pool, slot_A, row_A, page_AB, request_A: SlotRe
 def _copy_rows(mesh, part, pool, *, row_A, page_AB):
     """A part of the cache with rows of the pool in its pages."""
     A, B = page_AB.shape
-    if 'kv' in part:
-        return {'kv': part['kv'].at[:, page_AB].set(_as_kv(pool, row_A, B))}
+    if 'k' not in part:
+        rows = _as_kernel_pages(part, pool, row_A, B)
+        return {name: x.at[:, page_AB].set(rows[name]) for name, x in part.items()}
     X, _, K, H, W = part['k'].shape
     if not attention.writes_in_place(mesh):
         k_XAKHBW = pool['k'][:, row_A].reshape(X, A, K, H, B, W)
@@ -204,29 +208,33 @@ def _copy_rows(mesh, part, pool, *, row_A, page_AB):
     return jax.lax.fori_loop(0, A * B, copy_page, part)
 
 
-def _as_kv(pool, row_A, blocks: int):
-    """Rows of the pool, of so many pages each, as the kernel's pages [X A B W J H]."""
+def _as_kernel_pages(part, pool, row_A, blocks: int) -> dict:
+    """Rows of the pool, of so many pages each, as pages [X A B …] of a part that a kernel reads."""
     k_XAKHC, v_XAKCH = pool['k'][:, row_A], pool['v'][:, row_A]
     X, A, K, H, C = k_XAKHC.shape
-    k_XACKH = k_XAKHC.transpose(0, 1, 4, 2, 3)
-    v_XACKH = v_XAKCH.transpose(0, 1, 3, 2, 4)
-    kv_XACJH = jnp.stack([k_XACKH, v_XACKH], axis=4).reshape(X, A, C, 2 * K, H)
-    return kv_XACJH.reshape(X, A, blocks, C // blocks, 2 * K, H)
+    k_XABWKH, v_XABWKH = (
+        x_XACKH.reshape(X, A, blocks, C // blocks, K, H)
+        for x_XACKH in (k_XAKHC.transpose(0, 1, 4, 2, 3), v_XAKCH.transpose(0, 1, 3, 2, 4))
+    )
+    if 'keys' in part:
+        return {'keys': k_XABWKH.swapaxes(3, 4), 'values': v_XABWKH.swapaxes(3, 4)}
+    kv_XABWK2H = jnp.stack([k_XABWKH, v_XABWKH], axis=5)
+    return {'kv': kv_XABWK2H.reshape(*kv_XABWK2H.shape[:4], 2 * K, H)}
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
 def write_prefix(module, cache, prefix, page_ZB) -> tuple:
     """The cache with a shared prefix in these pages of each part of the mesh.
 
-    cache: of pages for the kernel, see paged_attention.attend. prefix: 'k' [X K H P] and
+    cache: of pages for a kernel, see paged_attention.attend. prefix: 'k' [X K H P] and
     'v' [X K P H], of B whole pages. page: numbered over the whole cache.
     """
     written = []
     for part, shared in zip(cache, prefix, strict=True):
         row = {name: x[:, None] for name, x in shared.items()}
-        kv_X1BWJH = _as_kv(row, jnp.zeros(1, jnp.int32), page_ZB.shape[1])
-        kv = part['kv'].at[:, page_ZB].set(kv_X1BWJH.astype(part['kv'].dtype))
-        written.append(attention.constrain_cache({'kv': kv}, module.mesh))
+        pages = _as_kernel_pages(part, row, jnp.zeros(1, jnp.int32), page_ZB.shape[1])
+        part = {name: x.at[:, page_ZB].set(pages[name]) for name, x in part.items()}
+        written.append(attention.constrain_cache(part, module.mesh))
     return tuple(written)
 
 

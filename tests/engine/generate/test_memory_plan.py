@@ -77,7 +77,7 @@ def test_each_part_of_a_mesh_prefills_as_many_tokens():
 
 
 def test_the_kernels_pages_hold_the_shared_prefix_in_whole_pages(monkeypatch):
-    monkeypatch.setattr(memory_plan.paged_attention, 'has_kernel', lambda module: True)
+    monkeypatch.setattr(memory_plan.paged_attention, 'kernel_of', lambda module, dtype: 'tpu')
     lm, _ = toy()
     plan = memory_plan.plan(lm, [400] * 8, [40] * 8, 8, slots=8, prefix_tokens=288, memory=1e9)
     assert (plan.page_size, plan.prefix_tokens, plan.prefix_pages) == (128, 256, 2)

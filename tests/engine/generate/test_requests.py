@@ -118,8 +118,9 @@ def test_a_list_of_equal_values_is_as_that_value():
 
 @pytest.mark.parametrize('shared', [0, 150], ids=['no prefix', 'a prefix in shared pages'])
 @pytest.mark.parametrize('axes', [{}, {'data': 2, 'tensor': 2}], ids=str)
-def test_samples_by_the_kernel_are_those_by_plain_products(
-    monkeypatch, interpreted_kernel, axes, shared
+@pytest.mark.parametrize('attention, kernel', [('splash', 'tpu'), ('cudnn_paged', 'gpu')])
+def test_samples_by_a_kernel_are_those_by_plain_products(
+    monkeypatch, interpreted_kernel, attention, kernel, axes, shared
 ):
     """Ragged prompts of up to 40 tokens, or of up to 190 of which 128 lie in a shared page."""
     config = dataclasses.replace(SMALL, head_dim=128, max_length=512)
@@ -127,6 +128,6 @@ def test_samples_by_the_kernel_are_those_by_plain_products(
     prefix = np.random.default_rng(5).integers(3, SMALL.vocab, shared).tolist()
     prompts = [[*prefix, *prompt] for prompt in ragged_prompts(6)]
     expected = sample(lm, params, prompts, max_tokens=5, slots=4)
-    monkeypatch.setattr(paged_attention, 'has_kernel', lambda module: True)
-    by_kernel = dataclasses.replace(lm, module=lm.module.clone(attention='splash'))
+    monkeypatch.setattr(paged_attention, 'kernel_of', lambda module, dtype: kernel)
+    by_kernel = dataclasses.replace(lm, module=lm.module.clone(attention=attention))
     assert_same_responses(sample(by_kernel, params, prompts, max_tokens=5, slots=4), expected)
