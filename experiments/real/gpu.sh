@@ -51,7 +51,7 @@ study() { # NAME SEEDS: a study with these seeds
   case $1 in
     instructions) sizes=(--prompts=1024 --others=256 --arms=dpo,irpo,sft) ;;
     length) sizes=(--prompts=256) ;;
-    problems) sizes=(--prompts=600 --samples=16 --rounds=3) ;;
+    problems) sizes=(--prompts=600 --samples=16 --rounds=3 --epochs=3) ;;
     judging) sizes=(--prompts=200 --asked=200 --longest=1200) ;;
   esac
   python3 -m "experiments.real.$1.run" --folder="$out/$1" --model="$model" --data="$data" \

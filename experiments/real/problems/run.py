@@ -22,6 +22,7 @@ from selfrew.engine.run_files import PUT_BACK, read_json
 
 ROUNDS = flags.DEFINE_integer('rounds', 1, 'Rounds after the SFT.')
 SAMPLES = flags.DEFINE_integer('samples', 8, 'Answers to each problem.')
+EPOCHS = flags.DEFINE_integer('epochs', 2, 'Passes of the SFT over its 240 problems.')
 
 LONGEST = 48  # tokens of an answer
 PROMPTS = 240  # problems to train on after the SFT
@@ -71,7 +72,7 @@ def _config(seed: int, rounds: int, model: str, turn: dict) -> dict:
         rounds=rounds,
         keep_states=1,
         evals_every=rounds,
-        model=base.model() | settings.model() | {'folder': model},
+        model=base.model() | settings.model(folder=model, sampling_dtype='bfloat16'),
         round=turn,
         evals={name: evaluation | {'scorer': exact} for name, evaluation in evals.items()},
     ).to_dict()
@@ -83,7 +84,7 @@ def _training(rate: float, **fields) -> dict:
 
 def start_config(seed: int) -> dict:
     """The SFT from which all arms start."""
-    turn = base.imitation_turn(_records('demonstrations'), lr=2e-5, epochs=3)
+    turn = base.imitation_turn(_records('demonstrations'), lr=2e-5, epochs=EPOCHS.value)
     turn['train'] |= {'batch': 16, 'row_length': 512}
     config = _config(seed, 1, settings.MODEL.value, turn)
     return config | {'evals': {}}  # an arm's evaluations before its first round are those after it
@@ -102,7 +103,7 @@ def arm_config(name: str, seed: int, rate: float, start: str, updates: int | Non
         'scorer': {'name': 'exact_answer'},
         'pairs': {'name': 'right_vs_wrong', 'count': 3, 'gold': source == GOLD},
         'loss': loss,
-        'train': _training(rate, epochs=1, reference='sampler'),
+        'train': _training(rate, epochs=1),
     }
     return _config(seed, ROUNDS.value, start, turn)
 
