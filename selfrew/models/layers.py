@@ -13,7 +13,14 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from selfrew.mesh import sharding
-from selfrew.models import attention, lora, paged_attention, quantization, rotary
+from selfrew.models import (
+    attention,
+    cpu_products,
+    lora,
+    paged_attention,
+    quantization,
+    rotary,
+)
 from selfrew.models.config import ModelConfig
 
 ACTIVATIONS = {'silu': nn.silu, 'gelu_tanh': functools.partial(nn.gelu, approximate=True)}
@@ -125,11 +132,9 @@ class Block(nn.Module):
     def _product(self, x_XI, matrix_IO):
         """x times a matrix, [X O], in the dtype of the compute."""
         matrix_IO = matrix_IO.astype(self.dtype)
-        if sharding.platform(self.mesh) != 'cpu':
-            return x_XI @ matrix_IO
-        # With a result in bfloat16 a CPU converts the operands to float32 first.
-        out_XO = jnp.matmul(x_XI, matrix_IO, preferred_element_type=jnp.float32)
-        return out_XO.astype(self.dtype)
+        if cpu_products.suit(self.dtype, self.mesh):
+            return cpu_products.product(x_XI, matrix_IO).astype(self.dtype)
+        return x_XI @ matrix_IO
 
     def _norm(self, name: str, x):
         """rms_norm of x, of any shape, with the scale of this name."""
