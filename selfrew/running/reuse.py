@@ -10,6 +10,7 @@ from selfrew.engine.run_files import PUT_BACK, read_json, write_atomic
 from selfrew.mesh import processes
 from selfrew.running import stage
 from selfrew.running.config import turns_of
+from selfrew.shelves import samplers
 
 STAGES = 'prompts', 'rollouts', 'judgements'
 WORDS = dict(zip(STAGES, ('prompts', 'sampler', 'scorer')))  # stage -> the word that makes it
@@ -31,7 +32,8 @@ FREE_LATER = {'remat', 'cache_gib'}
 
 def check(source: str, config: dict) -> None:
     """Raises ValueError if `source` is no run, or if not even the rollouts of its first turn are
-    what `config` would make, with the difference.
+    what `config` would make, with the difference. Where the first turn of `config` samples nothing,
+    it is enough that the evaluations before training are.
     """
     other = processes.on_main(lambda: _read_config(source))
     if difference := _model_difference(other, config, FREE_AT_FIRST):
@@ -43,6 +45,9 @@ def check(source: str, config: dict) -> None:
     for word in ('prompts', 'sampler'):
         new_part, old_part = getattr(turns[0], word), getattr(old, word)
         if new_part is not old_part:
+            samples = turns[0].sampler.func is not samplers.given
+            if not samples and _has_base_evaluations(source, other, config):
+                return
             raise ValueError(
                 f'nothing can be taken from {source}: its turn {old.name} differs in {word}: '
                 f'{_shown(old_part)}, here {_shown(new_part)}'
@@ -142,11 +147,16 @@ def _is_alike(turn, old) -> bool:
     )
 
 
+def _has_base_evaluations(source: str, old: dict, config: dict) -> bool:
+    """Whether a run of the config `old` has finished the evaluations before training of `config`."""
+    is_same = stage.json_bytes(old['evals']) == stage.json_bytes(config['evals'])
+    return is_same and bool(config['evals']) and stage.Folder(source, BASE).has_json('evals')
+
+
 def _take_base_evaluations(workdir: str, source: str, old: dict, config: dict) -> list[str]:
     """Takes the evaluations of the model before training, if they are the same."""
     folder, old_folder = stage.Folder(workdir, BASE), stage.Folder(source, BASE)
-    is_same = stage.json_bytes(old['evals']) == stage.json_bytes(config['evals'])
-    if not is_same or not old_folder.has_json('evals') or folder.has('evals'):
+    if not _has_base_evaluations(source, old, config) or folder.has('evals'):
         return []
     for name in config['evals'] or {}:
         folder.copy_stage(f'eval_{name}', old_folder)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from configs import irpo, meta_rewarding
+from configs import base, irpo, meta_rewarding
 from selfrew.running import reuse, stage
 from selfrew.types import Judgement, Prompt, Response, Rollout, user_prompt
 
@@ -20,6 +20,12 @@ def _config(**fields):
     config = irpo.get_config('smoke').to_dict() | {'rounds': 3}
     config['by_round'] = None
     return json.loads(json.dumps(config)) | fields
+
+
+def _imitating():
+    """A run of SFT on what the built-in tasks demonstrate."""
+    config = base.get(rounds=1, round=base.imitation_turn(base.ift(4), lr=1e-4)).to_dict()
+    return json.loads(json.dumps(config)) | {'evals': _config()['evals']}
 
 
 def _finish(workdir, config, turns=('01', '02', '03'), stages=reuse.STAGES):
@@ -124,6 +130,26 @@ def test_what_changes_the_samples_is_refused_with_the_difference(
     entry[path[-1]] = value
     with pytest.raises(ValueError, match=f'nothing can be taken from .*other: {message}'):
         reuse.take(str(tmp_path / 'new'), other, config)
+
+
+def _finish_evaluations(workdir, names):
+    """The evaluations before training, as a run leaves them."""
+    folder = stage.Folder(str(workdir), reuse.BASE)
+    for name in names:
+        folder.make_once(f'eval_{name}', Judgement, list)
+    folder.mark_done('evals', {'sha256': folder.write_json('evals.json', {'accuracy': {}})})
+
+
+def test_a_turn_that_samples_nothing_takes_the_evaluations_before_training(tmp_path, other):
+    imitating, new = _imitating(), str(tmp_path / 'new')
+    with pytest.raises(ValueError, match='other: its turn 01 differs in prompts'):
+        reuse.check(other, imitating)  # they are not finished
+    _finish_evaluations(other, imitating['evals'])
+    assert reuse.take(new, other, imitating) == [f'turn 00: evaluations of {other}']
+    assert stage.Folder(new, reuse.BASE).has_json('evals')
+    assert not stage.Folder(new, '01').has('prompts')
+    with pytest.raises(ValueError, match='other: its turn 01 differs in prompts'):
+        reuse.check(other, imitating | {'evals': {}})
 
 
 def test_a_folder_that_is_no_run_and_the_run_itself_are_refused(tmp_path, other):

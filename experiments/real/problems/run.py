@@ -140,9 +140,8 @@ def main(_):
             for label, name, rate in some
         }
 
-    runs = configs(sampling, {})
-    takes_from = dict.fromkeys(runs, first)
-    study.run(folder, runs, sources=takes_from)
+    takes_from = {(label, seed): first for seed in seeds for label, _, _ in trials}
+    study.run(folder, configs(sampling, {}), sources=takes_from)
     updates = {seed: updates_of(os.path.join(folder, f'{first}-{seed}')) for seed in seeds}
     results = study.run(folder, configs(trials, updates), sources=takes_from)
     arms = [label for label, _, _ in trials]
