@@ -148,7 +148,9 @@ def _is_alike(turn, old) -> bool:
 
 
 def _has_base_evaluations(source: str, old: dict, config: dict) -> bool:
-    """Whether a run of the config `old` has finished the evaluations before training of `config`."""
+    """Whether the run `source`, of the config `old`, has finished the evaluations before training
+    of `config`.
+    """
     is_same = stage.json_bytes(old['evals']) == stage.json_bytes(config['evals'])
     return is_same and bool(config['evals']) and stage.Folder(source, BASE).has_json('evals')
 
