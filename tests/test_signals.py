@@ -127,18 +127,17 @@ def _wait_until_it_listens(process):
     if not status.exists():
         time.sleep(0.4)
         return
-    until = time.monotonic() + 30
-    while True:
-        assert time.monotonic() < until and process.poll() is None
+
+    def catches_sigterm():
         caught = next(line for line in status.read_text().splitlines() if 'SigCgt' in line)
-        if int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1:
-            return
-        time.sleep(0.01)
+        return int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1
+
+    _wait_until(catches_sigterm, process, seconds=30)
 
 
-def _wait_for(path, process):
-    until = time.monotonic() + 120
-    while not os.path.exists(path):
+def _wait_until(is_true, process, seconds):
+    until = time.monotonic() + seconds
+    while not is_true():
         assert time.monotonic() < until and process.poll() is None
         time.sleep(0.02)
 
@@ -146,7 +145,7 @@ def _wait_for(path, process):
 @pytest.mark.slow
 def test_a_second_ctrl_c_stops_at_once_and_nohup_is_respected(tmp_path):
     process = _command(tmp_path / 'w', before=('nohup',))
-    _wait_for(tmp_path / 'w' / 'started.json', process)
+    _wait_until((tmp_path / 'w' / 'started.json').exists, process, seconds=120)
     process.send_signal(signal.SIGHUP)
     time.sleep(0.3)
     assert process.poll() is None

@@ -30,7 +30,7 @@ def run_study(main: Callable) -> None:
 
 def model(**fields) -> dict:
     """The model of a config."""
-    return {'folder': MODEL.value, 'max_length': 512, 'dtype': DTYPE.value} | fields
+    return {'folder': MODEL.value, 'max_length': 512, 'dtype': DTYPE.value, **fields}
 
 
 @functools.cache

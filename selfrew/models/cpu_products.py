@@ -24,7 +24,12 @@ def product(x_XI, matrix_IO):
 
 
 def _multiply(x, y):
-    return _by_rows(jnp.matmul(x, y, preferred_element_type=jnp.float32))
+    return _by_rows(jnp.matmul(_by_rows(x), _by_rows(y), preferred_element_type=jnp.float32))
+
+
+def _by_rows(matrix):
+    """The matrix, row by row in memory: copied where it is not."""
+    return with_layout_constraint(matrix, Layout(major_to_minor=(0, 1)))
 
 
 def _forward(x_XI, matrix_IO):
@@ -34,18 +39,9 @@ def _forward(x_XI, matrix_IO):
 def _backward(operands, cotangent_XO):
     x_XI, matrix_IO = operands
     cotangent_XO = cotangent_XO.astype(x_XI.dtype)
-    of_x = _multiply(cotangent_XO, transposed(matrix_IO))
-    of_matrix = _multiply(transposed(x_XI), cotangent_XO)
+    of_x = _multiply(cotangent_XO, matrix_IO.T)
+    of_matrix = _multiply(x_XI.T, cotangent_XO)
     return of_x.astype(x_XI.dtype), of_matrix.astype(matrix_IO.dtype)
-
-
-def transposed(matrix):
-    """The transposed matrix, row by row in memory."""
-    return _by_rows(matrix.T)
-
-
-def _by_rows(matrix):
-    return with_layout_constraint(matrix, Layout(major_to_minor=(0, 1)))
 
 
 product.defvjp(_forward, _backward)

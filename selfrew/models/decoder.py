@@ -142,12 +142,11 @@ def logits(module: Decoder, params, hidden_XD):
 
     They come from the model's own head or, without one, from the embedding.
     """
-    matrix = params['head' if 'head' in params else 'embed'].astype(hidden_XD.dtype)
+    head_DV = params['head'] if 'head' in params else params['embed'].T
+    head_DV = head_DV.astype(hidden_XD.dtype)
     if cpu_products.suit(hidden_XD.dtype, module.mesh):
-        head_DV = matrix if 'head' in params else cpu_products.transposed(matrix)
         logits_XV = cpu_products.product(hidden_XD, head_DV)
     else:
-        head_DV = matrix if 'head' in params else matrix.T
         logits_XV = jnp.matmul(hidden_XD, head_DV, preferred_element_type=jnp.float32)
     if module.int8:
         of_head, of_embed = (name + quantization.SUFFIX for name in ('head', 'embed'))

@@ -46,7 +46,7 @@ def check(source: str, config: dict) -> None:
         new_part, old_part = getattr(turns[0], word), getattr(old, word)
         if new_part is not old_part:
             samples = turns[0].sampler.func is not samplers.given
-            if not samples and _has_base_evaluations(source, other, config):
+            if not samples and config['evals'] and _has_base_evaluations(source, other, config):
                 return
             raise ValueError(
                 f'nothing can be taken from {source}: its turn {old.name} differs in {word}: '
@@ -152,7 +152,7 @@ def _has_base_evaluations(source: str, old: dict, config: dict) -> bool:
     of `config`.
     """
     is_same = stage.json_bytes(old['evals']) == stage.json_bytes(config['evals'])
-    return is_same and bool(config['evals']) and stage.Folder(source, BASE).has_json('evals')
+    return is_same and stage.Folder(source, BASE).has_json('evals')
 
 
 def _take_base_evaluations(workdir: str, source: str, old: dict, config: dict) -> list[str]:

@@ -42,9 +42,10 @@ def test_products_and_gradients_are_those_of_float32(is_last_transposed):
         _assert_near(one, other)
 
 
-def test_a_transposed_matrix_is_one():
-    matrix = _random(3, 5)
-    np.testing.assert_array_equal(jax.jit(cpu_products.transposed)(matrix), matrix.T)
+def test_a_matrix_that_lies_column_by_column_is_multiplied():
+    x, matrix = _random(64, 48), _random(80, 48, seed=1)
+    actual = jax.jit(lambda x, matrix: cpu_products.product(x, matrix.T))(x, matrix)
+    _assert_near(actual, x.astype(jnp.float32) @ matrix.T.astype(jnp.float32))
 
 
 @pytest.mark.parametrize(

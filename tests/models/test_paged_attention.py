@@ -101,6 +101,24 @@ def test_pages_give_what_a_contiguous_cache_gives(axes, softcap, shared, window)
     assert_near(out, expected, 5e-6)
 
 
+def _case(axes, features):
+    """(mesh, pages, q, new, cache) of a random case on a mesh with these axes."""
+    parts = axes.get('fsdp', 1) * axes.get('data', 1)
+    devices = jax.devices()[: int(np.prod(list(axes.values())))]
+    mesh = sharding.make_mesh(**axes, devices=devices) if axes else None
+    pages, rng = _random_pages(parts), np.random.default_rng(2)
+
+    def draw(*shape):
+        return rng.normal(size=shape).astype(np.float32)
+
+    q, new = draw(S, 1, N, features), {'k': draw(S, K, features, 1), 'v': draw(S, K, 1, features)}
+    cache = {
+        'k': draw(LAYERS, P * parts, K, features, W),
+        'v': draw(LAYERS, P * parts, K, W, features),
+    }
+    return mesh, pages, q, new, cache
+
+
 @pytest.mark.parametrize(
     'axes, softcap, window, dtype',
     [
@@ -117,19 +135,9 @@ def test_the_kernel_gives_what_plain_products_give(
     """Interpreted on a CPU: a token of each of 8 samples, in the second of 2 layers, where a local
     layer sees `window` tokens and a global one all.
     """
-    parts = axes.get('fsdp', 1) * axes.get('data', 1)
-    devices = jax.devices()[: int(np.prod(list(axes.values())))]
-    mesh = sharding.make_mesh(**axes, devices=devices) if axes else None
-    pages, rng, features = _random_pages(parts), np.random.default_rng(2), 128
-
-    def draw(*shape):
-        return rng.normal(size=shape).astype(np.float32)
-
-    q, new = draw(S, 1, N, features), {'k': draw(S, K, features, 1), 'v': draw(S, K, 1, features)}
-    cache = {
-        'k': draw(LAYERS, P * parts, K, features, W).astype(dtype),
-        'v': draw(LAYERS, P * parts, K, W, features).astype(dtype),
-    }
+    features = 128
+    mesh, pages, q, new, cache = _case(axes, features)
+    cache, pages_in_all = jax.tree.map(lambda x: x.astype(dtype), cache), cache['k'].shape[1]
     column, last = np.arange(B * W), pages.filled[:, None]
 
     @jax.jit
@@ -139,13 +147,13 @@ def test_the_kernel_gives_what_plain_products_give(
         return paged_attention.attend(q, new, cache, LAYER, pages, mask, None, **options)
 
     keys_and_values = np.stack([cache['k'].transpose(0, 1, 4, 2, 3), cache['v'].swapaxes(2, 3)], 4)
-    kv = keys_and_values.reshape(LAYERS, P * parts, W, 2 * K, features)
+    kv = keys_and_values.reshape(LAYERS, pages_in_all, W, 2 * K, features)
     for is_local in (False, True) if window else (False,):
         seen = (column <= last) & (column > last - (window if is_local else 99))
         expected, after = attend(q, new, pages, cache, is_local, seen[:, None])
         out, after_kernel = attend(q, new, pages, {'kv': kv}, is_local)
         assert_near(out, expected, 1e-5)
-        written = np.asarray(after_kernel['kv']).reshape(LAYERS, P * parts, W, K, 2, features)
+        written = np.asarray(after_kernel['kv']).reshape(LAYERS, pages_in_all, W, K, 2, features)
         np.testing.assert_array_equal(written[..., 0, :], np.moveaxis(after['k'], 4, 2))
         np.testing.assert_array_equal(written[..., 1, :], np.moveaxis(after['v'], 3, 2))
 
@@ -155,19 +163,8 @@ def test_the_kernel_gives_what_plain_products_give(
 )
 def test_the_kernel_of_a_gpu_gives_what_plain_products_give(interpreted_kernel, axes, softcap):
     """Interpreted on a CPU: a token of each of 8 samples, in the second of 2 layers."""
-    parts = axes.get('fsdp', 1) * axes.get('data', 1)
-    devices = jax.devices()[: int(np.prod(list(axes.values())))]
-    mesh = sharding.make_mesh(**axes, devices=devices) if axes else None
-    pages, rng, features = _random_pages(parts), np.random.default_rng(2), 16
-
-    def draw(*shape):
-        return rng.normal(size=shape).astype(np.float32)
-
-    q, new = draw(S, 1, N, features), {'k': draw(S, K, features, 1), 'v': draw(S, K, 1, features)}
-    cache = {
-        'k': draw(LAYERS, P * parts, K, features, W),
-        'v': draw(LAYERS, P * parts, K, W, features),
-    }
+    features = 16
+    mesh, pages, q, new, cache = _case(axes, features)
     seen = (np.arange(B * W) <= pages.filled[:, None])[:, None]
 
     @jax.jit
